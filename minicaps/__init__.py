@@ -1,0 +1,39 @@
+"""A capsule network in plain NumPy, every backward pass written by hand and proven."""
+
+from minicaps.capsules import CapsuleLayer, PredictionVectors, PrimaryCaps
+from minicaps.conv import Conv2d, MaxPool2d
+from minicaps.decoder import Decoder, Mask
+from minicaps.dense import Dense, Flatten, ReLU, Reshape, Sigmoid
+from minicaps.gradcheck import gradcheck
+from minicaps.layer import Example, Layer, Loss, Sequential
+from minicaps.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.routing import DynamicRouting
+from minicaps.squash import Squash
+
+__all__ = [
+    "CapsuleLayer",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Decoder",
+    "Dense",
+    "DynamicRouting",
+    "Example",
+    "Flatten",
+    "Layer",
+    "Loss",
+    "MarginLoss",
+    "Mask",
+    "MaxPool2d",
+    "PredictionVectors",
+    "PrimaryCaps",
+    "ReLU",
+    "ReconstructionLoss",
+    "Reshape",
+    "Sequential",
+    "Sigmoid",
+    "Squash",
+    "WeightedSum",
+    "gradcheck",
+]
+
+__version__ = "0.1.0"

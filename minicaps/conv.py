@@ -1,0 +1,220 @@
+"""Convolution and max pooling over channels-last images (B, H, W, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.backend import Array, generator, get_xp, uniform
+from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
+
+Pair = tuple[int, int]
+
+
+def as_pair(place: str, name: str, value: int | Pair, least: int = 1) -> Pair:
+    """Return (height, width) from one number or two, each a whole number of at least `least`."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in pair)
+    if len(pair) != 2 or not whole or min(pair) < least:
+        raise ValueError(
+            f"{place}: {name} is {value!r}, expected one or two whole numbers of at least {least}"
+        )
+    return pair
+
+
+def output_size(place: str, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
+    """Return the grid (P, Q) of places where a window fits: ⌊(size + 2·padding - kernel)/stride⌋ + 1.
+
+    Raises
+    ------
+    ValueError
+        If the window is larger than the padded image.
+    """
+    for axis, n, k, p in zip(("height", "width"), size, kernel, padding, strict=True):
+        if n + 2 * p < k:
+            raise ValueError(
+                f"{place}: a window of {axis} {k} does not fit an image of {axis} {n} with padding "
+                f"{p}; use a larger image, a smaller kernel, a smaller stride before, or padding"
+            )
+    return tuple(
+        (n + 2 * p - k) // s + 1
+        for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
+    )  # fmt: skip
+
+
+def window_slices(row: int, column: int, grid: Pair, stride: Pair) -> tuple[slice, slice]:
+    """Return the slices that pick, in every window of the grid, the pixel at (row, column)."""
+    return (
+        slice(row, row + stride[0] * (grid[0] - 1) + 1, stride[0]),
+        slice(column, column + stride[1] * (grid[1] - 1) + 1, stride[1]),
+    )
+
+
+def pad(x: Array, padding: Pair) -> Array:
+    """Surround x (B, H, W, C) with zeros."""
+    if padding == (0, 0):
+        return x
+    return get_xp(x).pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+
+
+def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:
+    """Lay every window of x (B, H, W, C) out as a row: (B, P, Q, KH·KW·C)."""
+    xp = get_xp(x)
+    grid = output_size("im2col", x.shape[1:3], kernel, stride, padding)
+    windows = xp.lib.stride_tricks.sliding_window_view(
+        pad(x, padding), kernel, axis=(1, 2)
+    )[:, :: stride[0], :: stride[1]]  # (B, P, Q, C, KH, KW), a view  # fmt: skip
+    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(len(x), *grid, -1)  # (B, P, Q, KH·KW·C)
+
+
+def col2im(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:
+    """Add every row of dcols (B, P, Q, KH·KW·C) to its window: (B, H, W, C). im2col transposed."""
+    xp = get_xp(dcols)
+    batch, *grid, _ = dcols.shape
+    dcols = dcols.reshape(batch, *grid, *kernel, -1)  # (B, P, Q, KH, KW, C)
+    (height, width), (above, left) = size, padding
+    shape = (batch, height + 2 * above, width + 2 * left, dcols.shape[-1])
+    dx = xp.zeros(shape, dtype=dcols.dtype)  # (B, H + 2·above, W + 2·left, C)
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            rows, columns = window_slices(row, column, grid, stride)
+            dx[:, rows, columns] += dcols[:, :, :, row, column]
+    return dx[:, above : above + height, left : left + width]  # (B, H, W, C)
+
+
+class Conv2dCache(NamedTuple):
+    size: Pair  # (H, W) of x
+    cols: Array  # (B, P, Q, KH·KW·C)
+
+
+class Conv2d(Layer):
+    r"""A convolution (cross-correlation, as everywhere in deep learning) by im2col.
+
+    y[b, p, q, k] = bias[k] + Σ_{r,t,c} x[b, p·stride + r - padding, q·stride + t - padding, c]
+    W[r, t, c, k], and with every window laid out as a row of cols this is one matrix product:
+    y = cols W + bias.
+
+    Gradient: dW = colsᵀ dy, dbias = Σ dy, and dcols = dy Wᵀ, each row added back to its window.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and K.
+    kernel_size, stride, padding : int or (int, int)
+        Height and width. The padding is zeros, on both sides.
+    rng : numpy.random.Generator or int, optional
+        Source of the start values, U(±1/√(KH·KW·C)) for W (KH, KW, C, K) and bias (K,).
+    dtype : float32 or float64
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        check_positive("Conv2d", in_channels=in_channels, out_channels=out_channels)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = as_pair("Conv2d", "kernel_size", kernel_size)
+        self.stride = as_pair("Conv2d", "stride", stride)
+        self.padding = as_pair("Conv2d", "padding", padding, least=0)
+        rng = generator(rng)
+        shape = (*self.kernel_size, in_channels, out_channels)
+        fan_in = self.kernel_size[0] * self.kernel_size[1] * in_channels
+        self.add_param("W", uniform(rng, shape, fan_in, dtype))  # (KH, KW, C, K)
+        self.add_param("bias", uniform(rng, (out_channels,), fan_in, dtype))  # (K,)
+
+    def output_size(self, size: Pair) -> Pair:
+        """Return the output's (P, Q) for an input of (H, W)."""
+        return output_size("Conv2d", size, self.kernel_size, self.stride, self.padding)
+
+    def forward(self, x: Array) -> tuple[Array, Conv2dCache]:
+        """x (B, H, W, C) -> y (B, P, Q, K)."""
+        W, bias = self.params["W"], self.params["bias"]
+        check_array("Conv2d.forward", "x", x, ("batch B", None), ("height H", None),
+                    ("width W", None), ("channels C", W.shape[2]), like=W)  # fmt: skip
+        self.output_size(x.shape[1:3])  # says clearly when the kernel does not fit
+        cols = im2col(x, self.kernel_size, self.stride, self.padding)  # (B, P, Q, KH·KW·C)
+        y = cols @ W.reshape(-1, W.shape[-1]) + bias  # (B, P, Q, K)
+        return y, Conv2dCache(x.shape[1:3], cols)
+
+    def backward(self, dy: Array, cache: Conv2dCache) -> Array:
+        """dy (B, P, Q, K) -> dx (B, H, W, C)."""
+        W = self.params["W"]
+        check_gradient("Conv2d.backward", dy, (*cache.cols.shape[:3], W.shape[3]), W)
+        cols = cache.cols.reshape(-1, cache.cols.shape[-1])  # (B·P·Q, KH·KW·C)
+        rows = dy.reshape(-1, dy.shape[-1])  # (B·P·Q, K)
+        self.grads["bias"] += rows.sum(axis=0)  # (K,)
+        self.grads["W"] += (cols.T @ rows).reshape(W.shape)  # (KH, KW, C, K)
+        dcols = dy @ W.reshape(-1, W.shape[-1]).T  # (B, P, Q, KH·KW·C)
+        return col2im(dcols, cache.size, self.kernel_size, self.stride, self.padding)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        x = rng.normal(size=(2, 7, 6, 3)).astype(dtype)
+        for name, options in {
+            "plain": {"kernel_size": (3, 2)},
+            "stride": {"kernel_size": (2, 3), "stride": (3, 2)},
+            "padding": {"kernel_size": (3, 4), "padding": (2, 1)},
+            "all": {"kernel_size": (4, 3), "stride": (2, 3), "padding": (1, 2)},
+        }.items():
+            yield Example(name, cls(3, 4, rng=rng, dtype=dtype, **options), (x,))
+
+
+class MaxPool2dCache(NamedTuple):
+    shape: tuple[int, ...]  # of x
+    winner: Array  # (B, P, Q, C), which pixel of each window is the largest
+
+
+class MaxPool2d(Layer):
+    r"""The largest value of every window, channel by channel: y = max over the window of x.
+
+    Gradient: dx = dy at the pixel that won (the first one, in a tie), 0 elsewhere.
+
+    Parameters
+    ----------
+    window : int or (int, int)
+        Height and width.
+    stride : int or (int, int), optional
+        By default the window's size, so that windows do not overlap.
+    """
+
+    def __init__(self, window: int | Pair, *, stride: int | Pair | None = None) -> None:
+        super().__init__()
+        self.window = as_pair("MaxPool2d", "window", window)
+        self.stride = as_pair("MaxPool2d", "stride", self.window if stride is None else stride)
+
+    def forward(self, x: Array) -> tuple[Array, MaxPool2dCache]:
+        """x (B, H, W, C) -> y (B, P, Q, C)."""
+        axes = [(name, None) for name in ("batch B", "height H", "width W", "channels C")]
+        xp = check_array("MaxPool2d.forward", "x", x, *axes)
+        grid = output_size("MaxPool2d.forward", x.shape[1:3], self.window, self.stride)
+        pixels = im2col(x, self.window, self.stride)  # (B, P, Q, N·C), N pixels in a window
+        pixels = pixels.reshape(len(x), *grid, -1, x.shape[3])  # (B, P, Q, N, C)
+        winner = pixels.argmax(axis=3)  # (B, P, Q, C)
+        y = xp.take_along_axis(pixels, winner[:, :, :, None], axis=3)[:, :, :, 0]  # (B, P, Q, C)
+        return y, MaxPool2dCache(x.shape, winner)
+
+    def backward(self, dy: Array, cache: MaxPool2dCache) -> Array:
+        """dy (B, P, Q, C) -> dx (B, H, W, C)."""
+        xp = get_xp(dy)
+        check_gradient("MaxPool2d.backward", dy, cache.winner.shape, dy)
+        pixel = xp.arange(self.window[0] * self.window[1])[:, None]  # (N, 1)
+        dpixels = dy[:, :, :, None] * (cache.winner[:, :, :, None] == pixel)  # (B, P, Q, N, C)
+        dcols = dpixels.reshape(*dy.shape[:3], -1)  # (B, P, Q, N·C)
+        return col2im(dcols, cache.shape[1:3], self.window, self.stride)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        numbers = rng.permutation(2 * 7 * 6 * 3)  # all different, so no window is near a tie
+        x = (numbers.reshape(2, 7, 6, 3) / len(numbers)).astype(dtype)
+        yield Example("plain", cls((3, 2)), (x,))
+        yield Example("overlapping", cls((2, 3), stride=(1, 2)), (x,))

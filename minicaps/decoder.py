@@ -1,0 +1,145 @@
+"""The decoder: from the capsule of one class back to the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.backend import Array, generator, get_xp
+from minicaps.dense import Dense, ReLU, Reshape, Sigmoid
+from minicaps.layer import Example, Layer, check_array, check_gradient, check_labels, check_positive
+
+
+class MaskCache(NamedTuple):
+    chosen: Array  # (B,), the class whose capsule is kept
+    keep: Array  # (B, J, 1), boolean
+    by_label: bool
+    shape: tuple[int, int, int]  # of v
+
+
+class Mask(Layer):
+    r"""Keep one capsule and set the others to zero (Sabour et al. 2017, §4.1).
+
+    y = T ⊗ v, flattened, where T is 1 for the label, or for the longest capsule if no label is given.
+
+    Gradient: dv = T ⊗ dy. The choice has none.
+    """
+
+    def forward(self, v: Array, labels: Array | None = None) -> tuple[Array, MaskCache]:
+        """v (B, J, E), labels (B,) or None -> y (B, J·E)."""
+        xp = check_array("Mask.forward", "v", v, ("batch B", None), ("classes J", None),
+                         ("capsule dimension E", None))  # fmt: skip
+        if labels is None:
+            chosen = (v * v).sum(axis=-1).argmax(axis=-1)  # (B,)
+        else:
+            get_xp(v, labels)
+            check_labels("Mask.forward", labels, *v.shape[:2])
+            chosen = labels  # (B,)
+        keep = (chosen[:, None] == xp.arange(v.shape[1]))[..., None]  # (B, J, 1)
+        y = (v * keep).reshape(len(v), -1)  # (B, J·E)
+        return y, MaskCache(chosen, keep, labels is not None, v.shape)
+
+    def backward(self, dy: Array, cache: MaskCache) -> Any:
+        """dy (B, J·E) -> dv (B, J, E), or (dv, None) where labels were given."""
+        batch, classes, dimension = cache.shape
+        check_gradient("Mask.backward", dy, (batch, classes * dimension), dy)
+        dv = dy.reshape(cache.shape) * cache.keep  # (B, J, E)
+        return (dv, None) if cache.by_label else dv
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        v = rng.normal(size=(3, 4, 5)).astype(dtype)
+        yield Example("by label", cls(), (v, np.array([1, 3, 0])))
+        yield Example("longest", cls(), (v,))
+
+
+class DecoderCache(NamedTuple):
+    """The caches of the decoder's parts."""
+
+    fc1: Any
+    relu1: Any
+    fc2: Any
+    relu2: Any
+    fc3: Any
+    sigmoid: Any
+    reshape: Any
+
+
+class Decoder(Layer):
+    r"""Three dense layers that draw the image (Sabour et al. 2017, §4.1 and figure 2).
+
+    x = sigmoid(fc3(relu(fc2(relu(fc1(masked)))))), as an image.
+
+    Gradient: that of its parts, in reverse.
+
+    Parameters
+    ----------
+    in_features : int
+        J·E, the masked capsules in one row.
+    image_shape : (int, int, int)
+        Height, width and channels of the image.
+    hidden : (int, int)
+        Widths of the two hidden layers.
+    rng : numpy.random.Generator or int, optional
+    dtype : float32 or float64
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        image_shape: tuple[int, int, int],
+        *,
+        hidden: tuple[int, int] = (512, 1024),
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        if len(hidden) != 2:
+            raise ValueError(f"Decoder: hidden is {hidden!r}, expected the widths of two layers")
+        if len(image_shape) != 3:
+            raise ValueError(
+                f"Decoder: image_shape is {image_shape!r}, expected (height, width, channels)"
+            )
+        check_positive("Decoder", in_features=in_features)
+        self.in_features, self.image_shape, self.hidden = in_features, image_shape, hidden
+        rng = generator(rng)
+        self.add_sublayers(
+            fc1=Dense(in_features, hidden[0], rng=rng, dtype=dtype),
+            relu1=ReLU(),
+            fc2=Dense(hidden[0], hidden[1], rng=rng, dtype=dtype),
+            relu2=ReLU(),
+            fc3=Dense(hidden[1], math.prod(image_shape), rng=rng, dtype=dtype),
+            sigmoid=Sigmoid(),
+            reshape=Reshape(*image_shape),
+        )
+
+    def forward(self, masked: Array) -> tuple[Array, DecoderCache]:
+        """masked (B, J·E) -> images (B, H, W, C), pixels between 0 and 1."""
+        x, fc1 = self.fc1.forward(masked)  # (B, hidden[0])
+        x, relu1 = self.relu1.forward(x)
+        x, fc2 = self.fc2.forward(x)  # (B, hidden[1])
+        x, relu2 = self.relu2.forward(x)
+        x, fc3 = self.fc3.forward(x)  # (B, H·W·C)
+        x, sigmoid = self.sigmoid.forward(x)
+        x, reshape = self.reshape.forward(x)  # (B, H, W, C)
+        return x, DecoderCache(fc1, relu1, fc2, relu2, fc3, sigmoid, reshape)
+
+    def backward(self, dx: Array, cache: DecoderCache) -> Array:
+        """dx (B, H, W, C) -> dmasked (B, J·E)."""
+        dx = self.reshape.backward(dx, cache.reshape)  # (B, H·W·C)
+        dx = self.sigmoid.backward(dx, cache.sigmoid)
+        dx = self.fc3.backward(dx, cache.fc3)  # (B, hidden[1])
+        dx = self.relu2.backward(dx, cache.relu2)
+        dx = self.fc2.backward(dx, cache.fc2)  # (B, hidden[0])
+        dx = self.relu1.backward(dx, cache.relu1)
+        return self.fc1.backward(dx, cache.fc1)  # (B, J·E)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        masked = rng.normal(size=(2, 6)).astype(dtype)
+        yield Example("paper's widths", cls(6, (4, 5, 3), rng=rng, dtype=dtype), (masked,))
+        narrow = cls(6, (4, 5, 3), hidden=(7, 8), rng=rng, dtype=dtype)
+        yield Example("narrow", narrow, (masked,))

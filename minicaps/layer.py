@@ -1,0 +1,367 @@
+"""The layer contract that every component follows, and the checks of its inputs.
+
+::
+
+    y, cache = layer.forward(x)       # pure: nothing is stored on the layer
+    dx = layer.backward(dy, cache)    # adds to layer.grads, returns the gradient of every input
+    y = layer(x)                      # inference: forward without keeping the cache
+
+Axis 0 is always the batch. A layer with several inputs takes ``forward(*inputs)`` and its backward
+returns a tuple, with None for integer inputs; one with several outputs takes a tuple ``dy``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.backend import Array, get_xp, to_backend, to_numpy
+
+
+class Example(NamedTuple):
+    """A small layer with inputs for it, as ``Layer.examples`` yields them for the tests."""
+
+    name: str
+    layer: Any  # a Layer or a Loss
+    inputs: tuple
+    check_forward: Callable | None = None  # what finite differences look at, if not layer.forward
+
+
+class Layer(ABC):
+    """Base of all layers: parameters, their gradients, and the layers that this one contains.
+
+    Attributes
+    ----------
+    params : mapping of str to array
+        The parameters. Those of a contained layer are named ``"sublayer.parameter"``.
+    grads : mapping of str to array
+        The accumulated gradients, with the keys, shapes and dtypes of `params`.
+
+    Examples
+    --------
+    A layer of your own, with one parameter, and its proof:
+
+    >>> import numpy as np
+    >>> from minicaps import Layer, gradcheck
+    >>> class Scale(Layer):
+    ...     def __init__(self, a):
+    ...         super().__init__()
+    ...         self.add_param("a", a)
+    ...     def forward(self, x):
+    ...         return self.params["a"] * x, x
+    ...     def backward(self, dy, x):
+    ...         self.grads["a"] += (dy * x).sum(axis=0)
+    ...         return self.params["a"] * dy
+    >>> gradcheck(Scale(np.array([2.0, 3.0])), [np.array([[1.0, -1.0], [0.5, 2.0]])]).ok
+    True
+    """
+
+    def __init__(self) -> None:
+        self._params: dict[str, Array] = {}
+        self._grads: dict[str, Array] = {}
+        self._sublayers: dict[str, Layer] = {}
+
+    @abstractmethod
+    def forward(self, *inputs: Array) -> tuple[Any, Any]:
+        """Return the output and the cache that ``backward`` needs."""
+
+    @abstractmethod
+    def backward(self, dy: Any, cache: Any) -> Any:
+        """Add to ``grads`` and return the gradient of every input."""
+
+    def __call__(self, *inputs: Array) -> Any:
+        """Return the output alone."""
+        return self.forward(*inputs)[0]
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        """Yield small instances with inputs, at least one for every option that the class has."""
+        raise TypeError(f"{cls.__name__} has no examples, so no test can reach it; write them")
+
+    # -- parameters ----------------------------------------------------------------------------
+
+    def add_param(self, name: str, value: Array) -> None:
+        """Make `value` a parameter, with a gradient of zeros beside it."""
+        self._params[name] = value
+        self._grads[name] = get_xp(value).zeros_like(value)
+
+    def add_sublayers(self, **sublayers: Layer) -> None:
+        """Contain layers: each becomes an attribute, its parameters become ``name.parameter``."""
+        for name, layer in sublayers.items():
+            setattr(self, name, layer)
+            self._sublayers[name] = layer
+
+    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield this layer and all layers inside it, each once, with its prefix."""
+        seen: set[int] = set()
+        for name, layer in self._leaves(prefix):
+            if id(layer) not in seen:  # a layer used twice shares its weights: they count once
+                seen.add(id(layer))
+                yield name, layer
+
+    def _leaves(self, prefix: str) -> Iterator[tuple[str, Layer]]:
+        yield prefix, self
+        for name, layer in self._sublayers.items():
+            yield from layer._leaves(f"{prefix}{name}.")
+
+    @property
+    def params(self) -> Mapping[str, Array]:
+        return self._collect("_params")
+
+    @property
+    def grads(self) -> Mapping[str, Array]:
+        return self._collect("_grads")
+
+    def _collect(self, attribute: str) -> Mapping[str, Array]:
+        if not self._sublayers:
+            return getattr(self, attribute)
+        return MappingProxyType(
+            {
+                prefix + key: value
+                for prefix, layer in self.leaves()
+                for key, value in getattr(layer, attribute).items()
+            }
+        )
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero, in place."""
+        for grad in self.grads.values():
+            grad[...] = 0
+
+    def count_params(self) -> int:
+        """Return how many numbers the layer learns."""
+        return sum(param.size for param in self.params.values())
+
+    # -- moving, saving and loading ------------------------------------------------------------
+
+    def _replace_arrays(self, convert: Callable[[Array], Array]) -> Layer:
+        for _, layer in self.leaves():
+            for arrays in (layer._params, layer._grads):
+                for key, value in arrays.items():
+                    arrays[key] = convert(value)
+        return self
+
+    def to(self, backend: str | Any) -> Layer:
+        """Move the parameters to "numpy", "cupy" or "auto" (or to a library), and return self."""
+        from minicaps.backend import resolve
+
+        xp = resolve(backend) if isinstance(backend, str) else backend
+        return self._replace_arrays(lambda x: to_backend(x, xp))
+
+    def astype(self, dtype: Any) -> Layer:
+        """Convert the parameters to float32 or float64, and return self."""
+        return self._replace_arrays(lambda x: x.astype(dtype))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return a copy of every parameter, on the host."""
+        return {name: to_numpy(param).copy() for name, param in self.params.items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set every parameter, in place, from what ``state`` returned.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape is another one. Nothing is changed then.
+        """
+        params = self.params
+        for word, names in (("lacks", params.keys() - state), ("has unknown", state - params.keys())):
+            if names:
+                raise ValueError(f"{type(self).__name__}.load_state: the state {word} "
+                                 f"{', '.join(sorted(names))}")  # fmt: skip
+        for name, param in params.items():
+            if np.shape(state[name]) != param.shape:
+                raise ValueError(
+                    f"{type(self).__name__}.load_state: {name} has shape {np.shape(state[name])}, "
+                    f"expected {param.shape}; was the state saved from another configuration?"
+                )
+        for name, param in params.items():
+            host = np.asarray(state[name], dtype=param.dtype)
+            param[...] = to_backend(host, get_xp(param))
+
+
+class Loss(ABC):
+    """Base of all losses: the mean over the batch of a sum over each sample.
+
+    ``loss, cache = L.forward(prediction, target)`` and ``dprediction = L.backward(cache)``. A loss
+    of several predictions takes tuples and returns a tuple.
+    """
+
+    @abstractmethod
+    def forward(self, prediction: Any, target: Any) -> tuple[Array, Any]:
+        """Return the loss, a scalar array, and the cache that ``backward`` needs."""
+
+    @abstractmethod
+    def backward(self, cache: Any) -> Any:
+        """Return the gradient of the prediction."""
+
+    def __call__(self, prediction: Any, target: Any) -> Array:
+        """Return the loss alone."""
+        return self.forward(prediction, target)[0]
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        """Yield small instances with (prediction, target), one at least for every option."""
+        raise TypeError(f"{cls.__name__} has no examples, so no test can reach it; write them")
+
+
+class Sequential(Layer):
+    """Layers one after another: y = f_n(… f_2(f_1(x))).
+
+    Gradient (chain rule): dx = f_1'ᵀ(… f_n'ᵀ dy), so backward walks the layers in reverse.
+
+    Parameters
+    ----------
+    **layers : Layer
+        In order; the keyword is the layer's name, as in ``Sequential(fc=Dense(3, 2), relu=ReLU())``.
+    """
+
+    def __init__(self, **layers: Layer) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError("Sequential: got no layers, expected at least one, as in fc=Dense(3, 2)")
+        self.add_sublayers(**layers)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(self._sublayers.values())
+
+    def forward(self, x: Array) -> tuple[Array, list]:
+        caches = []
+        for layer in self.layers:
+            x, cache = layer.forward(x)
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, dy: Array, cache: list) -> Array:
+        for layer, layer_cache in zip(reversed(self.layers), reversed(cache), strict=True):
+            dy = layer.backward(dy, layer_cache)
+        return dy
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        from minicaps.dense import Dense, Sigmoid
+
+        x = rng.normal(size=(3, 5)).astype(dtype)
+        chain = cls(fc1=Dense(5, 4, rng=rng, dtype=dtype), sigmoid=Sigmoid(),
+                    fc2=Dense(4, 2, rng=rng, dtype=dtype))  # fmt: skip
+        yield Example("chain", chain, (x,))
+        shared = Dense(5, 5, rng=rng, dtype=dtype)
+        yield Example("shared weights", cls(a=shared, sigmoid=Sigmoid(), b=shared), (x,))
+
+
+# -- checks of what the caller hands in -------------------------------------------------------
+
+
+def check_array(
+    place: str, name: str, x: Array, *axes: tuple[str, int | None], like: Array | None = None
+) -> Any:
+    """Check an input's library, dtype and shape, and return its library.
+
+    Parameters
+    ----------
+    place : str
+        Who asks, for the message: "CapsuleLayer.forward".
+    name : str
+        The argument's name, for the message.
+    x : array
+    *axes : (str, int or None)
+        What each axis is, its letter last, and its size (None: any), as in
+        ``("batch B", None), ("capsule dimension D", 8)``.
+    like : array, optional
+        A parameter that `x` must agree with in library and dtype.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array, not floating point, or of another library or dtype than `like`.
+    ValueError
+        If an axis is missing, superfluous, of another size, or empty.
+    """
+    try:
+        xp = get_xp(x, like)
+    except TypeError as error:
+        raise TypeError(f"{place}: {name}: {error}") from None
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{place}: {name} has dtype {x.dtype}, expected float32 or float64; convert it first, "
+            f"as in {name}.astype(numpy.float32) (and divide 8-bit pixels by 255)"
+        )
+    if like is not None and x.dtype != like.dtype:
+        raise TypeError(
+            f"{place}: {name} has dtype {x.dtype}, but the parameters are {like.dtype}; convert "
+            f"one of them, as in {name}.astype(numpy.{like.dtype}) or layer.astype(...)"
+        )
+    check_shape(place, name, x, *axes)
+    return xp
+
+
+def check_shape(place: str, name: str, x: Array, *axes: tuple[str, int | None]) -> None:
+    """Raise ValueError unless `x` has the `axes` (as for ``check_array``), none of them empty."""
+    if len(x.shape) == len(axes) and all(
+        got == size if size is not None else got > 0
+        for got, (_, size) in zip(x.shape, axes, strict=True)
+    ):
+        return
+    words = [meaning.split()[-1] if size is None else str(size) for meaning, size in axes]
+    expected = f"({', '.join(words)}{',' if len(words) == 1 else ''})"
+    message = f"{place}: {name} has shape {tuple(x.shape)}, expected {expected}"
+    if len(x.shape) != len(axes):
+        names = ", ".join(meaning for meaning, _ in axes)
+        raise ValueError(f"{message}; it has {len(x.shape)} axes, not {len(axes)}: {names}")
+    for axis, (got, (meaning, size)) in enumerate(zip(x.shape, axes, strict=True)):
+        if size is None and got == 0:
+            raise ValueError(f"{message}; axis {axis} ({meaning}) is empty")
+        if size is not None and got != size:
+            raise ValueError(f"{message}; axis {axis} ({meaning}) is {got}, not {size}")
+
+
+def check_gradient(place: str, dy: Array, shape: tuple[int, ...], like: Array) -> None:
+    """Check that an upstream gradient has the output's `shape`, and the library of `like`."""
+    check_array(place, "dy", dy, *((f"output axis {k}", n) for k, n in enumerate(shape)), like=like)
+
+
+def check_labels(place: str, labels: Array, batch: int, classes: int) -> Any:
+    """Check class numbers: integers (B,) from 0 to classes - 1; return their library.
+
+    Values are checked on the host only: on a device that would wait for it in every step.
+    """
+    xp = get_xp(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{place}: labels have dtype {labels.dtype}, expected integers")
+    check_shape(place, "labels", labels, ("batch B", batch))
+    if xp is np and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"{place}: labels run from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{classes - 1}; does the network have as many classes as the data?"
+        )
+    return xp
+
+
+def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
+    """Return T (B, J) with T[k, labels[k]] = 1 and 0 elsewhere."""
+    xp = get_xp(labels)
+    return (labels[:, None] == xp.arange(classes)).astype(dtype)  # (B, J)
+
+
+def check_choice(place: str, name: str, value: Any, choices: tuple) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        expected = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{place}: {name} is {value!r}, expected {expected}")
+
+
+def check_positive(place: str, **values: int) -> None:
+    """Raise ValueError unless every value is a whole number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{place}: {name} is {value!r}, expected a whole number above 0")

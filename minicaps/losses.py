@@ -1,0 +1,211 @@
+"""Losses: the mean over the batch of a sum over each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.backend import Array, get_xp
+from minicaps.dense import any_axes
+from minicaps.layer import Example, Loss, check_array, check_labels, check_shape, one_hot
+from minicaps.squash import length_and_direction
+
+
+class MarginCache(NamedTuple):
+    n: Array  # (B, J), the lengths
+    e: Array  # (B, J, E), the directions
+    T: Array  # (B, J), 1 where the class is present
+    short: Array  # (B, J), boolean: n < m⁺
+    long: Array  # (B, J), boolean: n > m⁻
+
+
+class MarginLoss(Loss):
+    r"""The margin loss for digit existence (Sabour et al. 2017, eq. 4), summed over the classes.
+
+    L = Σ_k T_k max(0, m⁺ - ‖v_k‖)² + λ (1 - T_k) max(0, ‖v_k‖ - m⁻)².
+
+    Gradient: dv_k = (-2 T_k max(0, m⁺ - ‖v_k‖) + 2 λ (1 - T_k) max(0, ‖v_k‖ - m⁻)) v_k/‖v_k‖,
+    divided by the batch size; 0 at v_k = 0.
+
+    Parameters
+    ----------
+    present, absent : float
+        The margins m⁺ and m⁻.
+    down_weight : float
+        λ, the weight of absent classes.
+    """
+
+    def __init__(
+        self, *, present: float = 0.9, absent: float = 0.1, down_weight: float = 0.5
+    ) -> None:
+        self.present, self.absent, self.down_weight = present, absent, down_weight
+
+    def forward(self, prediction: Array, target: Array) -> tuple[Array, MarginCache]:
+        """prediction v (B, J, E); target: classes (B,), or T (B, J) of 0 and 1 for several."""
+        v = prediction
+        xp = check_array("MarginLoss.forward", "prediction", v, ("batch B", None),
+                         ("classes J", None), ("capsule dimension E", None))  # fmt: skip
+        T = class_targets("MarginLoss.forward", target, *v.shape[:2], v.dtype)  # (B, J)
+        n, e = length_and_direction(v, xp)  # (B, J, 1), (B, J, E)
+        n = n[..., 0]  # (B, J)
+        cache = MarginCache(n, e, T, n < self.present, n > self.absent)
+        too_short, too_long = self._hinges(cache)  # (B, J)
+        per_class = T * too_short**2 + self.down_weight * (1 - T) * too_long**2  # (B, J)
+        return per_class.sum() / len(v), cache
+
+    def backward(self, cache: MarginCache) -> Array:
+        """-> dv (B, J, E)."""
+        T = cache.T
+        too_short, too_long = self._hinges(cache)  # (B, J)
+        dn = -2 * T * too_short + 2 * self.down_weight * (1 - T) * too_long  # (B, J)
+        return (dn / len(dn))[..., None] * cache.e
+
+    def _hinges(self, cache: MarginCache) -> tuple[Array, Array]:
+        return (self.present - cache.n) * cache.short, (cache.n - self.absent) * cache.long
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        v = rng.normal(size=(3, 4, 5))
+        lengths = rng.permutation(np.linspace(0.03, 0.97, 12)).reshape(3, 4, 1)  # off the kinks
+        v = (v / np.linalg.norm(v, axis=-1, keepdims=True) * lengths).astype(dtype)
+        yield Example("one class", cls(), (v, np.array([2, 0, 3])))
+        several = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
+        yield Example("several classes", cls(), (v, several))
+        other = cls(present=0.8, absent=0.25, down_weight=0.7)
+        yield Example("other margins", other, (v, np.array([1, 0, 3])))
+
+
+class ReconstructionCache(NamedTuple):
+    difference: Array  # (B, ...), reconstruction - images
+
+
+class ReconstructionLoss(Loss):
+    r"""The scaled *sum* of squared errors over all pixels (Sabour et al. 2017, §4.1).
+
+    L = scale · Σ (reconstruction - image)². Gradient: 2 scale (reconstruction - image) / B.
+
+    Parameters
+    ----------
+    scale : float
+        0.0005 in the paper, for a sum over 784 pixels; as a mean it would be 784 times weaker.
+    """
+
+    def __init__(self, *, scale: float = 0.0005) -> None:
+        self.scale = scale
+
+    def forward(self, prediction: Array, target: Array) -> tuple[Array, ReconstructionCache]:
+        """prediction and target: images (B, ...) of one shape."""
+        place = "ReconstructionLoss.forward"
+        check_array(place, "prediction", prediction, *any_axes(prediction))
+        axes = [(f"axis {k}", size) for k, size in enumerate(prediction.shape)]
+        check_array(place, "target", target, *axes, like=prediction)
+        difference = prediction - target  # (B, ...)
+        loss = self.scale * (difference * difference).sum() / len(difference)
+        return loss, ReconstructionCache(difference)
+
+    def backward(self, cache: ReconstructionCache) -> Array:
+        """-> the gradient of the reconstruction, of its shape."""
+        return (2 * self.scale / len(cache.difference)) * cache.difference
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        images = [rng.uniform(size=(2, 4, 3, 5)).astype(dtype) for _ in range(2)]
+        yield Example("paper", cls(), tuple(images))
+        yield Example("strong", cls(scale=0.3), tuple(images))
+
+
+class CrossEntropyCache(NamedTuple):
+    p: Array  # (B, J), the softmax
+    T: Array  # (B, J), 1 at the class
+
+
+class CrossEntropyLoss(Loss):
+    r"""Cross-entropy of a softmax over logits: L = -log p_label, p = softmax(x).
+
+    Gradient: dx = (p - T) / B, where T is 1 at the label and 0 elsewhere.
+    """
+
+    def forward(self, prediction: Array, target: Array) -> tuple[Array, CrossEntropyCache]:
+        """prediction: logits (B, J); target: classes (B,)."""
+        place = "CrossEntropyLoss.forward"
+        axes = (("batch B", None), ("classes J", None))
+        xp = check_array(place, "prediction", prediction, *axes)
+        check_labels(place, target, *prediction.shape)
+        T = one_hot(target, prediction.shape[1], prediction.dtype)  # (B, J)
+        shifted = prediction - prediction.max(axis=1, keepdims=True)  # (B, J), exp cannot overflow
+        exp_x = xp.exp(shifted)  # (B, J)
+        total = exp_x.sum(axis=1, keepdims=True)  # (B, 1)
+        loss = (T * (xp.log(total) - shifted)).sum() / len(T)
+        return loss, CrossEntropyCache(exp_x / total, T)
+
+    def backward(self, cache: CrossEntropyCache) -> Array:
+        """-> the gradient of the logits (B, J)."""
+        return (cache.p - cache.T) / len(cache.T)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        logits = rng.normal(size=(3, 4)).astype(dtype)
+        yield Example("logits", cls(), (logits, np.array([1, 3, 0])))
+
+
+class WeightedSum(Loss):
+    r"""A sum of losses, each of its own prediction and target: L = Σ_k weight_k L_k.
+
+    Gradient: weight_k dL_k for the k-th prediction.
+
+    Parameters
+    ----------
+    losses : sequence of Loss
+    weights : sequence of float, optional
+        1 each by default.
+    """
+
+    def __init__(self, losses: Sequence[Loss], weights: Sequence[float] | None = None) -> None:
+        self.losses = tuple(losses)
+        self.weights = (1.0,) * len(self.losses) if weights is None else tuple(weights)
+        if not self.losses or len(self.losses) != len(self.weights):
+            raise ValueError(
+                f"WeightedSum: got {len(self.losses)} losses and {len(self.weights)} weights, "
+                "expected as many of each, and at least one"
+            )
+
+    def forward(self, prediction: tuple, target: tuple) -> tuple[Array, list]:
+        """prediction and target: one for each loss."""
+        for name, value in (("predictions", prediction), ("targets", target)):
+            if len(value) != len(self.losses):
+                raise ValueError(f"WeightedSum.forward: got {len(value)} {name}, "
+                                 f"expected one for each of {len(self.losses)} losses")  # fmt: skip
+        results = [
+            loss.forward(p, t) for loss, p, t in zip(self.losses, prediction, target, strict=True)
+        ]
+        total = sum(w * value for w, (value, _) in zip(self.weights, results, strict=True))
+        return total, [cache for _, cache in results]
+
+    def backward(self, cache: list) -> tuple:
+        """-> the gradient of every prediction."""
+        parts = zip(self.losses, self.weights, cache, strict=True)
+        return tuple(weight * loss.backward(loss_cache) for loss, weight, loss_cache in parts)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        margin = next(MarginLoss.examples(rng, dtype)).inputs
+        images = rng.uniform(size=(2, 3, 2, 5, 4)).astype(dtype)[:, :, 0]  # two of (3, 5, 4)
+        losses = [MarginLoss(), ReconstructionLoss(scale=0.01)]
+        inputs = ((margin[0], images[0]), (margin[1], images[1]))
+        yield Example("plain", cls(losses), inputs)
+        yield Example("weighted", cls(losses, [0.3, 20.0]), inputs)
+
+
+def class_targets(place: str, target: Array, batch: int, classes: int, dtype: Any) -> Array:
+    """Return T (B, J) of 0 and 1 from classes (B,) or from such an array."""
+    xp = get_xp(target)
+    if target.ndim == 1:
+        check_labels(place, target, batch, classes)
+        return one_hot(target, classes, dtype)
+    check_shape(place, "target", target, ("batch B", batch), ("classes J", classes))
+    if xp is np and not np.isin(target, (0, 1)).all():
+        raise ValueError(f"{place}: a target of shape (B, J) holds {target[~np.isin(target, (0, 1))][0]}"
+                         ", expected only 0 and 1")  # fmt: skip
+    return target.astype(dtype)
