@@ -100,9 +100,7 @@ class Decoder(Layer):
         if len(hidden) != 2:
             raise ValueError(f"Decoder: hidden is {hidden!r}, expected the widths of two layers")
         if len(image_shape) != 3:
-            raise ValueError(
-                f"Decoder: image_shape is {image_shape!r}, expected (height, width, channels)"
-            )
+            raise ValueError(f"Decoder: image_shape is {image_shape!r}, expected (height, width, channels)")
         check_positive("Decoder", in_features=in_features)
         self.in_features, self.image_shape, self.hidden = in_features, image_shape, hidden
         rng = generator(rng)

@@ -339,8 +339,7 @@ def _unflatten(vector: np.ndarray, like: Any) -> Any:
         return vector.reshape(np.shape(like)).copy()
     ends = np.cumsum([np.size(y) for y in like])[:-1]
     return tuple(
-        part.reshape(np.shape(y)).copy()
-        for part, y in zip(np.split(vector, ends), like, strict=True)
+        part.reshape(np.shape(y)).copy() for part, y in zip(np.split(vector, ends), like, strict=True)
     )
 
 

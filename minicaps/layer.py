@@ -95,6 +95,10 @@ class Layer(ABC):
             setattr(self, name, layer)
             self._sublayers[name] = layer
 
+    def stages(self) -> list[tuple[str, Layer]]:
+        """Return the layers directly inside this one by name, in order."""
+        return list(self._sublayers.items())
+
     def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """Yield this layer and all layers inside it, each once, with its prefix."""
         seen: set[int] = set()
@@ -308,8 +312,7 @@ def check_array(
 def check_shape(place: str, name: str, x: Array, *axes: tuple[str, int | None]) -> None:
     """Raise ValueError unless `x` has the `axes` (as for ``check_array``), none of them empty."""
     if len(x.shape) == len(axes) and all(
-        got == size if size is not None else got > 0
-        for got, (_, size) in zip(x.shape, axes, strict=True)
+        got == size if size is not None else got > 0 for got, (_, size) in zip(x.shape, axes, strict=True)
     ):
         return
     words = [meaning.split()[-1] if size is None else str(size) for meaning, size in axes]

@@ -37,9 +37,7 @@ class MarginLoss(Loss):
         λ, the weight of absent classes.
     """
 
-    def __init__(
-        self, *, present: float = 0.9, absent: float = 0.1, down_weight: float = 0.5
-    ) -> None:
+    def __init__(self, *, present: float = 0.9, absent: float = 0.1, down_weight: float = 0.5) -> None:
         self.present, self.absent, self.down_weight = present, absent, down_weight
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, MarginCache]:
@@ -177,9 +175,7 @@ class WeightedSum(Loss):
             if len(value) != len(self.losses):
                 raise ValueError(f"WeightedSum.forward: got {len(value)} {name}, "
                                  f"expected one for each of {len(self.losses)} losses")  # fmt: skip
-        results = [
-            loss.forward(p, t) for loss, p, t in zip(self.losses, prediction, target, strict=True)
-        ]
+        results = [loss.forward(p, t) for loss, p, t in zip(self.losses, prediction, target, strict=True)]
         total = sum(w * value for w, (value, _) in zip(self.weights, results, strict=True))
         return total, [cache for _, cache in results]
 

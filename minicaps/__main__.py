@@ -1,0 +1,7 @@
+"""``python -m minicaps``."""
+
+import sys
+
+from minicaps.cli import main
+
+sys.exit(main())

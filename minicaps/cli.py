@@ -1,0 +1,323 @@
+"""The command line: ``python -m minicaps``, or ``minicaps`` once installed."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minicaps import __version__
+
+OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+class UsageError(Exception):
+    """The arguments are wrong; the message says how."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done; 1: bad content or a failed run; 2: wrong arguments, or a path that is not there;
+    130: interrupted.
+    """
+    parser = build_parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as error:  # argparse has said what is wrong, or has shown the help
+        return int(error.code or 0)
+    try:
+        return options.command(options)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has left, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        if options.debug:
+            raise
+        if isinstance(error, (UsageError, FileNotFoundError, FileExistsError)):
+            _complain(_one_line(error))
+            return WRONG_USE
+        if isinstance(error, (ValueError, OSError, RuntimeError, ImportError)):
+            _complain(_one_line(error))
+        elif isinstance(error, MemoryError):
+            _complain(f"out of memory ({_one_line(error)}); try a smaller --batch-size or --preset")
+        else:
+            _complain(f"{type(error).__name__}: {_one_line(error)} (--debug shows where)")
+        return FAILED
+
+
+def _complain(line: str) -> None:
+    print(f"minicaps: {line}", file=sys.stderr)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; every command's function is its default for ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="minicaps",
+        description="A capsule network in plain NumPy. Train one, look at it, prove its gradients.",
+    )
+    parser.add_argument("--version", action="version", version=f"minicaps {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_gradcheck(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+# -- train ------------------------------------------------------------------------------------
+
+
+def _add_train(commands: Any) -> None:
+    from minicaps.training import TrainConfig
+
+    parser = _add_command(commands, "train", train, "train a network and test it once")
+    add_options(parser, TrainConfig)
+    parser.add_argument("--out", metavar="FOLDER", type=Path,
+                        help="folder of the run (default: a new one under runs/)")  # fmt: skip
+    parser.add_argument("--resume", metavar="RUN", type=Path,
+                        help="continue the run in this folder, with its own options")  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add a flag for every field of a dataclass; only those given appear in the result."""
+    types_of = typing.get_type_hints(config)
+    for option in fields(config):
+        flag, text = "--" + option.name.replace("_", "-"), option.metadata["help"]
+        kind, choices = types_of[option.name], option.metadata["choices"]
+        if kind is bool:
+            parser.add_argument("--no-" + option.name, dest=option.name, action="store_false",
+                                default=argparse.SUPPRESS, help=f"do not {text}")  # fmt: skip
+            continue
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+        shown = "" if option.default is None else f" (default: {option.default})"
+        metavar = None if choices else {int: "N", float: "X", str: "FOLDER"}[kind]
+        parser.add_argument(flag, type=kind, choices=choices, metavar=metavar,
+                            default=argparse.SUPPRESS, help=text + shown)  # fmt: skip
+
+
+def train(options: argparse.Namespace) -> int:
+    from minicaps.training import Run, TrainConfig
+
+    given = {name: value for name, value in vars(options).items()
+             if name in TrainConfig.__dataclass_fields__}  # fmt: skip
+    progress = ProgressLine()
+    reporting = {"say": progress.say, "progress": progress.show}
+    if options.resume is not None:
+        superfluous = sorted(given) + (["out"] if options.out else [])
+        if superfluous:
+            flags = ", ".join("--" + name.replace("_", "-") for name in superfluous)
+            raise UsageError(f"--resume continues a run with its own options; leave out {flags}")
+        run = Run.resume(options.resume, **reporting)
+        if run.finished:
+            print(f"{run.folder}: this run is complete; see summary.json")
+            return OK
+    else:
+        try:
+            config = TrainConfig(**given)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        run = Run(config, options.out or new_folder(config), **reporting)
+    print("  ".join(f"{name}={value}" for name, value in asdict(run.config).items()))
+    print(f"data: {run.dataset.source}: {len(run.images):,} images to train on, "
+          f"{len(run.validation[0]):,} to validate, {len(run.dataset.test_images):,} to test, "
+          f"{run.dataset.classes} classes, {' × '.join(map(str, run.dataset.image_shape))} pixels"
+          )  # fmt: skip
+    print(run.network.table())
+    print(f"run: {run.folder}" + (f", after epoch {len(run.epochs)}" if run.epochs else ""), flush=True)
+    try:
+        summary = run.train()
+    except KeyboardInterrupt:
+        progress.clear()
+        done = len(run.epochs)
+        _complain(f"interrupted; {done} complete epochs are kept. Continue with: "
+                  f"python -m minicaps train --resume {run.folder}")  # fmt: skip
+        return INTERRUPTED
+    progress.say(f"test accuracy {100 * summary['test_accuracy']:.2f} % "
+                 f"(error {summary['test_error_percent']:.2f} %) on {summary['test_images']:,} images, "
+                 f"{summary['seconds']:.0f} s of training")  # fmt: skip
+    print(f"written: {run.folder}/ (summary.json, model.npz, figures)")
+    return OK
+
+
+def new_folder(config: Any) -> Path:
+    """Return the first of runs/MODEL-PRESET-001, -002, … that is not there."""
+    name = config.model + (f"-{config.preset}" if config.model == "capsnet" else "")
+    folders = (Path("runs") / f"{name}-{k:03d}" for k in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())
+
+
+class ProgressLine:
+    """One line that is written over in a terminal; elsewhere a line every 30 seconds."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+        self.every = 0.2 if self.terminal else 30.0
+        self.last = time.perf_counter()
+        self.width = 0
+
+    def show(self, line: str) -> None:
+        now = time.perf_counter()
+        if now - self.last < self.every:
+            return
+        self.last = now
+        if self.terminal:
+            print("\r" + line.ljust(self.width), end="", file=sys.stderr, flush=True)
+            self.width = len(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.terminal and self.width:
+            print("\r" + " " * self.width + "\r", end="", file=sys.stderr, flush=True)
+            self.width = 0
+
+    def say(self, line: str) -> None:
+        self.clear()
+        print(line, flush=True)
+
+
+# -- evaluate and predict ---------------------------------------------------------------------
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add_command(commands, "evaluate", evaluate, "test a trained network again")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or its model.npz")
+    parser.add_argument("--data", metavar="FOLDER",
+                        help="folder of four IDX files (default: the run's)")  # fmt: skip
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from minicaps import datasets, training
+
+    network, class_names = load_run(options.run)
+    data = options.data
+    if data is None and options.run.is_dir():
+        data = training.read_config(options.run).data
+    dataset = datasets.load(data)
+    if dataset.image_shape != network.image_shape or dataset.classes > network.classes:
+        raise ValueError(
+            f"{dataset.source}: {dataset.classes} classes of {dataset.image_shape} pixels, but the "
+            f"network was trained on {network.classes} classes of {network.image_shape}"
+        )
+    labels = dataset.test_labels
+    result = training.evaluate(network, dataset.test_images, labels)
+    wrong = int((result.predictions != labels).sum())
+    print(f"accuracy {100 * result.accuracy:.2f} % (error {100 * (1 - result.accuracy):.2f} %): "
+          f"{wrong:,} of {len(labels):,} images wrong")  # fmt: skip
+    for k, name in enumerate(class_names):
+        own = labels == k
+        if own.any():
+            right = float((result.predictions[own] == k).mean())
+            print(f"  class {name:<12} {100 * right:6.2f} % of {own.sum():,}")
+    return OK
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _add_command(commands, "predict", predict, "say what images show")
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or its model.npz")
+    parser.add_argument("images", metavar="IMAGE", nargs="+",
+                        help="PNG or JPEG, grey or colour, of any size")  # fmt: skip
+    parser.add_argument("--invert", action="store_true",
+                        help="for images that are dark on light; MNIST is light on dark")  # fmt: skip
+
+
+def predict(options: argparse.Namespace) -> int:
+    from minicaps import datasets
+    from minicaps.models import CapsNet
+
+    network, class_names = load_run(options.run)
+    what = "length" if isinstance(network, CapsNet) else "probability"
+    failed = OK
+    for path in options.images:
+        try:
+            image = datasets.read_image(path, network.image_shape, options.invert)
+        except (FileNotFoundError, ValueError) as error:  # say it, and go on with the others
+            _complain(str(error))
+            failed = max(failed, WRONG_USE if isinstance(error, FileNotFoundError) else FAILED)
+            continue
+        if datasets.border_is_light(image):
+            _complain(f"warning: {path}: its border is light; MNIST is light on dark, "
+                      + ("try without --invert" if options.invert else "try --invert"))  # fmt: skip
+        scores = network.scores(network(image[None]))[0]  # (J,)
+        best, second = np.argsort(scores)[::-1][:2]
+        print(f"{path}: {class_names[best]} ({what} {scores[best]:.3f}), "
+              f"then {class_names[second]} ({scores[second]:.3f})")  # fmt: skip
+    return failed
+
+
+def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Load the network of a finished run, from its folder or its model.npz."""
+    from minicaps import checkpoint
+
+    if path.is_dir() and not (path / "model.npz").exists():
+        if (path / "config.json").exists():
+            raise FileNotFoundError(f"{path}: the run is not finished; continue it with: "
+                                    f"python -m minicaps train --resume {path}")  # fmt: skip
+        raise FileNotFoundError(f"{path}: holds no run (no model.npz)")
+    return checkpoint.load_network(path / "model.npz" if path.is_dir() else path)
+
+
+# -- gradcheck --------------------------------------------------------------------------------
+
+
+def _add_gradcheck(commands: Any) -> None:
+    text = "compare every backward pass with central differences"
+    parser = _add_command(commands, "gradcheck", gradcheck, text)
+    parser.add_argument("modules", metavar="FILE", nargs="*",
+                        help="Python files with layers of your own: classes with forward, backward "
+                        "and examples (default: all of minicaps)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+
+
+def gradcheck(options: argparse.Namespace) -> int:
+    from minicaps.gradcheck import check_class, find_classes, module_from_path, package_modules
+
+    if options.modules:
+        modules = [module_from_path(path) for path in options.modules]
+    else:
+        modules = package_modules()
+    classes = find_classes(modules)
+    if not classes:
+        raise ValueError(f"{', '.join(options.modules)}: no class with forward, backward and "
+                         "examples; minicaps.Layer shows what they look like")  # fmt: skip
+    print(f"{'layer (example)':<34} {'worst':>8} {'seconds':>8}  relative error of each gradient")
+    failures, worst, count = [], 0.0, 0
+    for cls in classes:
+        for report in check_class(cls, options.seed):
+            each = "  ".join(f"{row.array} {row.error:.0e}" for row in report.rows)
+            print(f"{report.layer:<34} {report.worst:8.1e} {report.seconds:8.2f}  {each}", flush=True)
+            failures += report.failures()
+            worst, count = max(worst, report.worst), count + 1
+    for failure in failures:
+        print(failure)
+    print(f"{count} examples of {len(classes)} classes, worst relative error {worst:.1e}, "
+          f"allowed 1e-06: {'FAILED' if failures else 'all pass'}")  # fmt: skip
+    return FAILED if failures else OK

@@ -1,0 +1,475 @@
+"""The networks: CapsNet, and the MLP and CNN that it is compared with."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.backend import Array, generator, get_xp
+from minicaps.capsules import CapsuleLayer, PrimaryCaps
+from minicaps.conv import Conv2d, MaxPool2d, Pair, as_pair, output_size
+from minicaps.decoder import Decoder, Mask
+from minicaps.dense import Dense, Flatten, ReLU
+from minicaps.layer import Example, Layer, Loss, Sequential, check_array, check_positive
+from minicaps.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.squash import length_and_direction
+
+ImageShape = tuple[int, int, int]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"conv_channels": 8, "conv_kernel": 5, "conv_stride": 2, "primary_types": 4,
+             "primary_dimension": 4, "primary_kernel": 5, "class_dimension": 8,
+             "decoder_hidden": (32, 64)},
+    "small": {"conv_channels": 32, "primary_types": 8},
+    "paper": {},
+}  # fmt: skip
+
+
+class Network(Layer):
+    """What training needs of a network besides the layer contract.
+
+    Attributes
+    ----------
+    image_shape : (int, int, int)
+        Height, width and channels.
+    classes : int
+    """
+
+    image_shape: ImageShape
+    classes: int
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that build the network again, as JSON takes them."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {n: getattr(self, n) for n in names if n not in ("self", "rng", "dtype")}
+
+    def objective(self) -> Loss:
+        """Return the loss that the network is trained with."""
+        return CrossEntropyLoss()
+
+    def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
+        """Return the arguments of ``forward`` in training."""
+        return (images,)
+
+    def targets(self, images: Array, labels: Array) -> Any:
+        """Return what the objective compares the outputs with."""
+        return labels
+
+    def scores(self, outputs: Any) -> Array:
+        """Return a score (B, classes), 0 to 1, for every class: here the softmax."""
+        xp = get_xp(outputs)
+        exp_x = xp.exp(outputs - outputs.max(axis=1, keepdims=True))  # (B, J)
+        return exp_x / exp_x.sum(axis=1, keepdims=True)
+
+    def table(self) -> str:
+        """Return a table of the parts: name, output shape, parameters."""
+        rows, shapes = [], {}
+        like = next(iter(self.params.values()))
+        image = get_xp(like).zeros((1, *self.image_shape), dtype=like.dtype)  # (1, H, W, C)
+        self.trace(image, shapes)
+        for name, layer in self.stages():
+            shape = " × ".join(map(str, shapes[name]))
+            rows.append(f"{name:<14} {type(layer).__name__:<14} {shape:<16} {layer.count_params():>11,}")
+        head = f"{'layer':<14} {'class':<14} {'output':<16} {'parameters':>11}"
+        total = f"{'total':<46} {self.count_params():>11,}"
+        return "\n".join([head, *rows, total])
+
+    def trace(self, image: Array, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Run the parts on one image and note the shape of each output, without the batch."""
+        for name, layer in self.stages():
+            image = layer(image)
+            shapes[name] = image.shape[1:]
+
+
+class CapsNetCache(NamedTuple):
+    """The caches of the network's parts, and the class capsules v (B, J, E)."""
+
+    conv: Any
+    relu: Any
+    primary: Any
+    capsules: Any
+    mask: Any
+    decoder: Any
+    v: Array
+    by_label: bool
+
+
+class CapsNet(Network):
+    r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
+
+    images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
+    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
+
+    Gradient: that of its parts, in reverse; v receives the sum of both its uses.
+
+    Parameters
+    ----------
+    image_shape : (int, int, int)
+        Height, width and channels.
+    classes : int
+        J.
+    conv_channels, conv_kernel, conv_stride
+        The first convolution.
+    primary_types, primary_dimension, primary_kernel, primary_stride
+        The primary capsules; their dimension is D.
+    class_dimension : int
+        E.
+    iterations, bias, leaky, gradient, coupling
+        As for CapsuleLayer.
+    decoder : bool
+        Whether there is one.
+    decoder_hidden : (int, int)
+        Widths of its hidden layers.
+    reconstruction_scale : float
+        Weight of a squared pixel error in the loss.
+    rng : numpy.random.Generator or int, optional
+    dtype : float32 or float64
+
+    Raises
+    ------
+    ValueError
+        If the kernels do not fit the image.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape = (28, 28, 1),
+        classes: int = 10,
+        *,
+        conv_channels: int = 256,
+        conv_kernel: int | Pair = 9,
+        conv_stride: int | Pair = 1,
+        primary_types: int = 32,
+        primary_dimension: int = 8,
+        primary_kernel: int | Pair = 9,
+        primary_stride: int | Pair = 2,
+        class_dimension: int = 16,
+        iterations: int = 3,
+        bias: bool = False,
+        leaky: bool = False,
+        gradient: str = "full",
+        coupling: str = "softmax",
+        decoder: bool = True,
+        decoder_hidden: Pair = (512, 1024),
+        reconstruction_scale: float = 0.0005,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        self.image_shape = check_image_shape("CapsNet", image_shape)
+        self.classes, self.conv_channels = classes, conv_channels
+        self.conv_kernel, self.conv_stride = conv_kernel, conv_stride
+        self.primary_types, self.primary_dimension = primary_types, primary_dimension
+        self.primary_kernel, self.primary_stride = primary_kernel, primary_stride
+        self.class_dimension, self.iterations, self.bias = class_dimension, iterations, bias
+        self.leaky, self.gradient, self.coupling = leaky, gradient, coupling
+        self.decoder, self.decoder_hidden = decoder, decoder_hidden
+        self.reconstruction_scale = reconstruction_scale
+        rng = generator(rng)
+        options = {"rng": rng, "dtype": dtype}
+
+        conv = Conv2d(image_shape[2], conv_channels, conv_kernel, stride=conv_stride, **options)
+        grid = window_grid("CapsNet: the first convolution", image_shape[:2], conv_kernel, conv_stride)
+        primary = PrimaryCaps(conv_channels, primary_types, primary_dimension, primary_kernel,
+                              stride=primary_stride, **options)  # fmt: skip
+        grid = window_grid("CapsNet: the primary capsules", grid, primary_kernel, primary_stride)
+        capsules = CapsuleLayer(
+            math.prod(grid) * primary_types, primary_dimension, classes, class_dimension,
+            iterations=iterations, bias=bias, leaky=leaky, gradient=gradient, coupling=coupling,
+            **options,
+        )  # fmt: skip
+        self.grid = grid  # (P, Q), where the primary capsules stand
+        self.add_sublayers(conv=conv, relu=ReLU(), primary=primary, capsules=capsules)
+        self.mask = Mask()
+        if decoder:
+            self.add_sublayers(
+                reconstruct=Decoder(classes * class_dimension, self.image_shape,
+                                    hidden=decoder_hidden, **options)
+            )  # fmt: skip
+
+    def forward(self, images: Array, labels: Array | None = None) -> tuple[Any, CapsNetCache]:
+        """images (B, H, W, C), pixels 0 to 1 -> v (B, J, E), or with a decoder (v, reconstruction).
+
+        The decoder sees the capsule of the label (B,), or of the longest capsule without labels.
+        """
+        check_images("CapsNet.forward", images, self)
+        x, conv = self.conv.forward(images)  # (B, H', W', conv_channels)
+        x, relu = self.relu.forward(x)
+        u, primary = self.primary.forward(x)  # (B, I, D)
+        v, capsules = self.capsules.forward(u)  # (B, J, E)
+        by_label = labels is not None
+        if not self.decoder:
+            return v, CapsNetCache(conv, relu, primary, capsules, None, None, v, by_label)
+        masked, mask = self.mask.forward(v, *([labels] if by_label else []))  # (B, J·E)
+        image, decoder = self.reconstruct.forward(masked)  # (B, H, W, C)
+        return (v, image), CapsNetCache(conv, relu, primary, capsules, mask, decoder, v, by_label)
+
+    def backward(self, dy: Any, cache: CapsNetCache) -> Any:
+        """dv, or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
+        if self.decoder:
+            dv, dimage = dy
+            dmasked = self.reconstruct.backward(dimage, cache.decoder)  # (B, J·E)
+            from_mask = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
+            dv = dv + (from_mask[0] if cache.by_label else from_mask)  # (B, J, E)
+        else:
+            dv = dy
+        du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
+        dx = self.primary.backward(du, cache.primary)
+        dx = self.relu.backward(dx, cache.relu)
+        dimages = self.conv.backward(dx, cache.conv)  # (B, H, W, C)
+        return (dimages, None) if cache.by_label else dimages
+
+    def __call__(self, images: Array, labels: Array | None = None) -> Any:
+        """Return the outputs alone, without keeping the caches of the parts."""
+        check_images("CapsNet", images, self)
+        v = self.capsules(self.primary(self.relu(self.conv(images))))  # (B, J, E)
+        if not self.decoder:
+            return v
+        masked = self.mask(v) if labels is None else self.mask(v, labels)  # (B, J·E)
+        return v, self.reconstruct(masked)
+
+    def objective(self) -> Loss:
+        """Return the margin loss, plus the reconstruction loss where there is a decoder."""
+        if not self.decoder:
+            return MarginLoss()
+        return WeightedSum([MarginLoss(), ReconstructionLoss(scale=self.reconstruction_scale)])
+
+    def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
+        return (images, labels) if self.decoder else (images,)
+
+    def targets(self, images: Array, labels: Array) -> Any:
+        return (labels, images) if self.decoder else labels
+
+    def scores(self, outputs: Any) -> Array:
+        """Return the lengths of the class capsules (B, J), 0 to 1."""
+        v = outputs[0] if self.decoder else outputs
+        return length_and_direction(v, get_xp(v))[0][..., 0]
+
+    def trace(self, image: Array, shapes: dict[str, tuple[int, ...]]) -> None:
+        for name, layer in self.stages():
+            image = layer(self.mask(image) if name == "reconstruct" else image)
+            shapes[name] = image.shape[1:]
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        small = {
+            "image_shape": (9, 8, 3), "classes": 5, "conv_channels": 4, "conv_kernel": 3,
+            "primary_types": 2, "primary_dimension": 3, "primary_kernel": (3, 2),
+            "class_dimension": 6, "decoder_hidden": (7, 11), "rng": rng, "dtype": dtype,
+        }  # fmt: skip
+        images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
+        labels = np.array([3, 1])
+        cases = {
+            "by label": ({}, (images, labels)),
+            "longest": ({}, (images,)),
+            "no decoder": ({"decoder": False, "conv_stride": 2, "primary_stride": 1}, (images,)),
+            "routing options": ({"iterations": 2, "bias": True, "leaky": True,
+                                 "reconstruction_scale": 0.01}, (images, labels)),
+            "hard": ({"coupling": "hard", "decoder": False}, (images,)),
+            "stopped": ({"gradient": "stopped"}, (images, labels)),
+        }  # fmt: skip
+        for name, (options, inputs) in cases.items():
+            network = cls(**{**small, **options})
+            network.params["capsules.prediction.W"][...] *= 20  # couplings that are not near uniform
+            frozen = network.frozen(*inputs) if network.gradient == "stopped" else None
+            yield Example(name, network, inputs, frozen)
+
+    def frozen(self, *inputs: Array) -> Any:
+        """Return a forward whose couplings stay those of `inputs`: what "stopped" differentiates."""
+        c = self.forward(*inputs)[1].capsules.c[-1]  # (B, I, J)
+
+        def forward(images: Array, labels: Array | None = None) -> tuple[Any, Any]:
+            x, _ = self.conv.forward(images)
+            x, relu = self.relu.forward(x)
+            u, _ = self.primary.forward(x)  # (B, I, D)
+            v, _ = self.capsules.with_couplings(u, c)  # (B, J, E)
+            if not self.decoder:
+                return v, relu
+            masked, mask = self.mask.forward(v, labels)  # (B, J·E)
+            image, decoder = self.reconstruct.forward(masked)
+            return (v, image), (relu, mask, decoder)
+
+        return forward
+
+
+class _Chain(Network):
+    """A network of layers one after another that ends in logits."""
+
+    def __init__(self, image_shape: ImageShape, classes: int) -> None:
+        super().__init__()
+        self.image_shape = check_image_shape(type(self).__name__, image_shape)
+        check_positive(type(self).__name__, classes=classes)
+        self.classes = classes
+
+    def forward(self, images: Array) -> tuple[Array, list]:
+        """images (B, H, W, C), pixels 0 to 1 -> logits (B, J)."""
+        check_images(f"{type(self).__name__}.forward", images, self)
+        return self.chain.forward(images)
+
+    def backward(self, dy: Array, cache: list) -> Array:
+        """dy (B, J) -> dimages (B, H, W, C)."""
+        return self.chain.backward(dy, cache)
+
+    def __call__(self, images: Array) -> Array:
+        check_images(type(self).__name__, images, self)
+        return self.chain(images)
+
+    def stages(self) -> list[tuple[str, Layer]]:
+        return self.chain.stages()
+
+    @classmethod
+    @abstractmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        """Abstract here, since this class builds no chain."""
+
+
+class MLP(_Chain):
+    r"""A multilayer perceptron: pixels -> Dense, ReLU -> Dense -> logits.
+
+    Gradient: that of its parts, in reverse.
+
+    Parameters
+    ----------
+    image_shape, classes, rng, dtype
+        As for CapsNet.
+    hidden : int
+        Width of the hidden layer.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape = (28, 28, 1),
+        classes: int = 10,
+        *,
+        hidden: int = 50,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__(image_shape, classes)
+        self.hidden = hidden
+        options = {"rng": generator(rng), "dtype": dtype}
+        self.add_sublayers(chain=Sequential(
+            flatten=Flatten(),
+            fc1=Dense(math.prod(self.image_shape), hidden, **options),
+            relu1=ReLU(),
+            fc2=Dense(hidden, classes, **options),
+        ))  # fmt: skip
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        images = rng.uniform(size=(2, 5, 4, 3)).astype(dtype)
+        yield Example("walk-through", cls((5, 4, 3), 6, rng=rng, dtype=dtype), (images,))
+        yield Example("narrow", cls((5, 4, 3), 6, hidden=7, rng=rng, dtype=dtype), (images,))
+
+
+class CNN(_Chain):
+    r"""A convolutional network: three convolutions, two max pools, two dense layers -> logits.
+
+    At 28×28: Conv 5×5 -> 24×24, pool -> 12×12, Conv 5×5 -> 8×8, pool -> 4×4, Conv 4×4 -> 1×1,
+    each convolution with 25 filters and a ReLU; Dense 50, ReLU, Dense 10. This is the CNN of a
+    published Keras walk-through.
+
+    Gradient: that of its parts, in reverse.
+
+    Parameters
+    ----------
+    image_shape, classes, rng, dtype
+        As for CapsNet.
+    filters : int
+        Channels of every convolution.
+    hidden : int
+        Width of the dense hidden layer.
+
+    Raises
+    ------
+    ValueError
+        If the image is smaller than 28×28.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape = (28, 28, 1),
+        classes: int = 10,
+        *,
+        filters: int = 25,
+        hidden: int = 50,
+        rng: Any = None,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__(image_shape, classes)
+        self.filters, self.hidden = filters, hidden
+        grid = self.image_shape[:2]
+        windows = {"conv1": (5, 1), "pool1": (2, 2), "conv2": (5, 1), "pool2": (2, 2), "conv3": (4, 1)}
+        for name, (kernel, stride) in windows.items():
+            grid = window_grid(f"CNN: {name}", grid, kernel, stride)
+        options = {"rng": generator(rng), "dtype": dtype}
+        self.add_sublayers(chain=Sequential(
+            conv1=Conv2d(self.image_shape[2], filters, 5, **options),
+            relu1=ReLU(),
+            pool1=MaxPool2d(2),
+            conv2=Conv2d(filters, filters, 5, **options),
+            relu2=ReLU(),
+            pool2=MaxPool2d(2),
+            conv3=Conv2d(filters, filters, 4, **options),
+            relu3=ReLU(),
+            flatten=Flatten(),
+            fc1=Dense(math.prod(grid) * filters, hidden, **options),
+            relu4=ReLU(),
+            fc2=Dense(hidden, classes, **options),
+        ))  # fmt: skip
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        images = rng.uniform(size=(2, 29, 28, 3)).astype(dtype)
+        options = {"rng": rng, "dtype": dtype}
+        yield Example("walk-through", cls((29, 28, 3), 6, **options), (images,))
+        yield Example("narrow", cls((29, 28, 3), 6, filters=4, hidden=7, **options), (images,))
+
+
+NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "mlp": MLP}
+
+
+def build(name: str, preset: str = "small", **options: Any) -> Network:
+    """Build a network by name.
+
+    Parameters
+    ----------
+    name : {"capsnet", "cnn", "mlp"}
+    preset : {"tiny", "small", "paper"}
+        Sizes of the CapsNet; the others have one size.
+    **options
+        Arguments of the class, which win over the preset.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"model is {name!r}, expected one of {', '.join(NETWORKS)}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+    return NETWORKS[name](**{**(PRESETS[preset] if name == "capsnet" else {}), **options})
+
+
+def window_grid(place: str, size: Pair, kernel: int | Pair, stride: int | Pair) -> Pair:
+    """Return the (rows, columns) of windows over an image of `size`, or say why none fits."""
+    pairs = as_pair(place, "kernel", kernel), as_pair(place, "stride", stride)
+    return output_size(place, tuple(size), *pairs)
+
+
+def check_image_shape(place: str, image_shape: Any) -> ImageShape:
+    """Return `image_shape` as a tuple, or raise ValueError if it is not (height, width, channels)."""
+    shape = tuple(image_shape)
+    if len(shape) != 3:
+        raise ValueError(f"{place}: image_shape is {shape}, expected (height, width, channels)")
+    check_positive(place, **dict(zip(("height", "width", "channels"), shape, strict=True)))
+    return shape
+
+
+def check_images(place: str, images: Array, network: Network) -> None:
+    """Check that `images` are what the network was built for."""
+    height, width, channels = network.image_shape
+    like = next(iter(network.params.values()))
+    check_array(place, "images", images, ("batch B", None), ("height H", height),
+                ("width W", width), ("channels C", channels), like=like)  # fmt: skip
