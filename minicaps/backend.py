@@ -7,7 +7,12 @@ same weights on every backend.
 
 from __future__ import annotations
 
+import contextvars
+import functools
+import os
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -118,6 +123,46 @@ def to_numpy(x: Array) -> np.ndarray:
 def to_backend(x: Array, xp: Any) -> Array:
     """Copy the array `x` to the library `xp` (returned as it is where it is there already)."""
     return x if _library_of(x) is xp else xp.asarray(to_numpy(x))
+
+
+# -- worker threads ---------------------------------------------------------------------------
+
+LANES = 8  # what one batch is divided into; fixed, so that sums do not depend on the threads
+
+
+@functools.cache
+def threads() -> int:
+    """Return how many threads work on one batch: MINICAPS_THREADS, or the cores available.
+
+    Raises
+    ------
+    ValueError
+        If MINICAPS_THREADS is not a whole number above 0.
+    """
+    text = os.environ.get("MINICAPS_THREADS", "")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or int(text) == 0:
+        raise ValueError(f"MINICAPS_THREADS is {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads(), thread_name_prefix="minicaps")
+
+
+def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Return [work(item) for item in items], computed by several threads (NumPy lets them run)."""
+    if threads() == 1 or len(items) < 2:
+        return [work(item) for item in items]
+    tasks = [_pool().submit(contextvars.copy_context().run, work, item) for item in items]
+    return [task.result() for task in tasks]
+
+
+def chunks(count: int, size: int) -> list[slice]:
+    """Cut 0..count into slices of at most `size`."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def generator(rng: np.random.Generator | int | None) -> np.random.Generator:

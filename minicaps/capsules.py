@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp
+from minicaps.backend import LANES, Array, chunks, generator, get_xp, parallel
 from minicaps.conv import Conv2d, Pair
 from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
-from minicaps.routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
+from minicaps.routing import DynamicRouting, RoutingCache, routing_options
 from minicaps.squash import Squash
+
+CHUNK_SAMPLES = 8  # fewer samples at a time would make the matrix products too thin,
+CHUNK_BYTES = 1 << 20  # more would let û outgrow the cache of one core
 
 
 class PrimaryCaps(Layer):
@@ -123,17 +126,15 @@ class PredictionVectors(Layer):
         """u (B, I, D) -> u_hat (B, I, J, E)."""
         W = self.params["W"]
         check_lower_capsules("PredictionVectors.forward", u, W)
-        u_hat = by_capsule(u) @ W.reshape(*W.shape[:2], -1)  # (I, B, J·E)
-        return by_capsule(u_hat).reshape(*u.shape[:2], *W.shape[2:]), PredictionCache(u)
+        return predict(u, W), PredictionCache(u)
 
     def backward(self, du_hat: Array, cache: PredictionCache) -> Array:
         """du_hat (B, I, J, E) -> du (B, I, D)."""
         W, u = self.params["W"], cache.u
         check_gradient("PredictionVectors.backward", du_hat, (*u.shape[:2], *W.shape[2:]), W)
-        rows = by_capsule(du_hat.reshape(*u.shape[:2], -1))  # (I, B, J·E)
-        self.grads["W"] += (u.transpose(1, 2, 0) @ rows).reshape(W.shape)  # (I, D, J, E)
-        du = rows @ W.reshape(*W.shape[:2], -1).transpose(0, 2, 1)  # (I, B, D)
-        return by_capsule(du)  # (B, I, D)
+        du, dW = predict_backward(du_hat, u, W)  # (B, I, D), (I, D, J, E)
+        self.grads["W"] += dW
+        return du
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
@@ -142,62 +143,46 @@ class PredictionVectors(Layer):
         yield Example("large W", cls(5, 4, 3, 6, deviation=0.5, rng=rng, dtype=dtype), (u,))
 
 
-class FactoredPredictions(NamedTuple):
-    """Prediction vectors held as u and W, so that û, by far the largest array, is never built.
+class CapsuleCache(NamedTuple):
+    """What CapsuleLayer keeps: not û, the largest array by far, which backward computes again.
 
-    Σ_i c_ij û_ij = Σ_i (c_ij u_i) W_ij and ⟨û_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩: for every parent j one
-    matrix product between (B, I·D) and (I·D, E). ``PredictionArray`` is the plain twin.
+    ``cache.b``, ``c``, ``s`` and ``v`` are lists with one array of the whole batch per iteration.
     """
 
     u: Array  # (B, I, D)
-    W: Array  # (I, D, J, E)
+    parts: list[tuple[slice, RoutingCache]]  # the samples of each chunk, and its routing without û
+
+    def _whole(self, name: str) -> list[Array]:
+        xp = get_xp(self.u)
+        chunks = [getattr(routing, name) for _, routing in self.parts]
+        return [xp.concatenate(arrays) for arrays in zip(*chunks, strict=True)]
 
     @property
-    def u_hat(self) -> Array:
-        W = self.W.reshape(*self.W.shape[:2], -1)  # (I, D, J·E)
-        return by_capsule(by_capsule(self.u) @ W).reshape(*self.u.shape[:2], *self.W.shape[2:])
+    def b(self) -> list[Array]:
+        return self._whole("b")  # each (B, I, J)
 
-    def matrix(self, j: int) -> Array:
-        """Return the weights to parent j as one matrix (I·D, E), a view."""
-        return self.W.reshape(-1, *self.W.shape[2:])[:, j]
+    @property
+    def c(self) -> list[Array]:
+        return self._whole("c")  # each (B, I, J)
 
-    def weighted(self, c: Array, j: int) -> Array:
-        """Return the capsules weighted by c_ij as rows: (B, I·D)."""
-        return (c[:, :, j, None] * self.u).reshape(len(self.u), -1)
+    @property
+    def s(self) -> list[Array]:
+        return self._whole("s")  # each (B, J, E)
 
-    def back(self, v: Array, j: int) -> Array:
-        """Return W_ij v_j (B, I, D)."""
-        return (v[:, j] @ self.matrix(j).T).reshape(self.u.shape)
-
-    def combine(self, c: Array) -> Array:
-        xp, parents = get_xp(c), range(self.W.shape[2])
-        return xp.stack([self.weighted(c, j) @ self.matrix(j) for j in parents], axis=1)  # (B, J, E)
-
-    def agree(self, v: Array) -> Array:
-        xp, parents = get_xp(v), range(self.W.shape[2])
-        return xp.stack([(self.u * self.back(v, j)).sum(axis=-1) for j in parents], axis=2)  # (B, I, J)
-
-    def backward(self, du_hat: OuterProducts) -> tuple[Array, Array]:
-        """Return du (B, I, D) and dW (I, D, J, E) for dû = Σ_k weight_k ⊗ vector_k."""
-        xp = get_xp(self.u)
-        du = xp.zeros_like(self.u)  # (B, I, D)
-        dW = xp.zeros_like(self.W)  # (I, D, J, E)
-        dW_rows = dW.reshape(-1, *self.W.shape[2:])  # (I·D, J, E), a view
-        for j in range(self.W.shape[2]):
-            for weight, vector in zip(du_hat.weights, du_hat.vectors, strict=True):
-                du += weight[:, :, j, None] * self.back(vector, j)
-                dW_rows[:, j] += self.weighted(weight, j).T @ vector[:, j]
-        return du, dW
+    @property
+    def v(self) -> list[Array]:
+        return self._whole("v")  # each (B, J, E)
 
 
 class CapsuleLayer(Layer):
     r"""Prediction vectors and dynamic routing in one: v = route(u W) (Sabour et al. 2017, §2).
 
     It computes what ``Sequential(prediction=PredictionVectors(...), routing=DynamicRouting(...))``
-    does, under the same parameter names, without building û (B, I, J, E).
+    does, under the same parameter names, but a few samples at a time: û (B, I, J, E), by far the
+    largest array, then stays in the processor's cache through all iterations. The chunks run on
+    several threads.
 
-    Gradient: dû from DynamicRouting as 2R - 1 outer products weight_k ⊗ vector_k; then
-    du_i = Σ_k Σ_j weight_k,ij W_ij vector_k,j and dW_ij = Σ_B Σ_k (weight_k,ij u_i)ᵀ vector_k,j.
+    Gradient: that of both parts, in reverse; û is computed again rather than kept.
 
     Parameters
     ----------
@@ -240,20 +225,46 @@ class CapsuleLayer(Layer):
                 coupling=coupling, dtype=dtype),
         )  # fmt: skip
 
-    def forward(self, u: Array) -> tuple[Array, RoutingCache]:
+    def forward(self, u: Array) -> tuple[Array, CapsuleCache]:
         """u (B, I, D) -> v (B, J, E), of lengths 0 to 1."""
         W = self.prediction.params["W"]
         xp = check_lower_capsules("CapsuleLayer.forward", u, W)
-        b = xp.zeros((*u.shape[:2], W.shape[2]), dtype=u.dtype)  # (B, I, J)
-        return self.routing.route(FactoredPredictions(u, W), b)
+        v = xp.empty((len(u), *W.shape[2:]), dtype=u.dtype)  # (B, J, E)
 
-    def backward(self, dv: Array, cache: RoutingCache) -> Array:
+        def work(chunk: slice) -> tuple[slice, RoutingCache]:
+            v[chunk], routing = self.routing.route(predict(u[chunk], W))
+            return chunk, routing._replace(u_hat=None)
+
+        return v, CapsuleCache(u, parallel(work, self._chunks(u)))
+
+    def backward(self, dv: Array, cache: CapsuleCache) -> Array:
         """dv (B, J, E) -> du (B, I, D)."""
-        check_gradient("CapsuleLayer.backward", dv, cache.v[-1].shape, cache.v[-1])
-        du_hat = self.routing.route_backward(dv, cache)
-        du, dW = cache.predictions.backward(du_hat)  # (B, I, D), (I, D, J, E)
-        self.prediction.grads["W"] += dW
+        W, u = self.prediction.params["W"], cache.u
+        xp = get_xp(u)
+        check_gradient("CapsuleLayer.backward", dv, (len(u), *W.shape[2:]), u)
+        du = xp.empty_like(u)  # (B, I, D)
+
+        def work(lane: list[tuple[slice, RoutingCache]]) -> tuple[Array, Array]:
+            dW_sum = dbias_sum = 0
+            for chunk, routing in lane:
+                routing = routing._replace(u_hat=predict(u[chunk], W))
+                du_hat, dbias = self.routing.route_backward(dv[chunk], routing)
+                du[chunk], dW = predict_backward(du_hat, u[chunk], W)
+                dW_sum, dbias_sum = dW_sum + dW, dbias_sum + dbias
+            return dW_sum, dbias_sum
+
+        lanes = [cache.parts[k::LANES] for k in range(min(LANES, len(cache.parts)))]
+        for dW, dbias in parallel(work, lanes):  # in order, so the sum has the same bits each time
+            self.prediction.grads["W"] += dW
+            if self.bias:
+                self.routing.grads["bias"] += dbias
         return du
+
+    def _chunks(self, u: Array) -> list[slice]:
+        if get_xp(u) is not np:
+            return [slice(0, len(u))]
+        sample = self.prediction.params["W"].nbytes // u.shape[2]  # bytes of û for one sample
+        return chunks(len(u), max(CHUNK_SAMPLES, CHUNK_BYTES // sample))
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
@@ -271,12 +282,26 @@ class CapsuleLayer(Layer):
 
     def with_couplings(self, u: Array, c: Array) -> tuple[Array, Any]:
         """Return v for given couplings c (B, I, J), which is what "stopped" differentiates."""
-        return self.routing.with_couplings(FactoredPredictions(u, self.prediction.params["W"]), c)
+        return self.routing.with_couplings(predict(u, self.prediction.params["W"]), c)
 
 
-def by_capsule(u: Array) -> Array:
+def predict(u: Array, W: Array) -> Array:
+    """Return û_ij = u_i W_ij (B, I, J, E), in memory (I, B, J, E): one matrix product per capsule."""
+    u_hat = by_capsule(u) @ W.reshape(*W.shape[:2], -1)  # (I, B, J·E)
+    return by_capsule(u_hat).reshape(*u.shape[:2], *W.shape[2:])  # (B, I, J, E), a view
+
+
+def predict_backward(du_hat: Array, u: Array, W: Array) -> tuple[Array, Array]:
+    """Return du (B, I, D) and dW (I, D, J, E) for û = predict(u, W)."""
+    rows = by_capsule(du_hat).reshape(*by_capsule(u).shape[:2], -1)  # (I, B, J·E)
+    dW = u.transpose(1, 2, 0) @ rows  # (I, D, J·E)
+    du = rows @ W.reshape(*W.shape[:2], -1).transpose(0, 2, 1)  # (I, B, D)
+    return by_capsule(du), dW.reshape(W.shape)
+
+
+def by_capsule(x: Array) -> Array:
     """Swap the batch and the capsule axis, a view: one matrix per capsule."""
-    return u.transpose(1, 0, 2)
+    return x.swapaxes(0, 1)
 
 
 def check_lower_capsules(place: str, u: Array, W: Array) -> Any:

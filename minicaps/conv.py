@@ -143,7 +143,8 @@ class Conv2d(Layer):
                     ("width W", None), ("channels C", W.shape[2]), like=W)  # fmt: skip
         self.output_size(x.shape[1:3])  # says clearly when the kernel does not fit
         cols = im2col(x, self.kernel_size, self.stride, self.padding)  # (B, P, Q, KH·KW·C)
-        y = cols @ W.reshape(-1, W.shape[-1]) + bias  # (B, P, Q, K)
+        rows = cols.reshape(-1, cols.shape[-1]) @ W.reshape(-1, W.shape[-1])  # (B·P·Q, K)
+        y = rows.reshape(*cols.shape[:3], -1) + bias  # (B, P, Q, K)
         return y, Conv2dCache(x.shape[1:3], cols)
 
     def backward(self, dy: Array, cache: Conv2dCache) -> Array:
@@ -154,8 +155,10 @@ class Conv2d(Layer):
         rows = dy.reshape(-1, dy.shape[-1])  # (B·P·Q, K)
         self.grads["bias"] += rows.sum(axis=0)  # (K,)
         self.grads["W"] += (cols.T @ rows).reshape(W.shape)  # (KH, KW, C, K)
-        dcols = dy @ W.reshape(-1, W.shape[-1]).T  # (B, P, Q, KH·KW·C)
-        return col2im(dcols, cache.size, self.kernel_size, self.stride, self.padding)
+        dcols = rows @ W.reshape(-1, W.shape[-1]).T  # (B·P·Q, KH·KW·C)
+        return col2im(
+            dcols.reshape(cache.cols.shape), cache.size, self.kernel_size, self.stride, self.padding
+        )
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:

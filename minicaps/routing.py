@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,44 +19,32 @@ from minicaps.layer import (
 from minicaps.squash import Squash, SquashCache
 
 
-class Predictions(Protocol):
-    """What routing asks of the prediction vectors û; nothing else, so they need not be an array."""
+class PredictionArray(NamedTuple):
+    """Prediction vectors as an array. Both methods are one small matrix product per (B, J)."""
 
     u_hat: Array  # (B, I, J, E)
 
     def combine(self, c: Array) -> Array:
         """Return s_j = Σ_i c_ij û_ij: c (B, I, J) -> s (B, J, E)."""
+        rows = c.transpose(0, 2, 1)[:, :, None]  # (B, J, 1, I)
+        return (rows @ self.u_hat.transpose(0, 2, 1, 3))[:, :, 0]  # (B, J, E)
 
     def agree(self, v: Array) -> Array:
         """Return the agreements ⟨û_ij, v_j⟩: v (B, J, E) -> (B, I, J)."""
-
-
-class PredictionArray(NamedTuple):
-    """Prediction vectors held as an array: the plain form, to read."""
-
-    u_hat: Array  # (B, I, J, E)
-
-    def combine(self, c: Array) -> Array:
-        return (c[..., None] * self.u_hat).sum(axis=1)  # (B, J, E)
-
-    def agree(self, v: Array) -> Array:
-        return (self.u_hat * v[:, None]).sum(axis=-1)  # (B, I, J)
+        products = self.u_hat.transpose(0, 2, 1, 3) @ v[..., None]  # (B, J, I, 1)
+        return products[..., 0].transpose(0, 2, 1)  # (B, I, J), in memory still (B, J, I)
 
 
 class RoutingCache(NamedTuple):
     """The course of one routing. Each list holds one entry for every iteration."""
 
-    predictions: Predictions
+    u_hat: Array  # (B, I, J, E)
     b: list[Array]  # (B, I, J), the logits that the iteration began with
     c: list[Array]  # (B, I, J), couplings; over the parents j they sum to 1
     s: list[Array]  # (B, J, E)
     v: list[Array]  # (B, J, E)
     squash: list[SquashCache]
     best: list[Array]  # (B, I), "hard" only: the chosen parent; J stands for none of them
-
-    @property
-    def u_hat(self) -> Array:
-        return self.predictions.u_hat  # (B, I, J, E)
 
 
 class OuterProducts(NamedTuple):
@@ -70,11 +58,16 @@ class OuterProducts(NamedTuple):
         self.vectors.append(vector)
 
     def to_array(self) -> Array:
-        """Return the sum itself (B, I, J, E)."""
-        return sum(
-            weight[..., None] * vector[:, None]
-            for weight, vector in zip(self.weights, self.vectors, strict=True)
-        )
+        """Return the sum (B, I, J, E): per sample and parent (I × K)·(K × E), K outer products."""
+        weights = [weight.transpose(0, 2, 1) for weight in self.weights]  # each (B, J, I)
+        xp = get_xp(*weights)
+        weights = xp.stack(weights, axis=2)  # (B, J, K, I)
+        vectors = xp.stack(self.vectors, axis=2)  # (B, J, K, E)
+        batch, parents, _, lower = weights.shape
+        # in memory (I, B, J, E), which is what the gradients of u and W then ask for
+        du_hat = xp.empty((lower, batch, parents, vectors.shape[-1]), dtype=vectors.dtype)
+        xp.matmul(weights.transpose(0, 1, 3, 2), vectors, out=du_hat.transpose(1, 2, 0, 3))
+        return du_hat.transpose(1, 0, 2, 3)  # (B, I, J, E)
 
 
 def softmax_over_parents(b: Array, leaky: bool = False) -> Array:
@@ -158,23 +151,25 @@ class DynamicRouting(Layer):
         check_array("DynamicRouting.forward", "u_hat", u_hat, ("batch B", None),
                     ("lower capsules I", None), ("upper capsules J", parents),
                     ("capsule dimension E", dimension), like=bias)  # fmt: skip
-        xp = get_xp(u_hat)
-        b = xp.zeros(u_hat.shape[:3], dtype=u_hat.dtype)  # (B, I, J)
-        return self.route(PredictionArray(u_hat), b)
+        return self.route(u_hat)
 
     def backward(self, dv: Array, cache: RoutingCache) -> Array:
         """dv (B, J, E) -> du_hat (B, I, J, E)."""
         check_gradient("DynamicRouting.backward", dv, cache.v[-1].shape, cache.v[-1])
-        return self.route_backward(dv, cache).to_array()
+        du_hat, dbias = self.route_backward(dv, cache)
+        if self.bias_shape is not None:
+            self.grads["bias"] += dbias
+        return du_hat
 
-    def route(self, predictions: Predictions, b: Array) -> tuple[Array, RoutingCache]:
-        """Route with logits that start at b (B, I, J), zeros: return v (B, J, E) and the cache."""
-        cache = RoutingCache(predictions, [], [], [], [], [], [])
+    def route(self, u_hat: Array) -> tuple[Array, RoutingCache]:
+        """What ``forward`` does, without its checks."""
+        xp, predictions = get_xp(u_hat), PredictionArray(u_hat)
+        batch, lower, parents, _ = u_hat.shape
+        b = xp.zeros((batch, parents, lower), dtype=u_hat.dtype).transpose(0, 2, 1)  # (B, I, J)
+        cache = RoutingCache(u_hat, [], [], [], [], [], [])
         for r in range(self.iterations):
             c = self._couple(b, r, cache)  # (B, I, J)
-            s = predictions.combine(c)  # (B, J, E)
-            if self.bias_shape is not None:
-                s = s + self.params["bias"]  # (B, J, E)
+            s = self._add_bias(predictions.combine(c))  # (B, J, E)
             v, squash_cache = self.squash.forward(s)  # (B, J, E)
             cache.b.append(b)
             cache.c.append(c)
@@ -185,23 +180,25 @@ class DynamicRouting(Layer):
                 b = b + predictions.agree(v)  # (B, I, J)
         return v, cache
 
-    def route_backward(self, dv: Array, cache: RoutingCache) -> OuterProducts:
-        """Walk the iterations back: dv (B, J, E) -> the gradient of û, and add to that of bias."""
-        du_hat = OuterProducts([], [])
+    def route_backward(self, dv: Array, cache: RoutingCache) -> tuple[Array, Array | None]:
+        """Return du_hat (B, I, J, E) and dbias (J, E), and change nothing."""
+        predictions, du_hat = PredictionArray(cache.u_hat), OuterProducts([], [])
         through_couplings = self.gradient == "full" and self.coupling == "softmax"
-        db = 0
+        db = dbias = 0
         for r in reversed(range(self.iterations)):
             ds = self.squash.backward(dv, cache.squash[r])  # (B, J, E)
-            if self.bias_shape is not None:
-                self.grads["bias"] += ds.sum(axis=0)  # (J, E)
+            dbias = dbias + ds.sum(axis=0)  # (J, E)
             du_hat.add(cache.c[r], ds)
             if r == 0 or not through_couplings:
                 break  # the couplings of the first iteration are constant
-            dc = cache.predictions.agree(ds)  # (B, I, J)
+            dc = predictions.agree(ds)  # (B, I, J)
             db = db + softmax_backward(dc, cache.c[r])  # (B, I, J), b^r feeds b^(r+1) too
             du_hat.add(db, cache.v[r - 1])
-            dv = cache.predictions.combine(db)  # (B, J, E)
-        return du_hat
+            dv = predictions.combine(db)  # (B, J, E)
+        return du_hat.to_array(), dbias
+
+    def _add_bias(self, s: Array) -> Array:
+        return s if self.bias_shape is None else s + self.params["bias"]  # (B, J, E)
 
     def _couple(self, b: Array, r: int, cache: RoutingCache) -> Array:
         if r == 0 or self.coupling == "softmax":
@@ -221,16 +218,13 @@ class DynamicRouting(Layer):
                 c = layer.forward(u_hat)[1].c[-1]
 
                 def frozen(u_hat, layer=layer, c=c):
-                    return layer.with_couplings(PredictionArray(u_hat), c)
+                    return layer.with_couplings(u_hat, c)
 
             yield Example(name, layer, (u_hat,), frozen)
 
-    def with_couplings(self, predictions: Predictions, c: Array) -> tuple[Array, SquashCache]:
+    def with_couplings(self, u_hat: Array, c: Array) -> tuple[Array, SquashCache]:
         """Return v for given couplings c (B, I, J), which is what "stopped" differentiates."""
-        s = predictions.combine(c)  # (B, J, E)
-        if self.bias_shape is not None:
-            s = s + self.params["bias"]  # (B, J, E)
-        return self.squash.forward(s)
+        return self.squash.forward(self._add_bias(PredictionArray(u_hat).combine(c)))
 
 
 def routing_options() -> dict[str, dict[str, Any]]:
