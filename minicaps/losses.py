@@ -187,7 +187,7 @@ class WeightedSum(Loss):
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
         margin = next(MarginLoss.examples(rng, dtype)).inputs
-        images = rng.uniform(size=(2, 3, 2, 5, 4)).astype(dtype)[:, :, 0]  # two of (3, 5, 4)
+        images = [rng.uniform(size=(3, 4, 5, 2)).astype(dtype) for _ in range(2)]
         losses = [MarginLoss(), ReconstructionLoss(scale=0.01)]
         inputs = ((margin[0], images[0]), (margin[1], images[1]))
         yield Example("plain", cls(losses), inputs)

@@ -272,6 +272,9 @@ class CapsNet(Network):
                                  "reconstruction_scale": 0.01}, (images, labels)),
             "hard": ({"coupling": "hard", "decoder": False}, (images,)),
             "stopped": ({"gradient": "stopped"}, (images, labels)),
+            "other sizes": ({"conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3,
+                             "primary_dimension": 2, "primary_kernel": 4, "class_dimension": 4,
+                             "decoder_hidden": (6, 5)}, (images, labels)),
         }  # fmt: skip
         for name, (options, inputs) in cases.items():
             network = cls(**{**small, **options})

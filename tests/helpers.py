@@ -1,0 +1,95 @@
+"""Small data sets, files and runs for the tests."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from minicaps import datasets, training
+
+IDX_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
+
+
+def idx_header(shape, code=0x08):
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape)
+
+
+def idx_bytes(array):
+    array = np.asarray(array)
+    code = IDX_CODES[array.dtype.name]
+    return idx_header(array.shape, code) + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def write_idx(path, array, packed=False):
+    content = idx_bytes(array)
+    path = Path(path)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+    return path
+
+
+@functools.cache
+def mnist():
+    """The repository's MNIST, whatever MINICAPS_DATA says; read-only, since tests share it."""
+    whole = datasets.read_idx_folder(datasets.REPOSITORY_DATA)
+    for array in (whole.train_images, whole.train_labels, whole.test_images, whole.test_labels):
+        array.flags.writeable = False
+    return whole
+
+
+def small_dataset(train=300, test=100):
+    whole = mnist()
+    return datasets.Dataset(
+        whole.train_images[:train],
+        whole.train_labels[:train],
+        whole.test_images[:test],
+        whole.test_labels[:test],
+        whole.class_names,
+        f"the first {train} and {test} of MNIST",
+    )
+
+
+def write_folder(folder, dataset, packed=False):
+    """Write a data set as four IDX files."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = (
+        dataset.train_images[..., 0],
+        dataset.train_labels.astype(np.uint8),
+        dataset.test_images[..., 0],
+        dataset.test_labels.astype(np.uint8),
+    )
+    for name, array in zip(datasets.PARTS, arrays, strict=True):
+        write_idx(folder / (name + ".gz" if packed else name), array, packed)
+    return folder
+
+
+def small_folder(folder, train=300, test=100, packed=False):
+    return write_folder(folder, small_dataset(train, test), packed)
+
+
+def quiet(line):
+    """Take the place of print."""
+
+
+def tiny_config(**options):
+    return training.TrainConfig(**{"preset": "tiny", "epochs": 1, "batch_size": 50, **options})
+
+
+def interrupt_at(count):
+    """Return a callable that raises KeyboardInterrupt when it is called for the `count`-th time."""
+    calls = iter(range(1, count + 1))
+
+    def call(*_):
+        if next(calls) == count:
+            raise KeyboardInterrupt
+
+    return call
+
+
+def read_metrics(folder):
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]

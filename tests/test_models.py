@@ -1,0 +1,138 @@
+"""The networks as a whole."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minicaps import MarginLoss
+from minicaps.gradcheck import JACOBIAN_COLUMNS
+from minicaps.layer import Loss
+from minicaps.models import CNN, MLP, PRESETS, CapsNet, build
+from minicaps.optim import Adam
+from minicaps.training import train_step
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(decoder):
+    """Network and loss together: the derivative that training follows, parameter by parameter."""
+    rng = np.random.default_rng(3)
+    net = CapsNet((10, 9, 2), 4, conv_channels=3, conv_kernel=3, primary_types=2, primary_dimension=3,
+                  primary_kernel=3, class_dimension=5, decoder=decoder, decoder_hidden=(6, 7),
+                  reconstruction_scale=0.05, rng=0, dtype=np.float64)  # fmt: skip
+    net.params["capsules.prediction.W"][...] *= 20
+    images, labels, objective = rng.uniform(size=(3, 10, 9, 2)), np.array([2, 0, 3]), net.objective()
+
+    def loss():
+        outputs, _ = net.forward(*net.training_inputs(images, labels))
+        return objective.forward(outputs, net.targets(images, labels))[0]
+
+    outputs, cache = net.forward(*net.training_inputs(images, labels))
+    _, loss_cache = objective.forward(outputs, net.targets(images, labels))
+    net.backward(objective.backward(loss_cache), cache)
+    for name, param in net.params.items():
+        d = rng.normal(size=param.shape)
+        d *= min(1.0, (JACOBIAN_COLUMNS / param.size) ** 0.5)
+        kept = param.copy()
+        values = []
+        for h in (1e-5, -1e-5):
+            param += h * d
+            values.append(loss())
+            param[...] = kept
+        numeric, analytic = (values[0] - values[1]) / 2e-5, (net.grads[name] * d).sum()
+        assert abs(numeric - analytic) <= 1e-6 * max(abs(numeric), abs(analytic)), name
+
+
+@pytest.mark.parametrize("name, shape, classes", [
+    ("capsnet", (32, 32, 3), 7), ("capsnet", (20, 28, 1), 2), ("cnn", (32, 30, 3), 7), ("mlp", (5, 4, 3), 2)
+])  # fmt: skip
+def test_any_image_shape_and_number_of_classes(name, shape, classes):
+    net = build(name, "tiny", image_shape=shape, classes=classes, rng=0)
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((3, *shape), dtype=np.float32), np.arange(3) % classes
+    optimizer, objective = Adam(net, 1e-3), net.objective()
+    losses = [float(train_step(net, objective, optimizer, images, labels)[0]) for _ in range(10)]
+    assert losses[-1] < losses[0]
+    assert net.scores(net(images)).shape == (3, classes)
+
+
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+def test_scores_are_between_0_and_1(name):
+    net = build(name, "tiny", rng=0)
+    scores = net.scores(net(np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)))
+    assert ((scores >= 0) & (scores <= 1)).all()
+    if name != "capsnet":
+        np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_mlp_and_the_cnn_are_those_of_the_walk_through():
+    assert MLP(rng=0).count_params() == 784 * 50 + 50 + 50 * 10 + 10
+    cnn = CNN(rng=0)
+    assert cnn.count_params() == (
+        5 * 5 * 25 + 25 + 5 * 5 * 25 * 25 + 25 + 4 * 4 * 25 * 25 + 25 + 25 * 50 + 50 + 50 * 10 + 10
+    )
+    shapes = {}
+    cnn.trace(np.zeros((1, 28, 28, 1), np.float32), shapes)
+    assert (shapes["pool1"], shapes["pool2"], shapes["conv3"]) == ((12, 12, 25), (4, 4, 25), (1, 1, 25))
+
+
+def test_the_table_lists_every_layer_with_shape_and_parameters():
+    table = build("capsnet", "paper", rng=0).table()
+    for line in ("20 × 20 × 256         20,992", "1152 × 8           5,308,672",
+                 "10 × 16            1,474,560",
+                 "28 × 28 × 1        1,411,344",
+                 "8,215,568"):  # fmt: skip
+        assert line in table
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_configuration_builds_the_same_network_again(preset):
+    net = build("capsnet", preset, classes=4, rng=0)
+    config = json.loads(json.dumps(net.config()))
+    again = CapsNet(**config, rng=0)
+    assert {n: p.tobytes() for n, p in again.params.items()} == {
+        n: p.tobytes() for n, p in net.params.items()
+    }
+
+
+def test_one_seed_gives_one_network():
+    same, again, other = (build("capsnet", "tiny", rng=seed).params["conv.W"] for seed in (1, 1, 2))
+    assert (same == again).all() and (same != other).any()
+
+
+def test_without_a_decoder_there_is_neither_image_nor_reconstruction_loss():
+    net = build("capsnet", "tiny", decoder=False, rng=0)
+    assert net(np.zeros((2, 28, 28, 1), np.float32)).shape == (2, 10, 8)
+    assert isinstance(net.objective(), MarginLoss) and isinstance(net.objective(), Loss)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: build("resnet"), "model is 'resnet', expected one of capsnet, cnn, mlp"),
+        (lambda: build("capsnet", "huge"), "preset is 'huge', expected one of tiny, small, paper"),
+        (lambda: CapsNet((16, 16, 1)), "the primary capsules: a window of height 9 does not fit"),
+        (lambda: CapsNet((8, 28, 1)), "the first convolution: a window of height 9 does not fit"),
+        (lambda: CNN((27, 27, 1)), "CNN: conv3: a window of height 4 does not fit an image of height 3"),
+        (lambda: CapsNet((28, 28)), "expected .height, width, channels."),
+        (lambda: MLP((28, 28, 1), 0), "classes is 0"),
+        (lambda: CapsNet(classes=0), "upper_capsules is 0"),
+    ],
+)
+def test_what_cannot_be_built_is_told(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+def test_images_of_another_size_or_type_are_refused_with_the_cure(name):
+    net = build(name, "tiny", rng=0)
+    with pytest.raises(ValueError, match=r"axis 1 \(height H\) is 32, not 28"):
+        net.forward(np.zeros((1, 32, 28, 1), np.float32))
+    with pytest.raises(TypeError, match=r"uint8, expected float32.*divide 8-bit pixels by 255"):
+        net(np.zeros((1, 28, 28, 1), np.uint8))
+
+
+def test_labels_the_network_does_not_know_are_refused():
+    with pytest.raises(ValueError, match="labels run from 0 to 10, expected 0 to 9"):
+        build("capsnet", "tiny", rng=0).forward(np.zeros((2, 28, 28, 1), np.float32), np.array([0, 10]))

@@ -1,0 +1,141 @@
+"""Optimisers and schedules beside their formulas."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minicaps import Dense, Sequential
+from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
+
+GRADIENTS = (0.5, -2.0, 1.0, 0.25)
+
+
+def weights_after(optimizer, layer):
+    """Step with the given gradients and return the course of one weight, from 1.0."""
+    layer.params["W"][...] = 1.0
+    course = []
+    for gradient in GRADIENTS:
+        layer.zero_grad()
+        layer.grads["W"][...] = gradient
+        optimizer.step()
+        course.append(layer.params["W"][0, 0])
+    return course
+
+
+@pytest.fixture
+def layer():
+    return Dense(2, 3, rng=0, dtype=np.float64)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_its_formula(layer, momentum):
+    w, m, expected = 1.0, 0.0, []
+    for g in GRADIENTS:
+        m = momentum * m + g
+        w -= 0.1 * m
+        expected.append(w)
+    np.testing.assert_allclose(weights_after(SGD(layer, 0.1, momentum=momentum), layer), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1}])
+def test_adam_is_its_formula(layer, options):
+    beta1, beta2 = options.get("beta1", 0.9), options.get("beta2", 0.999)
+    epsilon = options.get("epsilon", 1e-8)
+    w, m, v, expected = 1.0, 0.0, 0.0, []
+    for t, g in enumerate(GRADIENTS, start=1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        w -= 0.1 * (m / (1 - beta1**t)) / (math.sqrt(v / (1 - beta2**t)) + epsilon)
+        expected.append(w)
+    np.testing.assert_allclose(weights_after(Adam(layer, 0.1, **options), layer), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_gradients_are_read_and_not_changed(layer, optimizer):
+    layer.grads["W"][...] = 2.0
+    optimizer(layer, 0.1).step()
+    assert (layer.grads["W"] == 2.0).all() and (layer.grads["bias"] == 0).all()
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_shared_layer_is_updated_once_for_each_step(optimizer):
+    shared = Dense(2, 2, rng=0, dtype=np.float64)
+    alone = Dense(2, 2, rng=0, dtype=np.float64)
+    for layer, dense in ((Sequential(a=shared, b=shared), shared), (alone, alone)):
+        dense.grads["W"][...] = 1.0
+        optimizer(layer, 0.1).step()
+    np.testing.assert_array_equal(shared.params["W"], alone.params["W"])
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_restored_state_continues_with_the_same_bits(layer, optimizer):
+    one = optimizer(layer, Constant(0.1, warmup=7))
+    weights_after(one, layer)
+    state, weights = one.state(), layer.state()
+    expected = weights_after(one, layer)
+    layer.load_state(weights)
+    other = optimizer(layer, Constant(0.1, warmup=7))
+    other.load_state(state)
+    assert weights_after(other, layer) == expected
+
+
+def test_a_foreign_state_is_refused(layer):
+    with pytest.raises(ValueError, match="of another optimiser or network"):
+        Adam(layer, 0.1).load_state(SGD(layer, 0.1).state())
+    with pytest.raises(ValueError, match="of another optimiser or network"):
+        Adam(layer, 0.1).load_state(Adam(Dense(2, 4, rng=0), 0.1).state())
+
+
+def test_the_schedule_counts_from_step_0(layer):
+    rates = []
+
+    def schedule(step):
+        rates.append(step)
+        return 0.1
+
+    weights_after(SGD(layer, schedule), layer)
+    assert rates == [0, 1, 2, 3]
+
+
+def test_constant():
+    assert [Constant(0.1)(step) for step in (0, 5, 1000)] == [0.1] * 3
+
+
+def test_exponential():
+    schedule = Exponential(1e-3)
+    assert schedule(0) == 1e-3
+    assert math.isclose(schedule(2000), 0.96e-3)
+    assert math.isclose(schedule(1000), 1e-3 * 0.96**0.5)
+    assert schedule(10**7) == 1e-6
+
+
+def test_cosine():
+    schedule = Cosine(1e-2, steps=100, floor=1e-4)
+    assert schedule(0) == 1e-2
+    assert math.isclose(schedule(50), (1e-2 + 1e-4) / 2)
+    assert math.isclose(schedule(100), 1e-4) and math.isclose(schedule(500), 1e-4)
+
+
+@pytest.mark.parametrize("schedule", [Constant(0.1, 10), Exponential(0.1, 10), Cosine(0.1, 110, 10)])
+def test_warmup_grows_in_equal_steps_to_the_rate(schedule):
+    unwarmed = type(schedule)(**{**vars(schedule), "warmup": 0})
+    factor = [0.1 * (k + 1) for k in range(10)]
+    if not isinstance(schedule, Cosine):
+        factor = [f * unwarmed(k) / 0.1 for k, f in enumerate(factor)]
+    np.testing.assert_allclose([schedule(k) for k in range(10)], np.array(factor) * 0.1, rtol=1e-12)
+    assert math.isclose(schedule(10), 0.1, rel_tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Constant(0.0), lambda: Constant(float("nan")), lambda: Constant(0.1, -1),
+        lambda: Exponential(0.1, decay=0.0), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
+        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=1.0),
+        lambda: SGD(Dense(1, 1), -0.1),
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused(make):
+    with pytest.raises(ValueError, match="expected"):
+        make()

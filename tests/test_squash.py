@@ -1,0 +1,81 @@
+"""Properties of squash: what it does to lengths and directions, over the whole range of floats."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from minicaps import Squash
+from minicaps.squash import length_and_direction
+
+squash = Squash()
+vectors = arrays(np.float64, (3, 4), elements=st.floats(-1000, 1000))
+directions = arrays(np.float64, 4, elements=st.floats(-1, 1)).filter(lambda d: np.linalg.norm(d) > 0.1)
+lengths = st.floats(1e-6, 1e6)
+
+
+@given(vectors)
+def test_the_length_becomes_n2_over_1_plus_n2(s):
+    n = np.linalg.norm(s, axis=1)
+    floor = 1e-150  # the norm taken here squares, and what is smaller vanishes
+    np.testing.assert_allclose(np.linalg.norm(squash(s), axis=1), n**2 / (1 + n**2), rtol=1e-12, atol=floor)
+
+
+@given(directions, st.floats(0, 1000))
+def test_the_length_is_below_1_up_to_1000(direction, length):
+    s = length * direction / np.linalg.norm(direction)
+    assert np.linalg.norm(squash(s[None])) < 1
+    assert np.linalg.norm(squash(s[None].astype(np.float32)).astype(np.float64)) < 1 + 1e-6
+
+
+@given(directions, st.floats(0, 1e30))
+def test_the_length_never_exceeds_1_by_more_than_rounding(direction, length):
+    for dtype, rounding in ((np.float64, 1e-15), (np.float32, 5e-7)):
+        s = (length * direction).astype(dtype)
+        assert np.linalg.norm(squash(s[None]).astype(np.float64)) <= 1 + rounding
+
+
+@given(directions, lengths)
+def test_the_direction_is_kept(direction, length):
+    v = squash((length * direction)[None])[0]
+    cosine = v @ direction / np.linalg.norm(v) / np.linalg.norm(direction)
+    assert np.isclose(cosine, 1, rtol=1e-12)
+
+
+@given(directions, lengths, lengths)
+def test_a_longer_vector_stays_longer(direction, a, b):
+    short, long = sorted((a, b))
+    v = squash(np.stack([short * direction, long * direction]))
+    assert np.linalg.norm(v[0]) <= np.linalg.norm(v[1]) * (1 + 1e-12)
+
+
+@given(vectors, st.integers(0, 1000))
+def test_squash_commutes_with_rotation(s, seed):
+    Q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(4, 4)))
+    np.testing.assert_allclose(squash(s @ Q), squash(s) @ Q, atol=1e-12)
+
+
+@given(directions, st.floats(-30, 30), st.integers(0, 100))
+def test_float32_is_as_good_as_float64_from_1e_minus_30_to_1e30(direction, exponent, seed):
+    s = (10.0**exponent * direction / np.linalg.norm(direction))[None].astype(np.float32)
+    dv = np.random.default_rng(seed).normal(size=(1, 4)).astype(np.float32)
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        v, cache = squash.forward(s)
+        ds = squash.backward(dv, cache)
+    exact, exact_cache = squash.forward(s.astype(np.float64))
+    exact_ds = squash.backward(dv.astype(np.float64), exact_cache)
+    tiny = 1e-37  # below this float32 itself loses digits
+    np.testing.assert_allclose(v, exact, rtol=2e-6, atol=2e-6 * np.abs(exact).max() + tiny)
+    np.testing.assert_allclose(ds, exact_ds, rtol=2e-5, atol=2e-5 * np.abs(exact_ds).max() + tiny)
+
+
+def test_zero_stays_zero_and_has_gradient_zero():
+    v, cache = squash.forward(np.zeros((2, 3)))
+    assert (v == 0).all() and (squash.backward(np.ones((2, 3)), cache) == 0).all()
+
+
+@given(arrays(np.float32, (2, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
+def test_length_and_direction_multiply_to_the_vector(s):
+    n, e = length_and_direction(s, np)
+    np.testing.assert_allclose(n * e, s, rtol=1e-6, atol=1e-6 * np.abs(s).max())
+    np.testing.assert_allclose(n[:, 0], np.linalg.norm(s.astype(np.float64), axis=1), rtol=1e-6)
