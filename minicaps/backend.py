@@ -7,12 +7,15 @@ same weights on every backend.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -127,6 +130,9 @@ def to_backend(x: Array, xp: Any) -> Array:
 
 # -- worker threads ---------------------------------------------------------------------------
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, from glibc's malloc.h
+PIECES = 4  # of a matrix product, for the threads
+MATMUL_LEAST = 1 << 20  # multiplications; smaller products are done before a thread has woken up
 LANES = 8  # what one batch is divided into; fixed, so that sums do not depend on the threads
 
 
@@ -153,16 +159,80 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """Return [work(item) for item in items], computed by several threads (NumPy lets them run)."""
-    if threads() == 1 or len(items) < 2:
+    """Return [work(item) for item in items], computed by several threads (NumPy lets them run).
+
+    Meanwhile the BLAS library works on one thread: its threads and ours would wait for each other.
+    """
+    if len(items) < 2:
         return [work(item) for item in items]
-    tasks = [_pool().submit(contextvars.copy_context().run, work, item) for item in items]
-    return [task.result() for task in tasks]
+    with one_blas_thread():
+        if threads() == 1:
+            return [work(item) for item in items]
+        tasks = [_pool().submit(contextvars.copy_context().run, work, item) for item in items]
+        return [task.result() for task in tasks]
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return a @ b for matrices (M, K) and (K, N), on our threads where it is worth it.
+
+    The rows of `a` are always cut at the same places, so the bits do not depend on the threads.
+    """
+    xp, rows = get_xp(a, b), -(-len(a) // PIECES)
+    if xp is not np or a.size * b.shape[1] < MATMUL_LEAST:
+        return a @ b
+    y = np.empty((len(a), b.shape[1]), dtype=a.dtype)  # (M, N)
+    parallel(lambda k: np.matmul(a[k], b, out=y[k]), chunks(len(a), rows))
+    return y
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let OpenBLAS use one thread only, where NumPy has brought its own OpenBLAS; else do nothing."""
+    get, set_to = _openblas_threads()
+    before = get()
+    set_to(1)
+    try:
+        yield
+    finally:
+        set_to(before)
+
+
+@functools.cache
+def _openblas_threads() -> tuple[Callable[[], int], Callable[[int], None]]:
+    """Return OpenBLAS's own functions that get and set its number of threads."""
+    package = Path(np.__file__).parent
+    for folder in (package.parent / "numpy.libs", package / ".dylibs"):
+        for path in sorted(folder.glob("*openblas*")):
+            library = ctypes.CDLL(str(path))  # the copy that NumPy has loaded already
+            for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
+                get = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
+                set_to = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+                if get is not None and set_to is not None:
+                    return get, set_to
+    return (lambda: 1), (lambda count: None)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed blocks for the next step instead of handing them back to the system.
+
+    A training step frees and takes tens of MB again and again, and fresh pages from the system cost
+    more than the arithmetic on them. The command line calls this once; elsewhere it is up to you.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux, or another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def chunks(count: int, size: int) -> list[slice]:
     """Cut 0..count into slices of at most `size`."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def lanes(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """Deal items to LANES lanes; whoever adds up within each lane, and then the lanes, adds in a
+    fixed order whatever the number of threads."""
+    return [items[k::LANES] for k in range(min(LANES, len(items)))]
 
 
 def generator(rng: np.random.Generator | int | None) -> np.random.Generator:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import LANES, Array, chunks, generator, get_xp, parallel
+from minicaps.backend import Array, chunks, generator, get_xp, lanes, parallel
 from minicaps.conv import Conv2d, Pair
 from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
 from minicaps.routing import DynamicRouting, RoutingCache, routing_options
 from minicaps.squash import Squash
 
 CHUNK_SAMPLES = 8  # fewer samples at a time would make the matrix products too thin,
-CHUNK_BYTES = 1 << 20  # more would let û outgrow the cache of one core
+CHUNK_BYTES = 3 << 20  # more would let û outgrow the cache of a core
 
 
 class PrimaryCaps(Layer):
@@ -253,8 +253,9 @@ class CapsuleLayer(Layer):
                 dW_sum, dbias_sum = dW_sum + dW, dbias_sum + dbias
             return dW_sum, dbias_sum
 
-        lanes = [cache.parts[k::LANES] for k in range(min(LANES, len(cache.parts)))]
-        for dW, dbias in parallel(work, lanes):  # in order, so the sum has the same bits each time
+        for dW, dbias in parallel(
+            work, lanes(cache.parts)
+        ):  # in order, so the sum has the same bits each time
             self.prediction.grads["W"] += dW
             if self.bias:
                 self.routing.grads["bias"] += dbias

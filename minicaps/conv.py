@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp, uniform
-from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
+from minicaps import spectral
+from minicaps.backend import Array, chunks, generator, get_xp, lanes, parallel, uniform
+from minicaps.layer import Example, Layer, check_array, check_choice, check_gradient, check_positive
 
 Pair = tuple[int, int]
+
+CHUNK_NUMBERS = 1 << 18  # of the windows laid out at a time: 1 MB in float32
+SPECTRAL_SHARE = 0.7  # a multiplication by frequencies moves more memory than a direct one
 
 
 def as_pair(place: str, name: str, value: int | Pair, least: int = 1) -> Pair:
@@ -84,16 +89,15 @@ def col2im(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair =
     return dx[:, above : above + height, left : left + width]  # (B, H, W, C)
 
 
-class Conv2dCache(NamedTuple):
-    size: Pair  # (H, W) of x
-    cols: Array  # (B, P, Q, KH·KW·C)
+class Im2colCache(NamedTuple):
+    x: Array  # (B, H, W, C); its windows are laid out again in backward
 
 
 class Conv2d(Layer):
-    r"""A convolution (cross-correlation, as everywhere in deep learning) by im2col.
+    r"""A convolution (cross-correlation, as everywhere in deep learning).
 
     y[b, p, q, k] = bias[k] + Σ_{r,t,c} x[b, p·stride + r - padding, q·stride + t - padding, c]
-    W[r, t, c, k], and with every window laid out as a row of cols this is one matrix product:
+    W[r, t, c, k]. With every window laid out as a row of cols this is one matrix product:
     y = cols W + bias.
 
     Gradient: dW = colsᵀ dy, dbias = Σ dy, and dcols = dy Wᵀ, each row added back to its window.
@@ -104,6 +108,10 @@ class Conv2d(Layer):
         C and K.
     kernel_size, stride, padding : int or (int, int)
         Height and width. The padding is zeros, on both sides.
+    algorithm : {"auto", "im2col", "spectral"}
+        "im2col" is the formula above, a few samples at a time. "spectral" multiplies frequencies
+        (spectral.py) and agrees to rounding. "auto" takes it where it needs less than
+        SPECTRAL_SHARE of the multiplications.
     rng : numpy.random.Generator or int, optional
         Source of the start values, U(±1/√(KH·KW·C)) for W (KH, KW, C, K) and bias (K,).
     dtype : float32 or float64
@@ -117,15 +125,18 @@ class Conv2d(Layer):
         *,
         stride: int | Pair = 1,
         padding: int | Pair = 0,
+        algorithm: str = "auto",
         rng: Any = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
         check_positive("Conv2d", in_channels=in_channels, out_channels=out_channels)
+        check_choice("Conv2d", "algorithm", algorithm, ("auto", "im2col", "spectral"))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = as_pair("Conv2d", "kernel_size", kernel_size)
         self.stride = as_pair("Conv2d", "stride", stride)
         self.padding = as_pair("Conv2d", "padding", padding, least=0)
+        self.algorithm = algorithm
         rng = generator(rng)
         shape = (*self.kernel_size, in_channels, out_channels)
         fan_in = self.kernel_size[0] * self.kernel_size[1] * in_channels
@@ -136,29 +147,95 @@ class Conv2d(Layer):
         """Return the output's (P, Q) for an input of (H, W)."""
         return output_size("Conv2d", size, self.kernel_size, self.stride, self.padding)
 
-    def forward(self, x: Array) -> tuple[Array, Conv2dCache]:
+    def forward(self, x: Array) -> tuple[Array, Im2colCache | spectral.SpectralCache]:
         """x (B, H, W, C) -> y (B, P, Q, K)."""
         W, bias = self.params["W"], self.params["bias"]
         check_array("Conv2d.forward", "x", x, ("batch B", None), ("height H", None),
                     ("width W", None), ("channels C", W.shape[2]), like=W)  # fmt: skip
         self.output_size(x.shape[1:3])  # says clearly when the kernel does not fit
-        cols = im2col(x, self.kernel_size, self.stride, self.padding)  # (B, P, Q, KH·KW·C)
-        rows = cols.reshape(-1, cols.shape[-1]) @ W.reshape(-1, W.shape[-1])  # (B·P·Q, K)
-        y = rows.reshape(*cols.shape[:3], -1) + bias  # (B, P, Q, K)
-        return y, Conv2dCache(x.shape[1:3], cols)
+        geometry = self._geometry(x.shape[1:3])
+        if self._takes_spectral(geometry):
+            y, cache = spectral.forward(x, W, geometry)  # (B, P, Q, K)
+            y += bias
+            return y, cache
+        return self._im2col(x), Im2colCache(x)
 
-    def backward(self, dy: Array, cache: Conv2dCache) -> Array:
+    def backward(self, dy: Array, cache: Im2colCache | spectral.SpectralCache) -> Array:
         """dy (B, P, Q, K) -> dx (B, H, W, C)."""
+        self._check_dy(dy, cache)
+        self.grads["bias"] += dy.sum(axis=(0, 1, 2))  # (K,)
+        if isinstance(cache, spectral.SpectralCache):
+            dx, dW = spectral.backward(dy, cache)
+        else:
+            dx, dW = self._im2col_backward(dy, cache.x)
+        self.grads["W"] += dW  # (KH, KW, C, K)
+        return dx
+
+    def backward_params(self, dy: Array, cache: Im2colCache | spectral.SpectralCache) -> None:
+        """As ``backward``, without the gradient of x: a first layer needs none."""
+        if isinstance(cache, spectral.SpectralCache):
+            self.backward(dy, cache)
+            return
+        self._check_dy(dy, cache)
+        self.grads["bias"] += dy.sum(axis=(0, 1, 2))  # (K,)
+        self.grads["W"] += self._im2col_backward(dy, cache.x, with_dx=False)[1]
+
+    def _im2col(self, x: Array) -> Array:
+        W, bias, xp = self.params["W"], self.params["bias"], get_xp(x)
+        y = xp.empty((len(x), *self.output_size(x.shape[1:3]), W.shape[3]), dtype=x.dtype)  # (B, P, Q, K)
+
+        def work(k: slice) -> None:
+            cols = im2col(x[k], *self._window)  # (b, P, Q, KH·KW·C)
+            rows = y[k].reshape(-1, W.shape[3])  # (b·P·Q, K), a view
+            xp.matmul(cols.reshape(len(rows), -1), W.reshape(-1, W.shape[3]), out=rows)
+            rows += bias
+
+        parallel(work, self._chunks(x))
+        return y
+
+    def _im2col_backward(self, dy: Array, x: Array, with_dx: bool = True) -> tuple[Array | None, Array]:
         W = self.params["W"]
-        check_gradient("Conv2d.backward", dy, (*cache.cols.shape[:3], W.shape[3]), W)
-        cols = cache.cols.reshape(-1, cache.cols.shape[-1])  # (B·P·Q, KH·KW·C)
-        rows = dy.reshape(-1, dy.shape[-1])  # (B·P·Q, K)
-        self.grads["bias"] += rows.sum(axis=0)  # (K,)
-        self.grads["W"] += (cols.T @ rows).reshape(W.shape)  # (KH, KW, C, K)
-        dcols = rows @ W.reshape(-1, W.shape[-1]).T  # (B·P·Q, KH·KW·C)
-        return col2im(
-            dcols.reshape(cache.cols.shape), cache.size, self.kernel_size, self.stride, self.padding
+        matrix = W.reshape(-1, W.shape[3])  # (KH·KW·C, K)
+        dx = get_xp(x).empty_like(x) if with_dx else None  # (B, H, W, C)
+
+        def work(lane: list[slice]) -> Array:
+            dW = 0
+            for k in lane:
+                cols = im2col(x[k], *self._window)  # (b, P, Q, KH·KW·C)
+                rows = dy[k].reshape(-1, W.shape[3])  # (b·P·Q, K)
+                dW = dW + cols.reshape(len(rows), -1).T @ rows  # (KH·KW·C, K)
+                if with_dx:
+                    dcols = (rows @ matrix.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
+                    dx[k] = col2im(dcols, x.shape[1:3], *self._window)
+            return dW
+
+        parts = parallel(work, lanes(self._chunks(x)))
+        return dx, sum(parts).reshape(W.shape)  # in order: the same bits each time
+
+    @property
+    def _window(self) -> tuple[Pair, Pair, Pair]:
+        return self.kernel_size, self.stride, self.padding
+
+    def _chunks(self, x: Array) -> list[slice]:
+        """Samples whose windows fit the cache of a core together."""
+        numbers = math.prod(self.output_size(x.shape[1:3])) * math.prod(self.params["W"].shape[:3])
+        return chunks(len(x), max(1, CHUNK_NUMBERS // numbers) if get_xp(x) is np else len(x))
+
+    def _geometry(self, size: Pair) -> spectral.Geometry:
+        return spectral.Geometry(tuple(size), *self._window)
+
+    def _takes_spectral(self, geometry: spectral.Geometry) -> bool:
+        if self.algorithm != "auto":
+            return self.algorithm == "spectral"
+        direct, by_frequency = spectral.multiplications(geometry, self.in_channels, self.out_channels)
+        return by_frequency < SPECTRAL_SHARE * direct
+
+    def _check_dy(self, dy: Array, cache: Im2colCache | spectral.SpectralCache) -> None:
+        W, of_spectral = self.params["W"], isinstance(cache, spectral.SpectralCache)
+        size, batch = (
+            (cache.geometry.size, len(cache.X)) if of_spectral else (cache.x.shape[1:3], len(cache.x))
         )
+        check_gradient("Conv2d.backward", dy, (batch, *self.output_size(size), W.shape[3]), W)
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
@@ -169,7 +246,9 @@ class Conv2d(Layer):
             "padding": {"kernel_size": (3, 4), "padding": (2, 1)},
             "all": {"kernel_size": (4, 3), "stride": (2, 3), "padding": (1, 2)},
         }.items():
-            yield Example(name, cls(3, 4, rng=rng, dtype=dtype, **options), (x,))
+            for algorithm in ("im2col", "spectral"):
+                layer = cls(3, 4, algorithm=algorithm, rng=rng, dtype=dtype, **options)
+                yield Example(f"{name}, {algorithm}", layer, (x,))
 
 
 class MaxPool2dCache(NamedTuple):

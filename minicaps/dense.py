@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, uniform
+from minicaps.backend import Array, generator, matmul, uniform
 from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
 
 
@@ -44,7 +44,7 @@ class Dense(Layer):
         """x (B, N) -> y (B, M)."""
         W, bias = self.params["W"], self.params["bias"]
         check_array("Dense.forward", "x", x, ("batch B", None), ("features N", W.shape[0]), like=W)
-        y = x @ W + bias  # (B, M)
+        y = matmul(x, W) + bias  # (B, M)
         return y, DenseCache(x)
 
     def backward(self, dy: Array, cache: DenseCache) -> Array:
@@ -52,8 +52,8 @@ class Dense(Layer):
         W = self.params["W"]
         check_gradient("Dense.backward", dy, (len(cache.x), W.shape[1]), W)
         self.grads["bias"] += dy.sum(axis=0)  # (M,)
-        self.grads["W"] += cache.x.T @ dy  # (N, M)
-        return dy @ W.T  # (B, N)
+        self.grads["W"] += matmul(cache.x.T, dy)  # (N, M)
+        return matmul(dy, W.T)  # (B, N)
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:

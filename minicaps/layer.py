@@ -73,6 +73,10 @@ class Layer(ABC):
     def backward(self, dy: Any, cache: Any) -> Any:
         """Add to ``grads`` and return the gradient of every input."""
 
+    def backward_params(self, dy: Any, cache: Any) -> None:
+        """As ``backward``, where nobody asks for the gradient of the inputs: for a first layer."""
+        self.backward(dy, cache)
+
     def __call__(self, *inputs: Array) -> Any:
         """Return the output alone."""
         return self.forward(*inputs)[0]
@@ -242,7 +246,15 @@ class Sequential(Layer):
         return x, caches
 
     def backward(self, dy: Array, cache: list) -> Array:
-        for layer, layer_cache in zip(reversed(self.layers), reversed(cache), strict=True):
+        dy = self._backward_to_first(dy, cache)
+        return self.layers[0].backward(dy, cache[0])
+
+    def backward_params(self, dy: Array, cache: list) -> None:
+        dy = self._backward_to_first(dy, cache)
+        self.layers[0].backward_params(dy, cache[0])
+
+    def _backward_to_first(self, dy: Array, cache: list) -> Array:
+        for layer, layer_cache in zip(self.layers[:0:-1], cache[:0:-1], strict=True):
             dy = layer.backward(dy, layer_cache)
         return dy
 

@@ -211,6 +211,13 @@ class CapsNet(Network):
 
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
         """dv, or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
+        dimages = self.conv.backward(self._backward_to_conv(dy, cache), cache.conv)  # (B, H, W, C)
+        return (dimages, None) if cache.by_label else dimages
+
+    def backward_params(self, dy: Any, cache: CapsNetCache) -> None:
+        self.conv.backward_params(self._backward_to_conv(dy, cache), cache.conv)
+
+    def _backward_to_conv(self, dy: Any, cache: CapsNetCache) -> Array:
         if self.decoder:
             dv, dimage = dy
             dmasked = self.reconstruct.backward(dimage, cache.decoder)  # (B, J·E)
@@ -220,9 +227,7 @@ class CapsNet(Network):
             dv = dy
         du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
         dx = self.primary.backward(du, cache.primary)
-        dx = self.relu.backward(dx, cache.relu)
-        dimages = self.conv.backward(dx, cache.conv)  # (B, H, W, C)
-        return (dimages, None) if cache.by_label else dimages
+        return self.relu.backward(dx, cache.relu)
 
     def __call__(self, images: Array, labels: Array | None = None) -> Any:
         """Return the outputs alone, without keeping the caches of the parts."""
@@ -317,6 +322,9 @@ class _Chain(Network):
     def backward(self, dy: Array, cache: list) -> Array:
         """dy (B, J) -> dimages (B, H, W, C)."""
         return self.chain.backward(dy, cache)
+
+    def backward_params(self, dy: Array, cache: list) -> None:
+        self.chain.backward_params(dy, cache)
 
     def __call__(self, images: Array) -> Array:
         check_images(type(self).__name__, images, self)

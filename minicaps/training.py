@@ -98,7 +98,7 @@ def train_step(
     outputs, cache = network.forward(*network.training_inputs(images, labels))
     loss, loss_cache = objective.forward(outputs, network.targets(images, labels))
     network.zero_grad()
-    network.backward(objective.backward(loss_cache), cache)
+    network.backward_params(objective.backward(loss_cache), cache)
     optimizer.step()
     correct = (network.scores(outputs).argmax(axis=1) == labels).sum()
     return loss, correct

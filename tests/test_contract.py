@@ -115,6 +115,17 @@ def test_backward_twice_gives_the_same_bits_and_adds_to_the_gradients(cls, k):
 
 
 @every_layer
+def test_backward_params_gives_the_parameters_the_same_gradients(cls, k):
+    _, layer, inputs, _ = find_examples(cls)[k]
+    _, _, expected = run(layer, inputs)
+    y, cache = layer.forward(*inputs)
+    layer.zero_grad()
+    assert layer.backward_params(upstream(y), cache) is None
+    for name, grad in layer.grads.items():
+        np.testing.assert_array_equal(grad, expected[name])
+
+
+@every_layer
 def test_backward_is_linear_in_dy(cls, k):
     _, layer, inputs, _ = find_examples(cls)[k]
     y, _ = layer.forward(*inputs)
