@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -137,6 +138,7 @@ class Conv2d(Layer):
         self.stride = as_pair("Conv2d", "stride", stride)
         self.padding = as_pair("Conv2d", "padding", padding, least=0)
         self.algorithm = algorithm
+        self._transformed: dict[spectral.Geometry, Array] = {}  # filled in snapshots for inference only
         rng = generator(rng)
         shape = (*self.kernel_size, in_channels, out_channels)
         fan_in = self.kernel_size[0] * self.kernel_size[1] * in_channels
@@ -155,7 +157,7 @@ class Conv2d(Layer):
         self.output_size(x.shape[1:3])  # says clearly when the kernel does not fit
         geometry = self._geometry(x.shape[1:3])
         if self._takes_spectral(geometry):
-            y, cache = spectral.forward(x, W, geometry)  # (B, P, Q, K)
+            y, cache = spectral.forward(x, W, geometry, self._transformed.get(geometry))  # (B, P, Q, K)
             y += bias
             return y, cache
         return self._im2col(x), Im2colCache(x)
@@ -179,6 +181,15 @@ class Conv2d(Layer):
         self._check_dy(dy, cache)
         self.grads["bias"] += dy.sum(axis=(0, 1, 2))  # (K,)
         self.grads["W"] += self._im2col_backward(dy, cache.x, with_dx=False)[1]
+
+    def for_inference(self, size: Pair) -> Conv2d:
+        """Return a snapshot for inputs of (H, W) that holds the transformed weights."""
+        snapshot, geometry = copy.deepcopy(self), self._geometry(size)
+        if self._takes_spectral(geometry):
+            W = snapshot.params["W"]
+            W_hat = spectral.transform_weights(W, geometry, spectral.matrices(geometry, W).A)
+            snapshot._transformed[geometry] = W_hat  # (T, C', K)
+        return snapshot
 
     def _im2col(self, x: Array) -> Array:
         W, bias, xp = self.params["W"], self.params["bias"], get_xp(x)

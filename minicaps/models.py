@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from abc import abstractmethod
@@ -65,6 +66,10 @@ class Network(Layer):
         xp = get_xp(outputs)
         exp_x = xp.exp(outputs - outputs.max(axis=1, keepdims=True))  # (B, J)
         return exp_x / exp_x.sum(axis=1, keepdims=True)
+
+    def for_inference(self) -> Network:
+        """Return a snapshot for inference: later training of this network does not change it."""
+        return copy.deepcopy(self)
 
     def table(self) -> str:
         """Return a table of the parts: name, output shape, parameters."""
@@ -237,6 +242,13 @@ class CapsNet(Network):
             return v
         masked = self.mask(v) if labels is None else self.mask(v, labels)  # (B, J·E)
         return v, self.reconstruct(masked)
+
+    def for_inference(self) -> CapsNet:
+        """Return a snapshot that transforms the weights of the primary capsules once, not per batch."""
+        snapshot = copy.deepcopy(self)
+        grid = self.conv.output_size(self.image_shape[:2])  # what the primary capsules see
+        snapshot.primary.add_sublayers(conv=self.primary.conv.for_inference(grid))
+        return snapshot
 
     def objective(self) -> Loss:
         """Return the margin loss, plus the reconstruction loss where there is a decoder."""

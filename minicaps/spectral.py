@@ -144,10 +144,16 @@ class SpectralCache(NamedTuple):
     W_hat: Array  # (T, C', K), the transformed weights
 
 
-def forward(x: Array, W: Array, geometry: Geometry) -> tuple[Array, SpectralCache]:
-    """x (B, H, W, C), W (KH, KW, C, K) -> y (B, P, Q, K), without a bias."""
+def forward(
+    x: Array, W: Array, geometry: Geometry, W_hat: Array | None = None
+) -> tuple[Array, SpectralCache]:
+    """x (B, H, W, C), W (KH, KW, C, K) -> y (B, P, Q, K), without a bias.
+
+    W_hat (T, C', K) may be given where it is known: it is ``transform_weights(W, geometry, A)``.
+    """
     A, B, C = matrices(geometry, W)
-    W_hat = transform_weights(W, geometry, A)  # (T, C', K)
+    if W_hat is None:
+        W_hat = transform_weights(W, geometry, A)  # (T, C', K)
     X = transform_images(x, geometry, B)  # (B, T, C')
     y = multiply(X, W_hat, C)  # (B, P·Q, K)
     return y.reshape(len(x), *geometry.outputs, -1), SpectralCache(geometry, X, W_hat)

@@ -119,6 +119,7 @@ def evaluate(network: Network, images: np.ndarray, labels: np.ndarray, batch_siz
     if len(images) == 0:
         raise ValueError("evaluate: there are no images")
     objective, xp = network.objective(), library_of(network)
+    network = network.for_inference()
     losses, scores = [], []
     for start in range(0, len(images), batch_size):
         x, y = to_batch(images[start : start + batch_size], labels[start : start + batch_size], xp)

@@ -1,0 +1,334 @@
+"""minicaps beside PyTorch on the same CPU: first the same numbers, then the time.
+
+    python tests/benchmarks/against_torch.py            # everything, about half an hour
+    python tests/benchmarks/against_torch.py --quick    # small and paper, training only
+    python tests/benchmarks/against_torch.py --json results.json
+
+A PyTorch twin gets the same weights. Outputs, loss and every gradient must agree before anything is
+timed. Then every contender runs in a process of its own; they take turns, round by round, and the
+table shows the median of the ratios of each round with the smallest and the largest. Above 1,
+minicaps is faster.
+
+PyTorch is a yardstick only: minicaps does not need it. Install it with: pip install torch
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from minicaps import backend
+from minicaps.models import build
+from minicaps.optim import Adam
+from minicaps.training import train_step
+
+CONTENDERS = ("eager", "channels_last", "compile")
+MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways
+
+
+# -- the twin ---------------------------------------------------------------------------------
+
+
+def make_twin(net):
+    """Return a torch module with the weights of the CapsNet `net`, and a map of its parameters."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    def squash(s):
+        n2 = (s * s).sum(-1, keepdim=True)
+        return s * (n2.sqrt() / (1 + n2))
+
+    class Twin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weights = nn.ParameterDict(
+                {name.replace(".", "_"): torch_layout(name, value) for name, value in net.state().items()}
+            )
+
+        def forward(self, images, labels=None):
+            """images (B, C, H, W) -> v (B, J, E), reconstruction (B, H·W·C)."""
+            w, batch = self.weights, len(images)
+            x = F.relu(F.conv2d(images, w["conv_W"], w["conv_bias"], stride=net.conv_stride))
+            x = F.conv2d(x, w["primary_conv_W"], w["primary_conv_bias"], stride=net.primary_stride)
+            # as in minicaps: capsule (p, q, type), its dimensions are neighbouring channels
+            u = squash(x.permute(0, 2, 3, 1).reshape(batch, -1, net.primary_dimension))
+            u_hat = torch.einsum("bid,idje->bije", u, w["capsules_prediction_W"])
+            still = u_hat.detach() if net.gradient == "stopped" else u_hat
+            b = torch.zeros(u_hat.shape[:3], dtype=u_hat.dtype)
+            for r in range(net.iterations):
+                last = r == net.iterations - 1
+                c = b.softmax(dim=2)
+                v = squash((c[..., None] * (u_hat if last else still)).sum(dim=1))
+                if not last:
+                    b = b + (still * v[:, None]).sum(dim=-1)
+            chosen = (v * v).sum(-1).argmax(1) if labels is None else labels
+            x = (F.one_hot(chosen, net.classes)[..., None] * v).reshape(batch, -1)
+            for layer in ("fc1", "fc2", "fc3"):
+                x = x @ w[f"reconstruct_{layer}_W"] + w[f"reconstruct_{layer}_bias"]
+                x = x.sigmoid() if layer == "fc3" else F.relu(x)
+            return v, x
+
+    def torch_layout(name, value):
+        value = torch.from_numpy(value.copy())
+        return nn.Parameter(
+            value.permute(3, 2, 0, 1).contiguous() if value.ndim == 4 and "conv" in name else value
+        )
+
+    return Twin()
+
+
+def twin_loss(net, v, drawn, images, labels):
+    """Return the loss that minicaps trains with, on what the twin computed."""
+    from torch.nn import functional as F
+
+    T = F.one_hot(labels, net.classes)
+    n = v.norm(dim=-1)
+    margin = (T * F.relu(0.9 - n) ** 2 + 0.5 * (1 - T) * F.relu(n - 0.1) ** 2).sum()
+    flat = images.permute(0, 2, 3, 1).reshape(drawn.shape)
+    return (margin + net.reconstruction_scale * ((drawn - flat) ** 2).sum()) / len(v)
+
+
+def images_for(net, batch, dtype=np.float32):
+    rng = np.random.default_rng(1)
+    images = rng.random((batch, *net.image_shape)).astype(dtype)
+    return images, rng.integers(0, net.classes, batch)
+
+
+def prove_that_the_twins_agree():
+    """Raise AssertionError unless outputs, loss and gradients agree."""
+    import torch
+
+    for dtype, allowed in ((np.float32, 1e-4), (np.float64, 1e-9)):
+        for options in ({"preset": "small"}, {"preset": "paper"}, {"preset": "small", "gradient": "stopped"}):
+            net = build("capsnet", **options, rng=0, dtype=dtype)
+            net.params["capsules.prediction.W"][...] *= 5  # couplings that are not near uniform
+            images, labels = images_for(net, 4, dtype)
+            (v, drawn), cache = net.forward(images, labels)
+            loss, loss_cache = net.objective().forward((v, drawn), (labels, images))
+            net.backward(net.objective().backward(loss_cache), cache)
+
+            twin = make_twin(net)
+            x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+            y = torch.from_numpy(labels)
+            twin_v, twin_drawn = twin(x, y)
+            value = twin_loss(net, twin_v, twin_drawn, x, y)
+            value.backward()
+            pairs = {"v": (v, twin_v), "reconstruction": (drawn.reshape(len(v), -1), twin_drawn),
+                     "loss": (loss, value)}  # fmt: skip
+            for name, grad in net.grads.items():
+                theirs = twin.weights[name.replace(".", "_")].grad
+                theirs = theirs.permute(2, 3, 1, 0) if theirs.ndim == 4 and "conv" in name else theirs
+                pairs["d " + name] = (grad, theirs)
+            worst = {}
+            for name, (ours, theirs) in pairs.items():
+                theirs = theirs.detach().numpy()
+                worst[name] = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+                assert worst[name] <= allowed, (
+                    f"{options} {dtype.__name__}: {name} differs by {worst[name]:.1e}"
+                )
+            name = max(worst, key=worst.get)
+            print(f"agree: {options} {dtype.__name__}: {len(worst)} arrays, worst {worst[name]:.1e} ({name})")
+
+
+# -- one contender in a process of its own ----------------------------------------------------
+
+
+def worker(contender, options, task, batch):
+    """Answer every line "N" on standard input with the seconds of N steps, and "memory" with MB."""
+    repeat = prepare(contender, options, task, batch)
+    repeat(2)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+            continue
+        count = int(line)
+        start = time.perf_counter()
+        repeat(count)
+        print((time.perf_counter() - start) / count, flush=True)
+
+
+def prepare(contender, options, task, batch):
+    net = build("capsnet", **options, rng=0)
+    images, labels = images_for(net, batch)
+    if contender == "minicaps":
+        backend.keep_freed_memory()
+        return prepare_minicaps(net, task, images, labels)
+    return prepare_torch(net, contender, task, images, labels)
+
+
+def prepare_minicaps(net, task, images, labels):
+    if task == "infer":
+        ready = net.for_inference()
+        return lambda count: [ready(images) for _ in range(count)]
+    optimizer, objective = Adam(net, 1e-3), net.objective()
+    return lambda count: [train_step(net, objective, optimizer, images, labels) for _ in range(count)]
+
+
+def prepare_torch(net, contender, task, images, labels):
+    import torch
+
+    torch.set_num_threads(backend.threads())
+    twin = make_twin(net)
+    x, y = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+    if contender == "channels_last":
+        twin, x = twin.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    run = torch.compile(twin) if contender == "compile" else twin
+    if task == "infer":
+
+        def infer(count):
+            with torch.inference_mode():
+                for _ in range(count):
+                    run(x)
+
+        return infer
+    optimizer = torch.optim.Adam(twin.parameters(), 1e-3)
+
+    def train(count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            twin_loss(net, *run(x, y), x, y).backward()
+            optimizer.step()
+
+    return train
+
+
+class Process:
+    """A worker that waits for its turn."""
+
+    def __init__(self, contender, options, task, batch):
+        command = [sys.executable, __file__, "--worker", contender, json.dumps(options), task, str(batch)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        while (line := self.process.stdout.readline()).strip() != "ready":
+            if not line:
+                raise RuntimeError(f"the worker {contender} for {options} died")
+
+    def ask(self, question):
+        print(question, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# -- the tables -------------------------------------------------------------------------------
+
+
+def compare(options, task, batch, contenders, rounds, seconds=1.0):
+    """Return {contender: (seconds of a step, ratios to minicaps by round, MB)}, in turns."""
+    names = ("minicaps", *contenders)
+    workers = {name: Process(name, options, task, batch) for name in names}
+    counts = {name: max(1, round(seconds / w.ask(1))) for name, w in workers.items()}
+    times = {name: [] for name in names}
+    for k in range(rounds):
+        order = names if k % 2 == 0 else names[::-1]
+        for name in order:
+            times[name].append(workers[name].ask(counts[name]))
+    memory = {name: w.ask("memory") for name, w in workers.items()}
+    for w in workers.values():
+        w.end()
+    ours = np.array(times["minicaps"])
+    return {
+        name: (float(np.median(times[name])), np.array(times[name]) / ours, memory[name]) for name in names
+    }
+
+
+def show(label, results):
+    for name, (seconds, ratios, memory) in results.items():
+        spread = (
+            ""
+            if name == "minicaps"
+            else (f"{np.median(ratios):6.2f}  ({ratios.min():.2f} to {ratios.max():.2f})")
+        )
+        print(f"{label:<34} {name:<14} {1e3 * seconds:9.1f} ms {memory:7.0f} MB  {spread}", flush=True)
+
+
+def sgemm_rate(rounds=5):
+    """Return this machine's rate of float32 matrix products, in floating-point operations a second."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((2048, 2048), dtype=np.float32) for _ in range(2))
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 2048**3 / np.median(times)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every ratio there, under a plain name")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="(default: 7)")
+    parser.add_argument("--quick", action="store_true", help="training of small and paper only")
+    options = parser.parse_args()
+    try:
+        import torch
+    except ImportError:
+        sys.exit("against_torch: PyTorch is missing; install it with: pip install torch")
+    print(f"torch {torch.__version__}, numpy {np.__version__}, {backend.threads()} threads")
+    prove_that_the_twins_agree()
+    figures = {}
+
+    def note(name, value):
+        figures[name] = round(float(value), 3)
+
+    print(f"\n{'task':<34} {'who':<14} {'a step':>12} {'peak':>10}  ratio: median (smallest to largest)")
+    for preset, batch in (("small", 100), ("paper", 128)):
+        results = compare({"preset": preset}, "train", batch, CONTENDERS, options.rounds)
+        show(f"train {preset}, batch {batch}", results)
+        for name in CONTENDERS:
+            note(f"{preset}_train_vs_{name}", np.median(results[name][1]))
+        note(f"{preset}_memory_vs_eager", results["eager"][2] / results["minicaps"][2])
+        if preset == "paper":
+            bound = 2 * MULTIPLY_ADDS_DIRECT * batch / sgemm_rate()
+            note("sgemm_bound_ratio", bound / results["minicaps"][0])
+            print(f"{'':<34} the direct method at the machine's sgemm rate: {1e3 * bound:.1f} ms, "
+                  f"ratio {figures['sgemm_bound_ratio']:.2f}")  # fmt: skip
+    if not options.quick:
+        for preset, batch in (("small", 100), ("paper", 128)):
+            stopped = {"preset": preset, "gradient": "stopped"}
+            results = compare(stopped, "train", batch, ("eager",), options.rounds)
+            show(f"train {preset}, stopped gradient", results)
+            note(f"{preset}_stopped_train_vs_eager", np.median(results["eager"][1]))
+        for preset in ("small", "paper"):
+            for batch in (1, 32, 256):
+                results = compare({"preset": preset}, "infer", batch, ("eager",), options.rounds)
+                show(f"infer {preset}, batch {batch}", results)
+                note(f"{preset}_infer{batch}_vs_eager", np.median(results["eager"][1]))
+        grow(note)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(figures, file, indent=2)
+            file.write("\n")
+
+
+def grow(note):
+    """Show how the cost of an image grows with batch, side, types and iterations."""
+    print(f"\n{'training, cost of an image':<34} {'minicaps':>12} {'torch eager':>12}")
+    cases = [(f"small, batch {b}", {}, b, f"batch{b}") for b in (1, 8, 32, 128, 256)]
+    cases += [(f"small, side {n}", {"image_shape": [n, n, 1]}, 32, f"side{n}") for n in (28, 40, 52, 64)]
+    cases += [(f"small, types {n}", {"primary_types": n}, 32, f"types{n}") for n in (8, 16, 32, 64)]
+    cases += [(f"small, iterations {n}", {"iterations": n}, 32, f"iterations{n}") for n in (1, 2, 3, 5)]
+    for label, extra, batch, name in cases:
+        results = compare({"preset": "small", **extra}, "train", batch, ("eager",), 3, seconds=0.5)
+        per_image = {who: 1e3 * seconds / batch for who, (seconds, _, _) in results.items()}
+        print(f"{label:<34} {per_image['minicaps']:>9.3f} ms {per_image['eager']:>9.3f} ms", flush=True)
+        note(f"small_{name}_ms_per_image", per_image["minicaps"])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _, _, who, choice, what, size = sys.argv
+        worker(who, json.loads(choice), what, int(size))
+    else:
+        main()

@@ -1,0 +1,642 @@
+"""Reading images: IDX files, MNIST wherever it is, and single pictures."""
+
+import gzip
+import hashlib
+import math
+import socket
+import threading
+import tracemalloc
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from helpers import idx_bytes, idx_header, mnist, small_dataset, small_folder, write_folder, write_idx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from PIL import Image
+
+from minicaps import datasets
+from minicaps.datasets import border_is_light, read_idx, read_idx_folder, read_image
+
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+IDX_DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "file"
+
+
+# -- one IDX file ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", IDX_DTYPES)
+def test_every_idx_type_round_trips(path, dtype, packed):
+    array = (np.arange(-12, 12) * 5).reshape(2, 3, 4).astype(dtype)
+    np.testing.assert_array_equal(read_idx(write_idx(path, array, packed)), array, strict=True)
+
+
+@ONE_FOLDER
+@given(npst.arrays(np.uint8, npst.array_shapes(min_side=0, max_dims=5)), st.booleans())
+def test_any_array_of_bytes_round_trips(tmp_path, array, packed):
+    back = read_idx(write_idx(tmp_path / "file", array, packed))
+    np.testing.assert_array_equal(back, array, strict=True)
+
+
+def test_the_result_is_native_and_writable(path):
+    array = read_idx(write_idx(path, np.ones((2, 3), np.int32)))
+    array += 1
+    assert array.dtype.isnative
+
+
+def test_content_decides_whether_it_is_gzip(tmp_path):
+    array = np.arange(6, dtype=np.uint8)
+    plain = write_idx(tmp_path / "plain.gz", array)
+    packed = write_idx(tmp_path / "packed-ubyte", array, packed=True)
+    np.testing.assert_array_equal(read_idx(plain), array)
+    np.testing.assert_array_equal(read_idx(packed), array)
+
+
+def test_truncated_at_any_length_is_refused(path):
+    content = idx_bytes(np.ones((3, 4), np.uint8))
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"file: (truncated|not an IDX file)"):
+            read_idx(path)
+
+
+def test_gzip_truncated_at_any_length_is_refused(path):
+    content = gzip.compress(idx_bytes(np.ones((3, 4), np.uint8)))
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"file: (damaged gzip|truncated|not an IDX file)"):
+            read_idx(path)
+
+
+def test_one_damaged_byte_in_a_gzip_never_changes_a_value(path):
+    array = np.arange(100, dtype=np.uint8)
+    content = gzip.compress(idx_bytes(array))
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(read_idx(path), array)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
+def test_random_content_after_a_gzip_magic_is_refused(path):
+    path.write_bytes(b"\x1f\x8b" + bytes(range(100)))
+    with pytest.raises(ValueError, match=r"file: damaged gzip file .* get it again"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_byte_too_many_is_refused(path, packed):
+    content = idx_bytes(np.ones((3, 4), np.uint8)) + b"\0"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=r"too long, its header promises 12 bytes for the shape \(3, 4\)"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize(
+    "magic",
+    [b"\1\0\x08\1", b"\0\1\x08\1", b"\0\0\x07\1", b"\0\0\x0a\1", b"\0\0\x0f\1", b"\0\0\x08\0", b"PK\3\4"],
+)
+def test_a_wrong_magic_number_is_refused_and_shown(path, magic):
+    path.write_bytes(magic + idx_bytes(np.ones(3, np.uint8))[4:])
+    with pytest.raises(ValueError, match=rf"not an IDX file \(starts with {magic.hex(' ')}"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shape", [(2**31,), (60_000, 2**31, 2**31), (2**32 - 1,) * 8])
+def test_a_header_that_promises_too_much_is_refused_without_allocating(path, shape, packed):
+    content = idx_header(shape) + bytes(1000)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"promises {math.prod(shape):,} bytes"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", [(1,) * 255, (2**32 - 1, 2**32 - 1, 2**32 - 1, 0)])
+def test_a_shape_that_numpy_cannot_hold_is_refused_with_the_file_named(path, shape):
+    path.write_bytes(idx_header(shape) + bytes(math.prod(shape)))
+    with pytest.raises(ValueError, match="file: "):
+        read_idx(path)
+
+
+def test_a_missing_file_is_named(path):
+    with pytest.raises(FileNotFoundError, match="file"):
+        read_idx(path)
+
+
+# -- a folder of four --------------------------------------------------------------------------
+
+
+def random_dataset(train=20, test=6, size=(4, 5), classes=3):
+    rng = np.random.default_rng(0)
+    return datasets.Dataset(
+        rng.integers(0, 256, (train, *size, 1), dtype=np.uint8),
+        np.arange(train) % classes,
+        rng.integers(0, 256, (test, *size, 1), dtype=np.uint8),
+        np.arange(test) % classes,
+        tuple(map(str, range(classes))),
+        "random",
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "set", random_dataset())
+
+
+def part(folder, name):
+    return next(folder / p for p in datasets.PARTS if p.startswith(name))
+
+
+def same(found, expected):
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
+    return found.class_names == expected.class_names
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_round_trips(tmp_path, packed):
+    assert same(read_idx_folder(write_folder(tmp_path, random_dataset(), packed)), random_dataset())
+
+
+def test_both_spellings_of_the_names_are_read_plain_and_packed_mixed(folder):
+    names = [folder / name for name in datasets.PARTS]
+    names[0].rename(folder / "train-images.idx3-ubyte")
+    (folder / "train-labels.idx1-ubyte.gz").write_bytes(gzip.compress(names[1].read_bytes()))
+    names[1].unlink()
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(names[2].read_bytes()))
+    names[2].unlink()
+    assert same(read_idx_folder(folder), random_dataset())
+
+
+def test_images_with_a_channel_axis_keep_their_channels(folder):
+    for name, count in (("train-images", 20), ("t10k-images", 6)):
+        write_idx(part(folder, name), np.ones((count, 4, 5, 3), np.uint8))
+    assert read_idx_folder(folder).image_shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("name", datasets.PARTS)
+def test_a_missing_part_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"set: holds no {name}"):
+        read_idx_folder(folder)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="absent: no such folder"):
+        read_idx_folder(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "name, array, message",
+    [
+        ("train-labels", np.zeros(19, np.uint8), "19 labels for 20 images in train-images"),
+        ("t10k-images", np.zeros((7, 4, 5), np.uint8), "t10k-labels.*: 6 labels for 7 images"),
+        ("train-images", np.zeros((20, 4, 5), np.int16), r"train-images.*: holds int16 .* expected uint8"),
+        ("train-images", np.zeros((20, 4), np.uint8), r"holds uint8 of shape \(20, 4\), expected"),
+        ("train-images", np.zeros((20, 0, 5), np.uint8), r"holds uint8 of shape \(20, 0, 5\), expected"),
+        ("train-labels", np.zeros(20, np.int32), "train-labels.*: holds int32 .* expected uint8 labels"),
+        ("t10k-labels", np.zeros((6, 1), np.uint8), r"t10k-labels.*: holds uint8 of shape \(6, 1\)"),
+        ("t10k-images", np.zeros((6, 4, 4), np.uint8), r"\(4, 5\) pixels, test images \(4, 4\)"),
+        ("t10k-labels", np.full(6, 3, np.uint8), "training labels run from 0 to 2, test labels to 3"),
+        ("train-labels", np.zeros(20, np.uint8), "expected at least two classes"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_belong_together_are_refused(folder, name, array, message):
+    write_idx(part(folder, name), array)
+    with pytest.raises(ValueError, match=message):
+        read_idx_folder(folder)
+
+
+# -- the split ---------------------------------------------------------------------------------
+
+
+def numbered_dataset(count):
+    """A set in which image k shows the number k, and so does its label."""
+    numbers = np.arange(count)
+    empty = np.zeros((0, 1, 1, 1), np.uint8)
+    images = numbers.reshape(-1, 1, 1, 1)
+    return datasets.Dataset(images, numbers, empty, numbers[:0], ("0", "1"), "numbers")
+
+
+@pytest.mark.parametrize("count, kept", [(60_000, 5000), (50_000, 5000), (49_999, 4999), (300, 30), (10, 1)])
+def test_the_last_5000_images_or_a_tenth_are_for_validation(count, kept):
+    images, labels, validation_images, validation_labels = numbered_dataset(count).split()
+    for training, validation in ((images.ravel(), validation_images.ravel()), (labels, validation_labels)):
+        np.testing.assert_array_equal(training, np.arange(count - kept))
+        np.testing.assert_array_equal(validation, np.arange(count - kept, count))
+
+
+@given(st.integers(2, 300))
+def test_the_split_never_overlaps_loses_nothing_and_leaves_no_part_empty(count):
+    images, _, validation, _ = numbered_dataset(count).split()
+    np.testing.assert_array_equal(np.concatenate([images, validation]).ravel(), np.arange(count))
+    assert len(images) > 0 and len(validation) > 0
+
+
+def test_to_float_maps_0_to_255_onto_0_to_1():
+    pixels = datasets.to_float(np.array([0, 51, 255], np.uint8))
+    np.testing.assert_array_equal(pixels, np.array([0, 0.2, 1], np.float32), strict=True)
+
+
+# -- the real MNIST ----------------------------------------------------------------------------
+
+
+def test_the_repository_holds_mnist():
+    whole = mnist()
+    assert whole.train_images.shape == (60_000, 28, 28, 1) and whole.test_images.shape == (10_000, 28, 28, 1)
+    assert whole.train_labels.shape == (60_000,) and whole.test_labels.shape == (10_000,)
+    assert whole.class_names == tuple("0123456789")
+    assert np.bincount(whole.test_labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.mark.parametrize("name", datasets.PARTS)
+def test_the_unpacked_files_have_the_sums_that_are_written_down(name):
+    content = gzip.decompress((datasets.REPOSITORY_DATA / f"{name}.gz").read_bytes())
+    lines = (datasets.REPOSITORY_DATA / "SHA256SUMS").read_text().splitlines()
+    written = {file: total for total, file in map(str.split, lines)}
+    assert hashlib.sha256(content).hexdigest() == written[name] == datasets.MNIST_SHA256[name]
+
+
+# -- where load looks --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Sets of 30, 40, … images in every place that load knows; the argument is their number."""
+    counts = {"explicit": 30, "named": 40, "repository": 50, "home/minicaps": 60}
+    folders = {name: small_folder(tmp_path / name, count, 10) for name, count in counts.items()}
+    monkeypatch.setenv("MINICAPS_DATA", str(folders["named"]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(datasets, "REPOSITORY_DATA", folders["repository"])
+    monkeypatch.setattr(datasets, "download_mnist", lambda folder: small_folder(folder, 70, 10))
+    return folders
+
+
+def loaded(*arguments):
+    return len(datasets.load(*arguments).train_images)
+
+
+def remove(folder):
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def test_load_prefers_the_explicit_path(places):
+    assert loaded(places["explicit"]) == loaded(str(places["explicit"])) == 30
+
+
+def test_load_then_takes_the_folder_named_by_minicaps_data(places):
+    assert loaded() == 40
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_load_then_takes_the_repository(places, monkeypatch, value):
+    monkeypatch.delenv("MINICAPS_DATA") if value is None else monkeypatch.setenv("MINICAPS_DATA", value)
+    assert loaded() == 50
+
+
+def test_load_then_takes_the_cache(places, monkeypatch):
+    monkeypatch.delenv("MINICAPS_DATA")
+    remove(places["repository"])
+    assert loaded() == 60
+
+
+def test_load_passes_over_a_folder_that_holds_only_some_of_the_files(places, monkeypatch):
+    monkeypatch.delenv("MINICAPS_DATA")
+    part(places["repository"], "t10k-labels").unlink()
+    assert loaded() == 60
+
+
+def test_load_last_downloads_into_the_cache(places, monkeypatch):
+    monkeypatch.delenv("MINICAPS_DATA")
+    remove(places["repository"])
+    remove(places["home/minicaps"])
+    assert loaded() == 70
+    assert part(places["home/minicaps"], "train-images").exists()
+
+
+def test_load_takes_the_other_spelling_in_the_cache_too(places, monkeypatch):
+    monkeypatch.delenv("MINICAPS_DATA")
+    remove(places["repository"])
+    for file in places["home/minicaps"].iterdir():
+        file.rename(file.with_name(file.name.replace("-idx", ".idx")))
+    assert loaded() == 60
+
+
+def test_load_does_not_fall_back_when_the_named_folder_is_missing(places, monkeypatch, tmp_path):
+    monkeypatch.setenv("MINICAPS_DATA", str(tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError, match="absent: no such folder"):
+        datasets.load()
+
+
+def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert datasets.cache_folder() == tmp_path / ".cache" / "minicaps"
+
+
+# -- download ----------------------------------------------------------------------------------
+
+CONTENTS = {"one": b"the first file", "two": b"the second file" * 1000}
+SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A local web server: /good/ has the files, every other folder one thing wrong with them."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            _, folder, name = self.path.split("/")
+            content = gzip.compress(CONTENTS[name.removesuffix(".gz")])
+            if folder == "garbage":
+                self.wfile.write(b"this is not HTTP\r\n\r\n")
+                return
+            if folder == "silent":
+                return
+            self.send_response(404 if folder == "absent" else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            wrong = {
+                "other": gzip.compress(b"another file"),
+                "plain": b"<html>sign in to this network</html>",
+                "short": content[:-5],
+                "damaged": content[:-8] + bytes(8),
+            }
+            self.wfile.write(wrong.get(folder, content))
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        running.url, running.asked = f"http://127.0.0.1:{running.server_port}/", asked
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def download(server, tmp_path, monkeypatch):
+    """Return a function that downloads from mirrors, given as folders of the server or as URLs."""
+    monkeypatch.setenv("no_proxy", "*")
+    server.asked.clear()
+
+    def download(*mirrors):
+        urls = [m if ":" in m else f"{server.url}{m}/" for m in mirrors]
+        datasets.download_mnist(tmp_path / "cache", urls, SUMS)
+
+    return download
+
+
+def unpacked(folder):
+    return {file.name: gzip.decompress(file.read_bytes()) for file in folder.iterdir()}
+
+
+def refused_url():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}/"
+
+
+EXPECTED = {f"{name}.gz": content for name, content in CONTENTS.items()}
+WRONG = ["other", "plain", "short", "damaged", "absent", "silent", "garbage"]
+
+
+def test_download_brings_every_file(download, tmp_path):
+    download("good")
+    assert unpacked(tmp_path / "cache") == EXPECTED
+
+
+def test_download_asks_the_second_mirror_only_if_it_must(download, server):
+    download("good", "other")
+    assert server.asked == ["/good/one.gz", "/good/two.gz"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_after_a_bad_mirror_the_next_one_is_tried(download, tmp_path, wrong):
+    download(wrong, "good")
+    assert unpacked(tmp_path / "cache") == EXPECTED
+
+
+def test_after_a_mirror_that_refuses_the_connection_the_next_one_is_tried(download, tmp_path):
+    download(refused_url(), "good")
+    assert unpacked(tmp_path / "cache") == EXPECTED
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_failed_download_leaves_nothing_behind(download, tmp_path, wrong):
+    with pytest.raises(RuntimeError):
+        download(wrong)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_failed_download_says_why_and_what_to_do(download, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        download("other", "absent", refused_url())
+    message = str(caught.value)
+    for words in ("one.gz could not be downloaded", "other/: wrong bytes", "404", "refused",
+                  f"put the four files into {tmp_path / 'cache'}", "--data", "MINICAPS_DATA"):  # fmt: skip
+        assert words in message
+
+
+def test_a_file_that_is_there_is_not_downloaded_again(download, server):
+    download("good")
+    server.asked.clear()
+    download("good")
+    assert server.asked == []
+
+
+def test_a_failing_write_leaves_nothing_behind(download, tmp_path, monkeypatch):
+    def replace(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(datasets.os, "replace", replace)
+    with pytest.raises(OSError, match="disk full"):
+        download("good")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# -- single pictures ---------------------------------------------------------------------------
+
+GREY, COLOUR = (28, 28, 1), (28, 28, 3)
+RAMP = np.linspace(0, 255, 28 * 28).astype(np.uint8).reshape(28, 28)
+
+
+def save(path, picture, **options):
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    picture.save(path, **options)
+    return path
+
+
+def test_a_grey_png_of_the_right_size_is_read_exactly(tmp_path):
+    image = read_image(save(tmp_path / "a.png", RAMP), GREY)
+    np.testing.assert_array_equal(image, datasets.to_float(RAMP)[..., None], strict=True)
+
+
+def test_a_grey_png_for_a_colour_network_has_three_equal_channels(tmp_path):
+    image = read_image(save(tmp_path / "a.png", RAMP), COLOUR)
+    np.testing.assert_array_equal(image, datasets.to_float(np.stack([RAMP] * 3, axis=-1)), strict=True)
+
+
+def test_a_colour_png_for_a_colour_network_is_read_exactly(tmp_path):
+    colour = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=-1)
+    np.testing.assert_array_equal(
+        read_image(save(tmp_path / "a.png", colour), COLOUR), datasets.to_float(colour), strict=True
+    )
+
+
+def test_a_colour_png_for_a_grey_network_becomes_its_brightness(tmp_path):
+    image = read_image(save(tmp_path / "a.png", Image.new("RGB", (28, 28), (255, 0, 0))), GREY)
+    np.testing.assert_allclose(image, 0.299, atol=1 / 255)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparent_pixels_are_white_paper(tmp_path, mode):
+    picture = Image.new(mode, (28, 28), 0)
+    picture.paste(Image.new("L", (14, 28), 0).convert(mode), (0, 0))
+    image = read_image(save(tmp_path / "a.png", picture), GREY)[..., 0]
+    assert (image[:, :14] == 0).all() and (image[:, 14:] == 1).all()
+
+
+def test_half_transparent_black_is_half_grey(tmp_path):
+    image = read_image(save(tmp_path / "a.png", Image.new("RGBA", (28, 28), (0, 0, 0, 128))), GREY)
+    np.testing.assert_allclose(image, 127 / 255, atol=1 / 255)
+
+
+def test_a_palette_png_shows_its_colours(tmp_path):
+    picture = Image.fromarray(np.stack([RAMP // 128 * 255] * 3, axis=-1)).quantize(2)
+    image = read_image(save(tmp_path / "a.png", picture), GREY)[..., 0]
+    np.testing.assert_array_equal(image, RAMP // 128)
+
+
+def test_a_palette_png_may_have_a_transparent_colour(tmp_path):
+    picture = Image.fromarray(RAMP // 128, mode=None).convert("P")
+    picture.putpalette([0, 0, 0, 10, 10, 10])
+    image = read_image(save(tmp_path / "a.png", picture, transparency=1), GREY)[..., 0]
+    np.testing.assert_array_equal(image, RAMP // 128)
+
+
+def test_a_bilevel_png_is_black_and_white(tmp_path):
+    image = read_image(save(tmp_path / "a.png", Image.fromarray(RAMP > 127)), GREY)[..., 0]
+    np.testing.assert_array_equal(image, RAMP // 128)
+
+
+def test_a_16_bit_png_keeps_its_grey_values(tmp_path):
+    image = read_image(save(tmp_path / "a.png", RAMP.astype(np.uint16) * 257), GREY)
+    np.testing.assert_allclose(image[..., 0], RAMP / 255, atol=1 / 255)
+
+
+@pytest.mark.parametrize("mode, quality", [("L", 95), ("RGB", 95), ("CMYK", 95)])
+def test_a_jpeg_is_read(tmp_path, mode, quality):
+    picture = Image.fromarray(RAMP).convert(mode)
+    image = read_image(save(tmp_path / "a.jpg", picture, quality=quality), GREY)
+    np.testing.assert_allclose(image[..., 0], RAMP / 255, atol=0.05)
+
+
+def test_a_photo_is_turned_as_its_exif_orientation_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright: turn clockwise
+    image = read_image(save(tmp_path / "a.jpg", RAMP, exif=exif, quality=95), GREY)
+    np.testing.assert_allclose(image[..., 0], np.rot90(RAMP, -1) / 255, atol=0.05)
+
+
+@ONE_FOLDER
+@given(st.integers(1, 200), st.integers(1, 200), st.sampled_from([GREY, COLOUR, (20, 36, 1)]))
+def test_any_size_is_scaled_to_fit_and_centred_on_black(tmp_path, height, width, shape):
+    white = save(tmp_path / "a.png", Image.new("L", (width, height), 255))
+    image = read_image(white, shape)
+    assert image.shape == shape and image.dtype == np.float32
+    scale = min(shape[0] / height, shape[1] / width)
+    for axis, size in enumerate((height, width)):
+        lit = np.flatnonzero((image == 1).any(axis=(1 - axis, 2)))
+        assert abs(len(lit) - max(1, scale * size)) <= 1 and len(lit) == lit[-1] - lit[0] + 1
+        assert abs(lit[0] - (shape[axis] - 1 - lit[-1])) <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2000)])
+def test_any_aspect_ratio_is_read(tmp_path, size):
+    image = read_image(save(tmp_path / "a.png", Image.new("L", size, 255)), GREY)
+    assert image.max() == 1
+
+
+def test_invert_turns_dark_on_light_into_light_on_dark(tmp_path):
+    image = read_image(save(tmp_path / "a.png", 255 - RAMP), GREY, invert=True)
+    np.testing.assert_array_equal(image, datasets.to_float(RAMP)[..., None])
+
+
+def test_inverted_pictures_are_still_centred_on_black(tmp_path):
+    image = read_image(save(tmp_path / "a.png", Image.new("L", (10, 28), 0)), GREY, invert=True)
+    assert image[:, :8].max() == 0 and image[:, 10:18].min() == 1 and image[:, 20:].max() == 0
+
+
+def test_pixels_stay_between_0_and_1_after_scaling(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 2, (61, 47)).astype(np.uint8) * 255
+    image = read_image(save(tmp_path / "a.png", noise), GREY)
+    assert image.min() >= 0 and image.max() <= 1
+
+
+def bad_files(folder):
+    png = save(folder / "good.png", RAMP).read_bytes()
+    jpeg = save(folder / "good.jpg", RAMP).read_bytes()
+    flipped = bytearray(png)
+    flipped[len(png) // 2] ^= 0xFF
+    return {"empty.png": b"", "text.png": b"not a picture\n" * 20, "half.png": png[: len(png) // 2],
+            "header.png": png[:20], "flipped.png": flipped, "half.jpg": jpeg[: len(jpeg) // 2]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["empty.png", "text.png", "half.png", "header.png", "flipped.png", "half.jpg"]
+)
+def test_a_broken_picture_is_refused_in_one_line(tmp_path, name):
+    (tmp_path / name).write_bytes(bad_files(tmp_path)[name])
+    with pytest.raises(ValueError, match=rf"{name}: (damaged image|not an image)") as caught:
+        read_image(tmp_path / name, GREY)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_instead_of_a_picture_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a folder, expected an image file"):
+        read_image(tmp_path, GREY)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png: no such file"):
+        read_image(tmp_path / "absent.png", GREY)
+
+
+def test_a_network_of_two_channels_takes_no_picture(tmp_path):
+    with pytest.raises(ValueError, match="takes 2 channels"):
+        read_image(save(tmp_path / "a.png", RAMP), (28, 28, 2))
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOUR, (5, 9, 1)])
+def test_border_is_light_looks_at_the_border_only(shape):
+    dark_edge, light_edge = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    dark_edge[1:-1, 1:-1] = 1
+    light_edge[1:-1, 1:-1] = 0
+    assert border_is_light(light_edge) is True and border_is_light(dark_edge) is False
+
+
+def test_digits_of_mnist_have_no_light_border():
+    assert not any(border_is_light(image) for image in datasets.to_float(small_dataset().test_images))

@@ -1,0 +1,110 @@
+"""Convolution by frequencies beside im2col, its plain twin."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicaps import Conv2d, spectral
+from minicaps.models import CapsNet, build
+
+seeds = st.integers(0, 10**6)
+sizes = st.tuples(st.integers(4, 12), st.integers(4, 12))
+pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
+paddings = st.tuples(st.integers(0, 3), st.integers(0, 3))
+ALLOWED = {np.float32: 1e-5, np.float64: 1e-10}
+
+
+def both(x, dy_seed, in_channels, out_channels, kernel, dtype, **options):
+    """Return (y, dx, dW, dbias) by each algorithm."""
+    results = []
+    for algorithm in ("im2col", "spectral"):
+        layer = Conv2d(in_channels, out_channels, kernel, algorithm=algorithm, rng=0, dtype=dtype, **options)
+        y, cache = layer.forward(x)
+        dy = np.random.default_rng(dy_seed).normal(size=y.shape).astype(dtype)
+        results.append([y, layer.backward(dy, cache), *layer.grads.values()])
+        assert isinstance(cache, spectral.SpectralCache) == (algorithm == "spectral")
+    return zip(*results, strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(seeds, sizes, pairs, pairs, paddings)
+def test_it_agrees_with_im2col_for_any_size_stride_kernel_and_padding(
+    dtype, seed, size, kernel, stride, padding
+):
+    x = np.random.default_rng(seed).normal(size=(3, *size, 2)).astype(dtype)
+    for plain, fast in both(x, seed, 2, 3, kernel, dtype, stride=stride, padding=padding):
+        assert fast.dtype == dtype and fast.shape == plain.shape
+        assert np.abs(fast - plain).max() <= ALLOWED[dtype] * max(1e-3, np.abs(plain).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_it_agrees_at_the_size_of_the_paper(dtype):
+    x = np.random.default_rng(0).normal(size=(5, 20, 20, 32)).astype(dtype)
+    for plain, fast in both(x, 1, 32, 64, 9, dtype, stride=2):
+        assert np.abs(fast - plain).max() <= ALLOWED[dtype] * np.abs(plain).max()
+
+
+@given(sizes, pairs, pairs)
+def test_the_three_matrices_are_a_bilinear_algorithm_for_correlation(size, kernel, stride):
+    geometry = spectral.Geometry(size, kernel, stride, (0, 0))
+    A, B, C = spectral._matrices(geometry.grid, geometry.taps, geometry.outputs, "float64")
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=geometry.grid), rng.normal(size=geometry.taps)
+    direct = [(x[p : p + w.shape[0], q : q + w.shape[1]] * w).sum() for p, q in np.ndindex(*geometry.outputs)]
+    np.testing.assert_allclose(C @ ((A @ w.ravel()) * (B @ x.ravel())), direct, rtol=1e-9, atol=1e-10)
+    assert len(A) == spectral.products(geometry.grid)
+
+
+def test_the_paper_s_grid_takes_148_products():
+    geometry = spectral.Geometry((20, 20), (9, 9), (2, 2), (0, 0))
+    assert (geometry.outputs, geometry.taps, geometry.grid) == ((6, 6), (5, 5), (10, 10))
+    assert spectral.products(geometry.grid) == 148
+    direct, by_frequency = spectral.multiplications(geometry, 256, 256)
+    assert direct == 36 * 81 * 256 * 256
+    assert by_frequency == 148 * 1024 * 256 + 100 * 148 * 1024 + 36 * 148 * 256
+
+
+@given(sizes, pairs, paddings, seeds)
+def test_phases_and_back_are_transposes(size, stride, padding, seed):
+    geometry = spectral.Geometry(size, (3, 2), stride, padding)
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, *size, 3))
+    split = spectral.phases(x, geometry)
+    other = rng.normal(size=split.shape)
+    assert split.shape[1:] == (math.prod(geometry.grid), 3 * math.prod(stride))
+    back = spectral.from_phases(other, geometry)
+    np.testing.assert_allclose((split * other).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
+
+
+def test_auto_takes_what_multiplies_less():
+    paper, first = Conv2d(256, 256, 9, stride=2, rng=0), Conv2d(1, 256, 9, rng=0)
+    assert paper._takes_spectral(paper._geometry((20, 20)))
+    assert not first._takes_spectral(first._geometry((28, 28)))
+    assert not Conv2d(64, 64, 1, rng=0)._takes_spectral(spectral.Geometry((8, 8), (1, 1), (1, 1), (0, 0)))
+
+
+def test_an_unknown_algorithm_is_refused():
+    with pytest.raises(ValueError, match="algorithm is 'fft', expected 'auto' or 'im2col' or 'spectral'"):
+        Conv2d(1, 1, 2, algorithm="fft")
+
+
+def test_a_snapshot_for_inference_has_the_same_bits_and_transforms_no_weights(monkeypatch):
+    net = build("capsnet", "small", rng=0)
+    images = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
+    expected, ready = net(images), net.for_inference()
+    monkeypatch.setattr(spectral, "transform_weights", None)  # calling it would fail
+    for ours, theirs in zip(ready(images), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_snapshot_for_inference_does_not_follow_later_training():
+    net = CapsNet((20, 20, 2), 3, conv_channels=32, conv_kernel=3, primary_types=8, rng=0)
+    images = np.random.default_rng(0).random((2, 20, 20, 2), dtype=np.float32)
+    ready, before = net.for_inference(), net(images)[0]
+    for param in net.params.values():
+        param *= 1.5
+    np.testing.assert_array_equal(ready(images)[0], before)
+    assert np.abs(net(images)[0] - before).max() > 1e-3

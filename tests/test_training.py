@@ -1,0 +1,499 @@
+"""Training runs: they learn, repeat and resume bit for bit, and look at the test set once."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicaps import augment, checkpoint, datasets, training
+from minicaps.optim import Adam
+from minicaps.training import Run, TrainConfig, evaluate
+
+THREE_EPOCHS = tiny_config(epochs=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_mnist():
+    """Every run here trains on 270 images, validates on 30 and is tested on 100."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "load", lambda data=None: small_dataset())
+        yield
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a run of three epochs that nothing stopped, figures and all."""
+    folder = tmp_path_factory.mktemp("straight")
+    Run(THREE_EPOCHS, folder, say=quiet).train()
+    return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(Run, "_draw", lambda run, test: None)
+
+
+def run_to_the_end(folder, config=THREE_EPOCHS):
+    Run(config, folder, say=quiet).train()
+    return folder
+
+
+def weights(folder):
+    return {name: array.tobytes() for name, array in checkpoint.read(folder / "model.npz")[0].items()}
+
+
+def without_clock(metrics):
+    return [{k: x for k, x in row.items() if k not in ("seconds", "images_per_second")} for row in metrics]
+
+
+# -- learning ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model, steps", [("capsnet", 100), ("cnn", 40), ("mlp", 40)])
+def test_a_network_overfits_twenty_images(model, steps):
+    images, labels = small_dataset().train_images[:20], small_dataset().train_labels[:20]
+    config = tiny_config(model=model)
+    network = config.network(small_dataset())
+    optimizer = Adam(network, config.learning_rate)
+    x, y = training.to_batch(images, labels, np)
+    for _ in range(steps):
+        training.train_step(network, network.objective(), optimizer, x, y)
+    assert evaluate(network, images, labels).accuracy == 1
+
+
+def test_a_step_reports_loss_and_hits_from_before_its_update():
+    config = tiny_config()
+    network = config.network(small_dataset())
+    images, labels = small_dataset().train_images[:50], small_dataset().train_labels[:50]
+    before = evaluate(network, images, labels)
+    x, y = training.to_batch(images, labels, np)
+    optimizer = Adam(network, config.learning_rate)
+    loss, correct = training.train_step(network, network.objective(), optimizer, x, y)
+    assert float(loss) == pytest.approx(before.loss, rel=1e-5) and int(correct) == 50 * before.accuracy
+
+
+def test_steps_do_not_accumulate_gradients():
+    network = tiny_config().network(small_dataset())
+    x, y = training.to_batch(small_dataset().train_images[:10], small_dataset().train_labels[:10], np)
+    optimizer = Adam(network, 1e-30)
+    grads = []
+    for _ in range(2):
+        training.train_step(network, network.objective(), optimizer, x, y)
+        grads.append({name: grad.copy() for name, grad in network.grads.items()})
+    for name, grad in grads[0].items():
+        np.testing.assert_allclose(grads[1][name], grad, rtol=1e-5, atol=1e-7)
+
+
+# -- one seed, one result ----------------------------------------------------------------------
+
+
+def test_one_seed_gives_the_same_bits_twice(straight, tmp_path, no_figures):
+    again = run_to_the_end(tmp_path / "again")
+    assert weights(again) == weights(straight)
+    assert without_clock(read_metrics(again)) == without_clock(read_metrics(straight))
+
+
+def test_another_seed_gives_other_weights(straight, tmp_path, no_figures):
+    other = run_to_the_end(tmp_path / "other", tiny_config(epochs=3, seed=1))
+    assert all(weights(other)[name] != array for name, array in weights(straight).items())
+
+
+def test_the_seed_decides_the_first_weights_the_order_and_the_shifts(tmp_path):
+    draws = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = Run(tiny_config(seed=seed), tmp_path / name, say=quiet)
+        order = np.concatenate(list(training.batches(100, 10, run.rng)))
+        draws.append([run.network.state()["conv.W"], order])
+    for first, same, other in zip(*draws, strict=True):
+        assert (first == same).all() and (first != other).any()
+
+
+# -- stopping and resuming ---------------------------------------------------------------------
+
+
+STOPS = {
+    "in the first epoch": ("progress", 2),
+    "after the first epoch": ("say", 1),
+    "in the second epoch": ("progress", 9),
+    "after the last epoch": ("say", 3),
+}
+
+
+@pytest.mark.parametrize("callback, count", STOPS.values(), ids=STOPS)
+def test_a_run_that_was_stopped_resumes_bit_for_bit(straight, tmp_path, no_figures, callback, count):
+    with pytest.raises(KeyboardInterrupt):
+        Run(THREE_EPOCHS, tmp_path, **{"say": quiet, callback: interrupt_at(count)}).train()
+    summary = Run.resume(tmp_path, say=quiet).train()
+    assert weights(tmp_path) == weights(straight)
+    assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(straight))
+    assert summary["test_accuracy"] == json.loads((straight / "summary.json").read_text())["test_accuracy"]
+
+
+@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_the_other_networks_resume_bit_for_bit_too(tmp_path, no_figures, model):
+    config = tiny_config(model=model, epochs=2, schedule="exponential", warmup=3)
+    run_to_the_end(tmp_path / "straight", config)
+    with pytest.raises(KeyboardInterrupt):
+        Run(config, tmp_path / "stopped", say=interrupt_at(1)).train()
+    Run.resume(tmp_path / "stopped", say=quiet).train()
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_stop_between_checkpoint_and_metrics_loses_no_epoch(
+    straight, tmp_path, no_figures, monkeypatch, epoch
+):
+    calls = iter(range(epoch + 1))
+    write_text = checkpoint.write_text
+
+    def stop_at_the_metrics(path, text):
+        if path.name == "metrics.jsonl" and next(calls) == epoch - 1:
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_text", stop_at_the_metrics)
+        with pytest.raises(KeyboardInterrupt):
+            Run(THREE_EPOCHS, tmp_path, say=quiet).train()
+    Run.resume(tmp_path, say=quiet).train()
+    assert without_clock(read_metrics(tmp_path)) == without_clock(read_metrics(straight))
+
+
+def test_resuming_knows_what_is_done(straight):
+    run = Run.resume(straight, say=quiet)
+    assert run.finished and run.config == THREE_EPOCHS
+    assert run.epochs == read_metrics(straight) and run.optimizer.steps == 3 * 6
+
+
+def test_seconds_count_the_time_before_the_stop(straight):
+    run = Run.resume(straight, say=quiet)
+    assert run.seconds == pytest.approx(sum(row["seconds"] for row in run.epochs), rel=1e-3)
+
+
+def test_resuming_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        Run.resume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"epochs": 0}', '{"layers": 3}', '{"epochs": "4"}', '{"preset": "huge"}']
+)
+def test_a_damaged_configuration_is_refused_with_the_file_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json: damaged"):
+        Run.resume(tmp_path)
+
+
+DAMAGES = {
+    "a weight is missing": lambda arrays, _: arrays.pop("network/conv.W"),
+    "an average is missing": lambda arrays, _: arrays.pop("optimizer/m/conv.W"),
+    "a weight has another shape": lambda arrays, _: arrays.update({"network/conv.W": np.zeros(3)}),
+    "an unknown part": lambda arrays, _: arrays.update({"other/x": np.zeros(3)}),
+    "no generator": lambda _, description: description.pop("rng"),
+    "another generator": lambda _, description: description.update(rng={"bit_generator": "MT19937"}),
+    "no epochs": lambda _, description: description.pop("epochs"),
+    "no seconds": lambda _, description: description.update(seconds=None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_checkpoint_of_another_run_is_refused(straight, tmp_path, damage):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    arrays, description = checkpoint.read(tmp_path / "checkpoint.npz")
+    damage(arrays, description)
+    checkpoint.write(tmp_path / "checkpoint.npz", arrays, description)
+    with pytest.raises(ValueError, match=r"checkpoint\.npz: does not belong to this run"):
+        Run.resume(tmp_path)
+
+
+def test_a_truncated_checkpoint_is_refused(straight, tmp_path):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    content = (tmp_path / "checkpoint.npz").read_bytes()
+    (tmp_path / "checkpoint.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"checkpoint\.npz: damaged"):
+        Run.resume(tmp_path)
+
+
+# -- the folder --------------------------------------------------------------------------------
+
+
+def test_the_folder_has_every_file(straight):
+    assert {path.name for path in straight.iterdir()} == {
+        "config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json",
+        "learning_curves.png", "mistakes.png", "reconstructions.png",
+    }  # fmt: skip
+
+
+def test_config_json_holds_the_configuration(straight):
+    assert training.read_config(straight) == THREE_EPOCHS
+
+
+def test_metrics_has_one_object_for_every_epoch(straight):
+    metrics = read_metrics(straight)
+    assert [row["epoch"] for row in metrics] == [1, 2, 3]
+    for row in metrics:
+        assert row.keys() == {
+            "epoch", "train_loss", "train_accuracy", "learning_rate", "images_per_second",
+            "validation_loss", "validation_accuracy", "seconds",
+        }  # fmt: skip
+
+
+def test_summary_has_every_number(straight):
+    summary = json.loads((straight / "summary.json").read_text())
+    assert summary.keys() >= {
+        "test_accuracy", "test_error_percent", "parameters", "epochs", "seconds",
+        "images_per_second", "seed", "preset",
+    }  # fmt: skip
+    assert summary["epochs"] == 3 and summary["seed"] == 0 and summary["preset"] == "tiny"
+    assert summary["train_images"] == 270 and summary["test_images"] == 100
+    assert summary["parameters"] == THREE_EPOCHS.network(small_dataset()).count_params()
+    assert summary["test_error_percent"] == pytest.approx(100 - 100 * summary["test_accuracy"])
+    assert summary["seconds"] > 0 and summary["images_per_second"] > 0
+
+
+def test_the_accuracy_in_the_summary_is_that_of_the_saved_model(straight):
+    network, class_names = checkpoint.load_network(straight / "model.npz")
+    images, labels = small_dataset().test_images, small_dataset().test_labels
+    scores = network.scores(network(datasets.to_float(images)))
+    hits = sum(
+        int(class_names[row.argmax()] == str(label)) for row, label in zip(scores, labels, strict=True)
+    )
+    assert json.loads((straight / "summary.json").read_text())["test_accuracy"] == hits / 100
+
+
+def test_the_validation_numbers_are_those_of_the_checkpoint(straight):
+    run = Run.resume(straight, say=quiet)
+    images, labels = small_dataset().train_images[270:], small_dataset().train_labels[270:]
+    last = evaluate(run.network, images, labels)
+    assert run.epochs[-1]["validation_loss"] == pytest.approx(last.loss, rel=1e-5)
+    assert run.epochs[-1]["validation_accuracy"] == last.accuracy
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(straight):
+    before = {path.name: path.read_bytes() for path in straight.iterdir()}
+    with pytest.raises(FileExistsError, match="holds a run already; continue it with --resume"):
+        Run(tiny_config(seed=5), straight)
+    assert {path.name: path.read_bytes() for path in straight.iterdir()} == before
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
+    def load(data):
+        raise FileNotFoundError("no data")
+
+    monkeypatch.setattr(training, "load", load)
+    with pytest.raises(FileNotFoundError, match="no data"):
+        Run(tiny_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# -- what trains on what -----------------------------------------------------------------------
+
+TRAINING, VALIDATION, TEST = 100, 150, 250  # the brightest pixel of the images of each part
+
+
+@pytest.fixture
+def marked(monkeypatch, no_figures):
+    """A set whose images show by their brightness which part they belong to."""
+    rng = np.random.default_rng(0)
+    parts = []
+    for count, brightest in ((270, TRAINING), (30, VALIDATION), (60, TEST)):
+        images = rng.integers(1, 50, (count, 28, 28, 1), dtype=np.uint8)
+        images[:, 10:18, 10:18] = brightest
+        parts.append(images)
+    train_images, labels = np.concatenate(parts[:2]), np.arange(300) % 10
+    marked = datasets.Dataset(train_images, labels, parts[2], labels[:60], tuple("0123456789"), "marked")
+    monkeypatch.setattr(training, "load", lambda data=None: marked)
+    return marked
+
+
+def spy(monkeypatch, owner, name):
+    """Record the arguments of every call of owner.name, and let it do its work."""
+    original, calls = getattr(owner, name), []
+
+    def recorded(*arguments, **options):
+        calls.append(arguments)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, recorded)
+    return calls
+
+
+def test_only_training_images_are_shifted_and_trained_on(marked, tmp_path, monkeypatch):
+    shifted = spy(monkeypatch, augment, "shift")
+    steps = spy(monkeypatch, training, "train_step")
+    run_to_the_end(tmp_path, tiny_config(epochs=2))
+    assert len(shifted) == len(steps) == 12
+    assert all((images.max(axis=(1, 2, 3)) == TRAINING).all() for images, *_ in shifted)
+    assert max(float(images.max()) for *_, images, _ in steps) == pytest.approx(TRAINING / 255)
+
+
+def test_every_training_image_is_seen_once_per_epoch_with_its_label(tmp_path, monkeypatch, no_figures):
+    steps = spy(monkeypatch, training, "train_step")
+    run_to_the_end(tmp_path, tiny_config(shift=0))
+    seen = [(x.tobytes(), int(label)) for *_, images, labels in steps
+            for x, label in zip(images, labels, strict=True)]  # fmt: skip
+    images, labels, *_ = small_dataset().split()
+    expected = [(x.tobytes(), int(k)) for x, k in zip(datasets.to_float(images), labels, strict=True)]
+    assert sorted(seen) == sorted(expected) and seen != expected
+
+
+def test_limit_keeps_the_first_training_images_and_all_validation_images(marked, tmp_path, monkeypatch):
+    shifted = spy(monkeypatch, augment, "shift")
+    evaluated = spy(monkeypatch, training, "evaluate")
+    run_to_the_end(tmp_path, tiny_config(limit=20))
+    seen = np.concatenate([images for images, *_ in shifted])
+    assert sorted(map(bytes, seen)) == sorted(map(bytes, marked.train_images[:20]))
+    assert [len(images) for _, images, *_ in evaluated] == [30, 60]
+
+
+def test_validation_and_test_images_are_evaluated_as_they_are(marked, tmp_path, monkeypatch):
+    evaluated = spy(monkeypatch, training, "evaluate")
+    run_to_the_end(tmp_path)
+    parts = [(marked.train_images[270:], marked.train_labels[270:])] * 3
+    for (_, *found, _), expected in zip(
+        evaluated, [*parts, (marked.test_images, marked.test_labels)], strict=True
+    ):
+        for array, original in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(array, original)
+
+
+def test_the_test_set_is_read_once_at_the_end_after_the_last_update(marked, tmp_path, monkeypatch):
+    run, happened = Run(THREE_EPOCHS, tmp_path, say=quiet), []
+    evaluate, train_step = training.evaluate, training.train_step
+
+    def watched_evaluate(network, images, *rest):
+        happened.append({VALIDATION: "validate", TEST: "test"}[int(images.max())])
+        return evaluate(network, images, *rest)
+
+    def watched_step(*arguments):
+        happened.append("step")
+        return train_step(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", watched_evaluate)
+    monkeypatch.setattr(training, "train_step", watched_step)
+    run.train()
+    assert happened == (["step"] * 6 + ["validate"]) * 3 + ["test"]
+
+
+def test_the_test_set_is_judged_with_the_last_weights(marked, tmp_path, monkeypatch):
+    evaluated = spy(monkeypatch, training, "evaluate")
+    run_to_the_end(tmp_path)
+    tested = evaluated[-1][0].state()
+    assert {name: array.tobytes() for name, array in tested.items()} == weights(tmp_path)
+
+
+@given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 9))
+def test_batches_are_a_permutation_cut_into_equal_groups(count, size, seed):
+    groups = list(training.batches(count, size, np.random.default_rng(seed)))
+    assert sorted(np.concatenate(groups).tolist()) == list(range(count))
+    assert all(len(group) == size for group in groups[:-1]) and 1 <= len(groups[-1]) <= size
+
+
+# -- evaluation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["capsnet", "cnn", "mlp"])
+def test_evaluation_does_not_depend_on_the_batch_size(model):
+    network = tiny_config(model=model).network(small_dataset())
+    images, labels = small_dataset().test_images, small_dataset().test_labels
+    one, seven, hundred = (evaluate(network, images, labels, size) for size in (1, 7, 100))
+    for other in (one, seven):
+        assert other.loss == pytest.approx(hundred.loss, rel=1e-5)
+        assert other.accuracy == hundred.accuracy
+        np.testing.assert_allclose(other.scores, hundred.scores, atol=1e-5)
+        np.testing.assert_array_equal(other.predictions, hundred.predictions)
+
+
+def test_evaluation_counts_its_own_predictions():
+    network = tiny_config().network(small_dataset())
+    images, labels = small_dataset().test_images, small_dataset().test_labels
+    result = evaluate(network, images, labels)
+    assert result.accuracy == sum(p == k for p, k in zip(result.predictions, labels, strict=True)) / 100
+    np.testing.assert_array_equal(result.predictions, result.scores.argmax(axis=1))
+
+
+def test_predictions_do_not_depend_on_the_labels():
+    network = tiny_config().network(small_dataset())
+    images, labels = small_dataset().test_images, small_dataset().test_labels
+    right, wrong = evaluate(network, images, labels), evaluate(network, images, (labels + 1) % 10)
+    np.testing.assert_array_equal(right.scores, wrong.scores)
+
+
+def test_evaluation_changes_nothing():
+    network = tiny_config().network(small_dataset())
+    before = network.state()
+    evaluate(network, small_dataset().test_images, small_dataset().test_labels)
+    for name, array in network.state().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert all((grad == 0).all() for grad in network.grads.values())
+
+
+def test_evaluation_of_no_images_is_refused():
+    network = tiny_config(model="mlp").network(small_dataset())
+    with pytest.raises(ValueError, match="there are no images"):
+        evaluate(network, small_dataset().test_images[:0], small_dataset().test_labels[:0])
+
+
+# -- what goes wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(tmp_path, monkeypatch, value):
+    train_step, calls = training.train_step, iter(range(100))
+
+    def step(*arguments):
+        loss, correct = train_step(*arguments)
+        return (np.float32(value) if next(calls) == 8 else loss), correct
+
+    monkeypatch.setattr(training, "train_step", step)
+    with pytest.raises(RuntimeError, match=rf"the loss is {value} at step 9; a smaller learning rate"):
+        Run(THREE_EPOCHS, tmp_path, say=quiet).train()
+    assert not (tmp_path / "summary.json").exists()
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
+
+
+def test_a_network_of_nan_stops_the_run(tmp_path):
+    run = Run(tiny_config(), tmp_path, say=quiet)
+    run.network.params["capsules.prediction.W"][...] = np.nan
+    with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
+        run.train()
+
+
+@pytest.mark.parametrize("batch_size", [50, 300])
+def test_a_far_too_large_learning_rate_ends_in_one_clear_error(tmp_path, batch_size):
+    with pytest.raises(RuntimeError, match=r"loss is nan .* \(it is 1e\+30\)"):
+        Run(tiny_config(learning_rate=1e30, batch_size=batch_size), tmp_path, say=quiet).train()
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *((name, value) for name in ("epochs", "batch_size", "limit", "routing_iterations")
+          for value in (0, -1, 1.5, True)),
+        *((name, value) for name in ("warmup", "shift", "seed") for value in (-1, 1.5)),
+        *(("learning_rate", value) for value in (0.0, -1e-3, np.nan, np.inf)),
+        ("model", "transformer"), ("preset", "huge"), ("schedule", "linear"), ("backend", "torch"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"train: {name} is {value!r}, expected"):
+        TrainConfig(**{name: value})
+
+
+def test_routing_iterations_and_decoder_reach_the_network():
+    network = tiny_config(routing_iterations=1, decoder=False).network(small_dataset())
+    assert network.iterations == 1 and network.decoder is False
+
+
+@pytest.mark.parametrize(
+    "schedule, last", [("constant", 1.0), ("exponential", 0.96 ** (99 / 2000)), ("cosine", 0.0)]
+)
+def test_the_schedule_reaches_the_optimizer(schedule, last):
+    rates = TrainConfig(schedule=schedule, learning_rate=0.01, warmup=10).learning_rates(100)
+    assert rates(0) == pytest.approx(0.001) and rates(9) == pytest.approx(0.01, abs=2e-5)
+    assert rates(99) == pytest.approx(0.01 * last, abs=2e-5)
