@@ -13,7 +13,7 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -161,55 +161,46 @@ def _pool() -> ThreadPoolExecutor:
 def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Return [work(item) for item in items], computed by several threads (NumPy lets them run).
 
-    Meanwhile the BLAS library works on one thread: its threads and ours would wait for each other.
+    The first call holds NumPy's OpenBLAS to one thread, for the rest of the process: its threads
+    and ours would wait for each other, which took half of the gain in measurements. It also makes
+    results independent of the number of BLAS threads.
     """
-    if len(items) < 2:
+    _hold_blas_to_one_thread()
+    if threads() == 1 or len(items) < 2:
         return [work(item) for item in items]
-    with one_blas_thread():
-        if threads() == 1:
-            return [work(item) for item in items]
-        tasks = [_pool().submit(contextvars.copy_context().run, work, item) for item in items]
-        return [task.result() for task in tasks]
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """Return a @ b for matrices (M, K) and (K, N), on our threads where it is worth it.
-
-    The rows of `a` are always cut at the same places, so the bits do not depend on the threads.
-    """
-    xp, rows = get_xp(a, b), -(-len(a) // PIECES)
-    if xp is not np or a.size * b.shape[1] < MATMUL_LEAST:
-        return a @ b
-    y = np.empty((len(a), b.shape[1]), dtype=a.dtype)  # (M, N)
-    parallel(lambda k: np.matmul(a[k], b, out=y[k]), chunks(len(a), rows))
-    return y
-
-
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Let OpenBLAS use one thread only, where NumPy has brought its own OpenBLAS; else do nothing."""
-    get, set_to = _openblas_threads()
-    before = get()
-    set_to(1)
-    try:
-        yield
-    finally:
-        set_to(before)
+    tasks = [_pool().submit(contextvars.copy_context().run, work, item) for item in items]
+    return [task.result() for task in tasks]
 
 
 @functools.cache
-def _openblas_threads() -> tuple[Callable[[], int], Callable[[int], None]]:
-    """Return OpenBLAS's own functions that get and set its number of threads."""
+def _hold_blas_to_one_thread() -> None:
+    """Do it where NumPy has brought its own OpenBLAS, as its wheels do; else do nothing."""
     package = Path(np.__file__).parent
     for folder in (package.parent / "numpy.libs", package / ".dylibs"):
         for path in sorted(folder.glob("*openblas*")):
             library = ctypes.CDLL(str(path))  # the copy that NumPy has loaded already
             for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
-                get = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
-                set_to = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
-                if get is not None and set_to is not None:
-                    return get, set_to
-    return (lambda: 1), (lambda count: None)
+                set_threads = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+                if set_threads is not None:
+                    set_threads(1)
+                    return
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return a @ b for matrices (M, K) and (K, N), on our threads where it is worth it.
+
+    The longer side of the product is always cut at the same places, so the bits do not depend on
+    the number of threads.
+    """
+    xp, (rows, columns) = get_xp(a, b), (len(a), b.shape[1])
+    if xp is not np or a.size * columns < MATMUL_LEAST:
+        return a @ b
+    y = np.empty((rows, columns), dtype=a.dtype)  # (M, N)
+    if rows >= columns:
+        parallel(lambda k: np.matmul(a[k], b, out=y[k]), chunks(rows, -(-rows // PIECES)))
+    else:
+        parallel(lambda k: np.matmul(a, b[:, k], out=y[:, k]), chunks(columns, -(-columns // PIECES)))
+    return y
 
 
 def keep_freed_memory() -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -147,12 +146,18 @@ def worker(contender, options, task, batch):
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() == "memory":
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+            print(peak_memory(), flush=True)
             continue
         count = int(line)
         start = time.perf_counter()
         repeat(count)
         print((time.perf_counter() - start) / count, flush=True)
+
+
+def peak_memory():
+    """Return the most memory that this process has held, in MB."""
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def prepare(contender, options, task, batch):
