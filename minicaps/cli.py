@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from minicaps import __version__
+from minicaps.backend import keep_freed_memory
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: bad content or a failed run; 2: wrong arguments, or a path that is not there;
     130: interrupted.
     """
+    keep_freed_memory()
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)
@@ -81,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_gradcheck(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -321,3 +325,29 @@ def gradcheck(options: argparse.Namespace) -> int:
     print(f"{count} examples of {len(classes)} classes, worst relative error {worst:.1e}, "
           f"allowed 1e-06: {'FAILED' if failures else 'all pass'}")  # fmt: skip
     return FAILED if failures else OK
+
+
+# -- bench ------------------------------------------------------------------------------------
+
+
+def _add_bench(commands: Any) -> None:
+    from minicaps.models import PRESETS
+
+    parser = _add_command(commands, "bench", bench, "time training steps, stage by stage")
+    parser.add_argument("--preset", choices=PRESETS, default="small", help="(default: small)")
+    parser.add_argument("--batch-size", type=int, default=100, metavar="N", help="(default: 100)")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="(default: 10)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def bench(options: argparse.Namespace) -> int:
+    from minicaps.bench import bench as measure
+    from minicaps.layer import check_positive
+
+    try:
+        check_positive("bench", batch_size=options.batch_size, steps=options.steps)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    result = measure(options.preset, options.batch_size, options.steps)
+    print(json.dumps(result.as_dict(), indent=2) if options.json else result)
+    return OK

@@ -49,8 +49,8 @@ from minicaps.backend import Array, chunks, get_xp, parallel
 
 Pair = tuple[int, int]
 
-SAMPLES = 4  # transformed together: their phases then stay in the cache of a core
-BLOCK = 8192  # weights transformed together, likewise
+CHUNK = 1 << 18  # numbers worked on at a time: 1 MB in float32, within the cache of a core
+PIECES = 8  # at least, so that every thread has work
 
 
 class Geometry(NamedTuple):
@@ -175,13 +175,15 @@ def per_frequency(a: Array, b: Array, out: Array | None = None) -> Array:
     xp = get_xp(a)
     if out is None:
         out = xp.empty((len(a), a.shape[1], b.shape[2]), dtype=a.dtype)  # (T, M, N)
-    parallel(lambda t: xp.matmul(a[t], b[t], out=out[t]), pieces(len(a), 8, xp))
+    parallel(lambda t: xp.matmul(a[t], b[t], out=out[t]), pieces(len(a), 1, xp))
     return out
 
 
-def pieces(count: int, size: int, xp: Any) -> list[slice]:
-    """Cut 0..count for the threads; a GPU takes all at once."""
-    return chunks(count, size if xp is np else count)
+def pieces(count: int, numbers: int, xp: Any) -> list[slice]:
+    """Cut 0..count, with so many numbers each, for the threads; a GPU takes all at once."""
+    if xp is not np:
+        return [slice(0, count)]
+    return chunks(count, max(1, min(CHUNK // numbers, -(-count // PIECES))))
 
 
 # -- B x and its transpose --------------------------------------------------------------------
@@ -191,7 +193,7 @@ def transform_images(x: Array, geometry: Geometry, B: Array) -> Array:
     """Return B x for every sample and channel: x (B, H, W, C) -> (B, T, C')."""
     xp, channels = get_xp(x), x.shape[3] * math.prod(geometry.stride)
     X = xp.empty((len(x), len(B), channels), dtype=x.dtype)  # (B, T, C')
-    parallel(lambda k: xp.matmul(B, phases(x[k], geometry), out=X[k]), pieces(len(x), SAMPLES, xp))
+    parallel(lambda k: xp.matmul(B, phases(x[k], geometry), out=X[k]), pieces(len(x), X[0].size, xp))
     return X
 
 
@@ -203,7 +205,7 @@ def transform_images_back(dX: Array, geometry: Geometry, B: Array) -> Array:
     def work(k: slice) -> None:
         dx[k] = from_phases(xp.matmul(B.T, dX[k]), geometry)
 
-    parallel(work, pieces(len(dX), SAMPLES, xp))
+    parallel(work, pieces(len(dX), dX[0].size, xp))
     return dx
 
 
@@ -246,7 +248,7 @@ def transform_weights(W: Array, geometry: Geometry, A: Array) -> Array:
     def work(k: slice) -> None:
         W_hat[:, k] = A @ split[:, k]  # a copy, but out of the cache; BLAS would write there thrice
 
-    parallel(work, pieces(split.shape[1], BLOCK, xp))
+    parallel(work, pieces(split.shape[1], len(A), xp))
     return W_hat.reshape(len(A), -1, W.shape[3])
 
 
@@ -259,7 +261,7 @@ def transform_weights_back(dW_hat: Array, geometry: Geometry, A: Array) -> Array
     def work(k: slice) -> None:
         split[:, k] = A.T @ rows[:, k]
 
-    parallel(work, pieces(rows.shape[1], BLOCK, xp))
+    parallel(work, pieces(rows.shape[1], len(A), xp))
     (n, m), (s, t), (height, width) = geometry.taps, geometry.stride, geometry.kernel
     dW = split.reshape(n, m, s, t, -1, filters).transpose(0, 2, 1, 3, 4, 5)  # (n, s, m, t, C, K)
     return dW.reshape(n * s, m * t, -1, filters)[:height, :width]
@@ -282,7 +284,7 @@ def multiply(X: Array, W_hat: Array, C: Array) -> Array:
     Y = xp.empty((*X.shape[:2], W_hat.shape[2]), dtype=X.dtype)  # (B, T, K)
     per_frequency(X.transpose(1, 0, 2), W_hat, out=Y.transpose(1, 0, 2))
     y = xp.empty((len(X), len(C), Y.shape[2]), dtype=X.dtype)  # (B, P·Q, K)
-    parallel(lambda k: xp.matmul(C, Y[k], out=y[k]), pieces(len(X), SAMPLES, xp))
+    parallel(lambda k: xp.matmul(C, Y[k], out=y[k]), pieces(len(X), Y[0].size, xp))
     return y
 
 
@@ -291,5 +293,5 @@ def transform_outputs_back(dy: Array, C: Array) -> Array:
     xp = get_xp(dy)
     rows = dy.reshape(len(dy), -1, dy.shape[-1])  # (B, P·Q, K)
     dY = xp.empty((len(dy), C.shape[1], dy.shape[-1]), dtype=dy.dtype)  # (B, T, K)
-    parallel(lambda k: xp.matmul(C.T, rows[k], out=dY[k]), pieces(len(dy), SAMPLES, xp))
+    parallel(lambda k: xp.matmul(C.T, rows[k], out=dY[k]), pieces(len(dy), dY[0].size, xp))
     return dY

@@ -12,15 +12,35 @@ from minicaps.dense import any_axes
 from minicaps.layer import Example, Layer, check_array, check_gradient
 
 
+def dot(a: Array, b: Array, xp: Any) -> Array:
+    """Return ⟨a, b⟩ over the last axis: (..., D), (..., D) -> (..., 1).
+
+    A product with a column of ones sums a short axis several times faster than ``sum`` does.
+    """
+    return (a * b) @ xp.ones((a.shape[-1], 1), dtype=a.dtype)  # (..., 1)
+
+
 def length_and_direction(s: Array, xp: Any) -> tuple[Array, Array]:
     """Return n = ‖s‖ (..., 1) and e = s/n (..., D), with e = 0 where s = 0.
 
-    Scaled by the largest component, so that neither squaring 1e30 overflows in float32 nor
-    squaring 1e-30 vanishes.
+    Safe from 0 to 1e30 in float32. The plain formula serves where no square comes near the limits
+    of float32; on a GPU a look at them would have to wait for it, so there the safe one always does.
     """
+    if xp is np:
+        with np.errstate(over="ignore", invalid="ignore"):
+            n2 = dot(s, s, np)  # (..., 1)
+        if n2.min() > 1e-30 and n2.max() < 1e30:
+            n = np.sqrt(n2)  # (..., 1)
+            return n, s / n
+    return safe_length_and_direction(s, xp)
+
+
+def safe_length_and_direction(s: Array, xp: Any) -> tuple[Array, Array]:
+    """As above for all s: scaled by the largest component, so that neither squaring 1e30 overflows
+    nor squaring 1e-30 vanishes."""
     m = xp.abs(s).max(axis=-1, keepdims=True)  # (..., 1)
     scaled = s / xp.where(m > 0, m, 1)  # (..., D), largest component ±1
-    n = xp.sqrt((scaled * scaled).sum(axis=-1, keepdims=True))  # (..., 1), 0 or 1 to √D
+    n = xp.sqrt(dot(scaled, scaled, xp))  # (..., 1), 0 or 1 to √D
     return m * n, scaled / xp.where(n > 0, n, 1)
 
 
@@ -56,7 +76,7 @@ class Squash(Layer):
         q = self._q(n, xp)  # (..., 1)
         g = q / (1 + q * q)  # (..., 1)
         rho = 2 * g * xp.where(n <= 1, 1, q * q) / (1 + q * q)  # (..., 1), 2n/(1 + n²)²
-        along = (e * dv).sum(axis=-1, keepdims=True)  # (..., 1), e·dv
+        along = dot(e, dv, xp)  # (..., 1)
         return g * dv + ((rho - g) * along) * e  # (..., D)
 
     @staticmethod

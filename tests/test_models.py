@@ -1,15 +1,18 @@
 """The networks as a whole."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from minicaps import MarginLoss
+from minicaps import MarginLoss, backend
 from minicaps.gradcheck import JACOBIAN_COLUMNS
 from minicaps.layer import Loss
 from minicaps.models import CNN, MLP, PRESETS, CapsNet, build
-from minicaps.optim import Adam
+from minicaps.optim import Adam, Cosine
 from minicaps.training import train_step
 
 
@@ -136,3 +139,61 @@ def test_images_of_another_size_or_type_are_refused_with_the_cure(name):
 def test_labels_the_network_does_not_know_are_refused():
     with pytest.raises(ValueError, match="labels run from 0 to 10, expected 0 to 9"):
         build("capsnet", "tiny", rng=0).forward(np.zeros((2, 28, 28, 1), np.float32), np.array([0, 10]))
+
+
+def float64_arrays_seen(work):
+    """Run `work` and return what holds float64 among the local variables of all of minicaps."""
+    seen = set()
+
+    def look(frame, event, result):
+        if event == "return" and "minicaps" in frame.f_code.co_filename:
+            for name, value in [*frame.f_locals.items(), ("its result", result)]:
+                for array in value if isinstance(value, (tuple, list)) else [value]:
+                    if isinstance(array, (np.ndarray, np.generic)) and array.dtype == np.float64:
+                        seen.add(f"{frame.f_code.co_name}: {name}")
+
+    sys.setprofile(look)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatch):
+    monkeypatch.setattr(backend, "threads", lambda: 1)  # the profiler sees one thread only
+    net = build(name, preset, rng=0)
+    optimizer, objective = Adam(net, Cosine(1e-3, 10)), net.objective()
+    images = np.random.default_rng(0).random((20, 28, 28, 1), dtype=np.float32)
+    labels = np.arange(20) % 10
+
+    def step():
+        train_step(net, objective, optimizer, images, labels)
+
+    step()  # constant matrices are made in float64 once, and converted
+    assert float64_arrays_seen(step) == set()
+    double = build("mlp", rng=0, dtype=np.float64)  # and the look does see what there is
+    assert float64_arrays_seen(lambda: double(images.astype(np.float64)))
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
+    code = (
+        "import hashlib, numpy as np\n"
+        "from minicaps.models import build\n"
+        "from minicaps.optim import Adam\n"
+        "from minicaps.training import train_step\n"
+        "net = build('capsnet', 'small', rng=0)\n"
+        "x = np.random.default_rng(0).random((40, 28, 28, 1), dtype=np.float32)\n"
+        "optimizer = Adam(net, 1e-2)\n"
+        "for _ in range(3): train_step(net, net.objective(), optimizer, x, np.arange(40) % 10)\n"
+        "print(hashlib.sha256(b''.join(p.tobytes() for p in net.params.values())).hexdigest())\n"
+    )
+    digests = {
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "MINICAPS_THREADS": threads},
+                       capture_output=True, text=True, check=True).stdout
+        for threads in ("2", count)
+    }  # fmt: skip
+    assert len(digests) == 1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from minicaps import Squash
-from minicaps.squash import length_and_direction
+from minicaps.squash import length_and_direction, safe_length_and_direction
 
 squash = Squash()
 vectors = arrays(np.float64, (3, 4), elements=st.floats(-1000, 1000))
@@ -67,6 +67,12 @@ def test_float32_is_as_good_as_float64_from_1e_minus_30_to_1e30(direction, expon
     tiny = 1e-37  # below this float32 itself loses digits
     np.testing.assert_allclose(v, exact, rtol=2e-6, atol=2e-6 * np.abs(exact).max() + tiny)
     np.testing.assert_allclose(ds, exact_ds, rtol=2e-5, atol=2e-5 * np.abs(exact_ds).max() + tiny)
+
+
+@given(vectors.filter(lambda s: np.abs(s).max(axis=1).min() > 1e-9))
+def test_the_plain_formula_for_lengths_equals_the_safe_one(s):
+    for plain, safe in zip(length_and_direction(s, np), safe_length_and_direction(s, np), strict=True):
+        np.testing.assert_allclose(plain, safe, rtol=1e-14, atol=1e-300)
 
 
 def test_zero_stays_zero_and_has_gradient_zero():

@@ -23,6 +23,7 @@ import time
 import numpy as np
 
 from minicaps import backend
+from minicaps.bench import sgemm_rate
 from minicaps.models import build
 from minicaps.optim import Adam
 from minicaps.training import train_step
@@ -254,18 +255,6 @@ def show(label, results):
             else (f"{np.median(ratios):6.2f}  ({ratios.min():.2f} to {ratios.max():.2f})")
         )
         print(f"{label:<34} {name:<14} {1e3 * seconds:9.1f} ms {memory:7.0f} MB  {spread}", flush=True)
-
-
-def sgemm_rate(rounds=5):
-    """Return this machine's rate of float32 matrix products, in floating-point operations a second."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.random((2048, 2048), dtype=np.float32) for _ in range(2))
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2 * 2048**3 / np.median(times)
 
 
 def main():
