@@ -59,14 +59,14 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(str(arrays.pop("description")[()]))
         version = int(description["format"])
     except KeyError:
         raise ValueError(f"{path}: not a file of minicaps") from None
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile,
-            zlib.error) as error:  # fmt: skip
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, RuntimeError) as error:  # fmt: skip
         raise ValueError(f"{path}: damaged, or not a file of minicaps ({error})") from None
     if version > FORMAT:
         raise ValueError(f"{path}: written by a newer minicaps (format {version}, this one reads "
@@ -100,6 +100,9 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
     try:
         network = NETWORKS[description["model"]](**description["network"])
         network.load_state(arrays)
-        return network, tuple(description["class_names"])
+        class_names = tuple(description["class_names"])
+        if len(class_names) != network.classes:
+            raise ValueError(f"{len(class_names)} class names for {network.classes} classes")
+        return network, class_names
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: no network that this minicaps can build ({error})") from None

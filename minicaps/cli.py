@@ -137,7 +137,8 @@ def train(options: argparse.Namespace) -> int:
     if options.resume is not None:
         superfluous = sorted(given) + (["out"] if options.out else [])
         if superfluous:
-            flags = ", ".join("--" + name.replace("_", "-") for name in superfluous)
+            no = {"decoder": "no-decoder"}
+            flags = ", ".join("--" + no.get(name, name).replace("_", "-") for name in superfluous)
             raise UsageError(f"--resume continues a run with its own options; leave out {flags}")
         run = Run.resume(options.resume, **reporting)
         if run.finished:
@@ -262,14 +263,15 @@ def predict(options: argparse.Namespace) -> int:
     failed = OK
     for path in options.images:
         try:
-            image = datasets.read_image(path, network.image_shape, options.invert)
+            picture = datasets.read_picture(path, network.image_shape[2], options.invert)
         except (FileNotFoundError, ValueError) as error:  # say it, and go on with the others
             _complain(str(error))
             failed = max(failed, WRONG_USE if isinstance(error, FileNotFoundError) else FAILED)
             continue
-        if datasets.border_is_light(image):
+        if datasets.border_is_light(picture):
             _complain(f"warning: {path}: its border is light; MNIST is light on dark, "
                       + ("try without --invert" if options.invert else "try --invert"))  # fmt: skip
+        image = datasets.fit_picture(picture, network.image_shape)  # (H, W, C)
         scores = network.scores(network(image[None]))[0]  # (J,)
         best, second = np.argsort(scores)[::-1][:2]
         print(f"{path}: {class_names[best]} ({what} {scores[best]:.3f}), "

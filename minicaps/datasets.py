@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import math
 import os
 import struct
@@ -64,13 +65,14 @@ class Dataset:
         return len(self.class_names)
 
     def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Keep the last 5,000 training images (a tenth, if there are fewer than 50,000) apart.
+        """Keep the last 5,000 training images (a tenth, if there are fewer than 50,000; one at least)
+        apart.
 
         Returns
         -------
         train_images, train_labels, validation_images, validation_labels
         """
-        kept = len(self.train_images) - min(5000, len(self.train_images) // 10)
+        kept = len(self.train_images) - max(1, min(5000, len(self.train_images) // 10))
         images, labels = self.train_images, self.train_labels
         return images[:kept], labels[:kept], images[kept:], labels[kept:]
 
@@ -139,7 +141,10 @@ def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
             f"{path}: {'truncated' if len(content) < expected else 'too long'}, its header promises "
             f"{expected:,} bytes for the shape {shape}, the file holds {held}"
         )
-    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # more axes, or longer ones, than NumPy knows
+        raise ValueError(f"{path}: no array can have the {axes} axes of its header ({error})") from None
 
 
 def read_idx_folder(folder: str | Path) -> Dataset:
@@ -166,6 +171,8 @@ def read_idx_folder(folder: str | Path) -> Dataset:
     if train_images.shape[1:] != test_images.shape[1:]:
         raise ValueError(f"{folder}: training images are {train_images.shape[1:]} pixels, test "
                          f"images {test_images.shape[1:]}; expected one size")  # fmt: skip
+    if len(train_images) < 2:
+        raise ValueError(f"{folder}: one training image; at least one more is needed to validate")
     classes = int(train_labels.max()) + 1
     if classes < 2 or test_labels.max() >= classes:
         raise ValueError(
@@ -219,7 +226,7 @@ def load(data: str | Path | None = None) -> Dataset:
         If MNIST has to be downloaded and no mirror serves it.
     """
     if data is None:
-        data = os.environ.get("MINICAPS_DATA")
+        data = os.environ.get("MINICAPS_DATA") or None
     if data is not None:
         return read_idx_folder(data)
     cache = cache_folder()
@@ -232,7 +239,10 @@ def load(data: str | Path | None = None) -> Dataset:
 
 def has_all_parts(folder: Path) -> bool:
     """Whether the four files of MNIST are there."""
-    return all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in PARTS)
+    try:
+        return all(_find_part(folder, part) for part in PARTS)
+    except FileNotFoundError:
+        return False
 
 
 def cache_folder() -> Path:
@@ -264,7 +274,8 @@ def _download(name: str, folder: Path, mirrors: Sequence[str], sha256: str) -> N
             with urllib.request.urlopen(mirror + name, timeout=30) as response:
                 packed = response.read(64 << 20)  # the largest file has 10 MB
             found = hashlib.sha256(gzip.decompress(packed)).hexdigest()
-        except (OSError, EOFError, zlib.error) as error:  # URLError and BadGzipFile are OSErrors
+        except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
+            # URLError and BadGzipFile are OSErrors
             reasons.append(f"{mirror}: {error}")
             continue
         if found != sha256:
@@ -291,8 +302,7 @@ def _download(name: str, folder: Path, mirrors: Sequence[str], sha256: str) -> N
 def read_image(path: str | Path, image_shape: tuple[int, int, int], invert: bool = False) -> np.ndarray:
     """Read a PNG, JPEG or other image and scale it to what a network takes.
 
-    The whole picture is kept: it is scaled to fit and centred; the rest is black. Transparent
-    pixels count as white paper.
+    ``fit_picture`` of ``read_picture``, which say how, and what is raised.
 
     Parameters
     ----------
@@ -305,22 +315,29 @@ def read_image(path: str | Path, image_shape: tuple[int, int, int], invert: bool
     Returns
     -------
     float32 array (H, W, C), pixels 0 to 1
+    """
+    return fit_picture(read_picture(path, image_shape[2], invert), image_shape)
+
+
+def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.ndarray:
+    """Read an image file in its own size: 8-bit pixels (height, width, channels).
+
+    It is turned as its EXIF data says. Transparent pixels count as white paper.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an image, or the network takes neither 1 nor 3 channels.
+        If it is not an image, or `channels` is neither 1 nor 3.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError  # comes with matplotlib
 
-    height, width, channels = image_shape
     if channels not in (1, 3):
         raise ValueError(f"the network takes {channels} channels; image files have 1 or 3")
     try:
         with Image.open(path) as picture:
-            picture.load()
+            picture = ImageOps.exif_transpose(picture)
             picture = _as_8_bit(picture, "L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
@@ -330,10 +347,28 @@ def read_image(path: str | Path, image_shape: tuple[int, int, int], invert: bool
         raise ValueError(f"{path}: not an image that can be read (PNG and JPEG are)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: damaged image ({error})") from None
-    if invert:
-        picture = ImageOps.invert(picture)
-    picture = ImageOps.pad(picture, (width, height), method=Image.Resampling.BILINEAR)
-    return to_float(np.asarray(picture).reshape(height, width, channels))
+    pixels = np.array(picture).reshape(picture.height, picture.width, channels)  # (height, width, C)
+    return 255 - pixels if invert else pixels
+
+
+def fit_picture(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Scale 8-bit pixels (height, width, C) to fit (H, W, C) and centre them; the rest is black.
+
+    Returns
+    -------
+    float32 array (H, W, C), 0 to 1
+    """
+    from PIL import Image  # comes with matplotlib
+
+    height, width, channels = image_shape
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    rows, columns = (max(1, round(scale * n)) for n in pixels.shape[:2])
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    picture = picture.resize((columns, rows), Image.Resampling.BILINEAR)
+    image = np.zeros(image_shape, dtype=np.uint8)  # (H, W, C)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    image[top : top + rows, left : left + columns] = np.asarray(picture).reshape(rows, columns, channels)
+    return to_float(image)
 
 
 def _as_8_bit(picture: Any, mode: str) -> Any:
@@ -352,6 +387,7 @@ def _as_8_bit(picture: Any, mode: str) -> Any:
 
 
 def border_is_light(image: np.ndarray) -> bool:
-    """Whether the outermost pixels of an image (H, W, C), 0 to 1, are light on average."""
+    """Whether the outermost pixels of an image (H, W, C), 8-bit or 0 to 1, are light on average."""
     edges = [image[0], image[-1], image[:, 0], image[:, -1]]
-    return float(np.concatenate([edge.ravel() for edge in edges]).mean()) > 0.5
+    mean = float(np.concatenate([edge.ravel() for edge in edges]).mean())
+    return mean > (127.5 if image.dtype == np.uint8 else 0.5)

@@ -366,7 +366,7 @@ def package_modules() -> list[ModuleType]:
     import minicaps
 
     names = [info.name for info in pkgutil.iter_modules(minicaps.__path__)]
-    return [importlib.import_module(f"minicaps.{name}") for name in names if name != "__main__"]
+    return [importlib.import_module(f"minicaps.{name}") for name in names]
 
 
 def module_from_path(path: str | Path) -> ModuleType:
@@ -382,11 +382,12 @@ def module_from_path(path: str | Path) -> ModuleType:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_checked_{path.stem}"  # so that a file called json.py does not replace json
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path}: not a Python file; expected a name that ends with .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

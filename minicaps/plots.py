@@ -55,13 +55,17 @@ def learning_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.9))
         x = [row["epoch"] for row in epochs]
-        panels = {"loss": ("Loss per image", 1), "accuracy": ("Images classified right (%)", 100)}
-        for axes, (name, (label, scale)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        panels = {
+            "loss": ("Loss per image", 1, ".4f"),
+            "accuracy": ("Images classified right (%)", 100, ".2f"),
+        }
+        for axes, (name, (label, scale, digits)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             for k, part in enumerate(("train", "validation")):
                 y = [scale * row[f"{part}_{name}"] for row in epochs]
                 axes.plot(x, y, label=part.replace("train", "training"), **line_style(k))
             axes.set(xlabel="Epoch", ylabel=label)
-            axes.set_title(f"{name.capitalize()}, the last: {y[-1]:.4g} on validation")
+            unit = " %" if scale == 100 else ""
+            axes.set_title(f"{name.capitalize()}: {y[-1]:{digits}}{unit} on validation at the end")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
         return figure

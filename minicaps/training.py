@@ -48,10 +48,12 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 check_positive("train", **{name: getattr(self, name)})
         for name in ("warmup", "shift", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train: {name} is {getattr(self, name)}, expected 0 or more")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"train: learning_rate is {self.learning_rate}, expected a number above 0")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"train: {name} is {value!r}, expected a whole number, 0 or more")
+        rate = self.learning_rate
+        if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
+            raise ValueError(f"train: learning_rate is {rate!r}, expected a number above 0")
         for name, option in type(self).__dataclass_fields__.items():
             if option.metadata["choices"]:
                 check_choice("train", name, getattr(self, name), option.metadata["choices"])
@@ -234,10 +236,13 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Train the epochs that are left, evaluate on the test set once, and return the summary."""
+        self._write_metrics()  # a run that is resumed may have ended between its two files
         while len(self.epochs) < self.config.epochs:
             start = time.perf_counter()
             metrics = self._train_epoch()
-            validation = evaluate(self.network, *self.validation, self.config.batch_size)
+            with np.errstate(over="ignore", invalid="ignore"):
+                validation = evaluate(self.network, *self.validation, self.config.batch_size)
+            self._check_loss("validation loss", validation.loss)
             metrics |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
             self.seconds += time.perf_counter() - start
             metrics["seconds"] = time.perf_counter() - start
@@ -257,13 +262,10 @@ class Run:
         for chosen in batches(len(self.images), config.batch_size, self.rng):
             images = augment.shift(self.images[chosen], config.shift, self.rng)  # (B, H, W, C)
             x, y = to_batch(images, self.labels[chosen], xp)
-            loss, right = train_step(self.network, self.objective, self.optimizer, x, y)
+            with np.errstate(over="ignore", invalid="ignore"):  # told in words, one line below
+                loss, right = train_step(self.network, self.objective, self.optimizer, x, y)
             both = to_numpy(xp.stack([loss, right.astype(loss.dtype)]))  # one copy from the device
-            if not math.isfinite(both[0]):
-                raise RuntimeError(
-                    f"the loss is {both[0]} at step {self.optimizer.steps}; a smaller learning rate "
-                    f"may help (it is {config.learning_rate:g}); the last complete epoch is kept"
-                )
+            self._check_loss("loss", both[0])
             loss_sum += float(both[0]) * len(chosen)
             correct += round(float(both[1]))
             seen += len(chosen)
@@ -275,6 +277,13 @@ class Run:
             "learning_rate": self.optimizer.schedule(self.optimizer.steps - 1),
             "images_per_second": seen / (time.perf_counter() - start),
         }
+
+    def _check_loss(self, name: str, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"the {name} is {loss} at step {self.optimizer.steps}; a smaller learning rate may help "
+                f"(it is {self.config.learning_rate:g}); the last complete epoch is kept"
+            )
 
     def _report_progress(self, seen: int, loss: float, rate: float) -> None:
         epoch = len(self.epochs) + 1
@@ -296,6 +305,9 @@ class Run:
             "seconds": self.seconds,
         }
         checkpoint.write(self.folder / "checkpoint.npz", arrays, description)
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
         lines = "".join(json.dumps(metrics) + "\n" for metrics in self.epochs)
         checkpoint.write_text(self.folder / "metrics.jsonl", lines)
 
@@ -322,7 +334,7 @@ class Run:
         training_seconds = sum(len(self.images) / row["images_per_second"] for row in self.epochs)
         summary = {
             "test_accuracy": test.accuracy,
-            "test_error_percent": 100 * (1 - test.accuracy),
+            "test_error_percent": round(100 * (1 - test.accuracy), 6),
             "test_images": len(dataset.test_images),
             "train_images": len(self.images),
             "validation_accuracy": self.epochs[-1]["validation_accuracy"],

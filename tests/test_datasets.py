@@ -531,7 +531,7 @@ def test_a_palette_png_shows_its_colours(tmp_path):
 
 
 def test_a_palette_png_may_have_a_transparent_colour(tmp_path):
-    picture = Image.fromarray(RAMP // 128, mode=None).convert("P")
+    picture = Image.fromarray(RAMP // 128).convert("P")
     picture.putpalette([0, 0, 0, 10, 10, 10])
     image = read_image(save(tmp_path / "a.png", picture, transparency=1), GREY)[..., 0]
     np.testing.assert_array_equal(image, RAMP // 128)
@@ -547,10 +547,16 @@ def test_a_16_bit_png_keeps_its_grey_values(tmp_path):
     np.testing.assert_allclose(image[..., 0], RAMP / 255, atol=1 / 255)
 
 
-@pytest.mark.parametrize("mode, quality", [("L", 95), ("RGB", 95), ("CMYK", 95)])
-def test_a_jpeg_is_read(tmp_path, mode, quality):
+@pytest.mark.parametrize("dtype, full", [(np.int32, 255), (np.int32, 65535), (np.float32, 255)])
+def test_a_32_bit_tiff_may_count_to_255_or_to_65535(tmp_path, dtype, full):
+    image = read_image(save(tmp_path / "a.tif", (RAMP / 255 * full).astype(dtype)), GREY)
+    np.testing.assert_allclose(image[..., 0], RAMP / 255, atol=1 / 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_is_read(tmp_path, mode):
     picture = Image.fromarray(RAMP).convert(mode)
-    image = read_image(save(tmp_path / "a.jpg", picture, quality=quality), GREY)
+    image = read_image(save(tmp_path / "a.jpg", picture, quality=95), GREY)
     np.testing.assert_allclose(image[..., 0], RAMP / 255, atol=0.05)
 
 
