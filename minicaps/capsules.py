@@ -245,12 +245,16 @@ class CapsuleLayer(Layer):
         du = xp.empty_like(u)  # (B, I, D)
 
         def work(lane: list[tuple[slice, RoutingCache]]) -> tuple[Array, Array]:
-            dW_sum = dbias_sum = 0
+            dW_sum = dbias_sum = None
             for chunk, routing in lane:
                 routing = routing._replace(u_hat=predict(u[chunk], W))
                 du_hat, dbias = self.routing.route_backward(dv[chunk], routing)
                 du[chunk], dW = predict_backward(du_hat, u[chunk], W)
-                dW_sum, dbias_sum = dW_sum + dW, dbias_sum + dbias
+                if dW_sum is None:
+                    dW_sum, dbias_sum = dW, dbias
+                else:
+                    dW_sum += dW
+                    dbias_sum += dbias
             return dW_sum, dbias_sum
 
         for dW, dbias in parallel(
