@@ -90,6 +90,12 @@ def col2im(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair =
     return dx[:, above : above + height, left : left + width]  # (B, H, W, C)
 
 
+def sum_over_places(dy: Array) -> Array:
+    """Return Σ dy over batch and places: (B, P, Q, K) -> (K,). A product with ones does it fastest."""
+    rows = dy.reshape(-1, dy.shape[-1])  # (B·P·Q, K)
+    return (get_xp(dy).ones((1, len(rows)), dtype=dy.dtype) @ rows)[0]
+
+
 class Im2colCache(NamedTuple):
     x: Array  # (B, H, W, C); its windows are laid out again in backward
 
@@ -165,7 +171,7 @@ class Conv2d(Layer):
     def backward(self, dy: Array, cache: Im2colCache | spectral.SpectralCache) -> Array:
         """dy (B, P, Q, K) -> dx (B, H, W, C)."""
         self._check_dy(dy, cache)
-        self.grads["bias"] += dy.sum(axis=(0, 1, 2))  # (K,)
+        self.grads["bias"] += sum_over_places(dy)  # (K,)
         if isinstance(cache, spectral.SpectralCache):
             dx, dW = spectral.backward(dy, cache)
         else:
@@ -179,7 +185,7 @@ class Conv2d(Layer):
             self.backward(dy, cache)
             return
         self._check_dy(dy, cache)
-        self.grads["bias"] += dy.sum(axis=(0, 1, 2))  # (K,)
+        self.grads["bias"] += sum_over_places(dy)  # (K,)
         self.grads["W"] += self._im2col_backward(dy, cache.x, with_dx=False)[1]
 
     def for_inference(self, size: Pair) -> Conv2d:

@@ -134,7 +134,7 @@ def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
             f"{path}: truncated, its header promises {expected:,} bytes for the shape {shape}, more "
             "than the file can hold"
         )
-    content = file.read(expected + 1)
+    content = _read_at_most(file, expected + 1)
     if len(content) != expected:
         held = f"{len(content):,}" if len(content) < expected else "more"
         raise ValueError(
@@ -145,6 +145,14 @@ def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
         return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
     except ValueError as error:  # more axes, or longer ones, than NumPy knows
         raise ValueError(f"{path}: no array can have the {axes} axes of its header ({error})") from None
+
+
+def _read_at_most(file: BinaryIO, count: int) -> bytes:
+    """Read up to `count` bytes in pieces: a header that lies then costs no more than the file holds."""
+    content = bytearray()
+    while len(content) < count and (piece := file.read(min(count - len(content), 1 << 24))):
+        content += piece
+    return bytes(content)
 
 
 def read_idx_folder(folder: str | Path) -> Dataset:
@@ -341,6 +349,8 @@ def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.nd
             picture = _as_8_bit(picture, "L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
+    except PermissionError:
+        raise
     except IsADirectoryError:
         raise ValueError(f"{path}: a folder, expected an image file") from None
     except UnidentifiedImageError:
