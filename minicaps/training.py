@@ -32,7 +32,7 @@ class TrainConfig:
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
     data: str | None = _option(None, "folder of four IDX files (default: MNIST)")
     limit: int | None = _option(None, "train on the first LIMIT images only")
-    epochs: int = _option(4, "passes over the training images")
+    epochs: int = _option(3, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float = _option(2e-3, "largest learning rate of Adam")
     schedule: str = _option("cosine", "course of the rate", "constant", "exponential", "cosine")
