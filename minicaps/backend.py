@@ -8,7 +8,6 @@ same weights on every backend.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import ctypes
 import functools
 import os
@@ -168,8 +167,14 @@ def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     _hold_blas_to_one_thread()
     if threads() == 1 or len(items) < 2:
         return [work(item) for item in items]
-    tasks = [_pool().submit(contextvars.copy_context().run, work, item) for item in items]
+    tasks = [_pool().submit(_under, np.geterr(), work, item) for item in items]
     return [task.result() for task in tasks]
+
+
+def _under(error_state: dict[str, str], work: Callable[[Any], Any], item: Any) -> Any:
+    """Return work(item) under NumPy's error state of the thread that asked for it."""
+    with np.errstate(**error_state):
+        return work(item)
 
 
 @functools.cache

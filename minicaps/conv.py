@@ -16,7 +16,7 @@ from minicaps.layer import Example, Layer, check_array, check_choice, check_grad
 Pair = tuple[int, int]
 
 CHUNK_NUMBERS = 1 << 18  # of the windows laid out at a time: 1 MB in float32
-SPECTRAL_SHARE = 0.7  # a multiplication by frequencies moves more memory than a direct one
+SPECTRAL_SHARE = 1.0  # im2col moves more memory for a multiplication, above all in backward
 
 
 def as_pair(place: str, name: str, value: int | Pair, least: int = 1) -> Pair:

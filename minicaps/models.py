@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"conv_channels": 8, "conv_kernel": 5, "conv_stride": 2, "primary_types": 4,
              "primary_dimension": 4, "primary_kernel": 5, "class_dimension": 8,
              "decoder_hidden": (32, 64)},
-    "small": {"conv_channels": 32, "primary_types": 8},
+    "small": {"conv_channels": 24, "primary_types": 6, "decoder_hidden": (256, 512)},
     "paper": {},
 }  # fmt: skip
 
