@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -51,7 +53,7 @@ class MarginLoss(Loss):
         cache = MarginCache(n, e, T, n < self.present, n > self.absent)
         too_short, too_long = self._hinges(cache)  # (B, J)
         per_class = T * too_short**2 + self.down_weight * (1 - T) * too_long**2  # (B, J)
-        return per_class.sum() / len(v), cache
+        return (per_class / len(v)).sum(), cache
 
     def backward(self, cache: MarginCache) -> Array:
         """-> dv (B, J, E)."""
@@ -100,7 +102,7 @@ class ReconstructionLoss(Loss):
         axes = [(f"axis {k}", size) for k, size in enumerate(prediction.shape)]
         check_array(place, "target", target, *axes, like=prediction)
         difference = prediction - target  # (B, ...)
-        loss = self.scale * (difference * difference).sum() / len(difference)
+        loss = ((self.scale / len(difference)) * (difference * difference)).sum()
         return loss, ReconstructionCache(difference)
 
     def backward(self, cache: ReconstructionCache) -> Array:
@@ -135,7 +137,7 @@ class CrossEntropyLoss(Loss):
         shifted = prediction - prediction.max(axis=1, keepdims=True)  # (B, J), exp cannot overflow
         exp_x = xp.exp(shifted)  # (B, J)
         total = exp_x.sum(axis=1, keepdims=True)  # (B, 1)
-        loss = (T * (xp.log(total) - shifted)).sum() / len(T)
+        loss = (T * (xp.log(total) - shifted) / len(T)).sum()
         return loss, CrossEntropyCache(exp_x / total, T)
 
     def backward(self, cache: CrossEntropyCache) -> Array:
@@ -176,8 +178,12 @@ class WeightedSum(Loss):
                 raise ValueError(f"WeightedSum.forward: got {len(value)} {name}, "
                                  f"expected one for each of {len(self.losses)} losses")  # fmt: skip
         results = [loss.forward(p, t) for loss, p, t in zip(self.losses, prediction, target, strict=True)]
-        total = sum(w * value for w, (value, _) in zip(self.weights, results, strict=True))
-        return total, [cache for _, cache in results]
+        xp = get_xp(results[0][0])
+        parts = [  # NumPy 1 would make a float64 of a float32 scalar times a Python number
+            xp.multiply(value, weight, dtype=value.dtype)
+            for weight, (value, _) in zip(self.weights, results, strict=True)
+        ]
+        return functools.reduce(operator.add, parts), [cache for _, cache in results]
 
     def backward(self, cache: list) -> tuple:
         """-> the gradient of every prediction."""
