@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, chunks, generator, get_xp, lanes, parallel
+from minicaps.backend import Array, chunks, generator, get_xp, parallel
 from minicaps.conv import Conv2d, Pair
 from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
-from minicaps.routing import DynamicRouting, RoutingCache, routing_options
+from minicaps.routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
 from minicaps.squash import Squash
 
-CHUNK_SAMPLES = 8  # fewer samples at a time would make the matrix products too thin,
-CHUNK_BYTES = 3 << 20  # more would let û outgrow the cache of a core
+CHUNK_NUMBERS = 3 << 18  # worked on at a time by a thread: 3 MB in float32. Less would keep closer to
+# the core's cache, but threads lose time whenever they come back from NumPy for the next step
 
 
 class PrimaryCaps(Layer):
@@ -143,14 +143,49 @@ class PredictionVectors(Layer):
         yield Example("large W", cls(5, 4, 3, 6, deviation=0.5, rng=rng, dtype=dtype), (u,))
 
 
+class Factors(NamedTuple):
+    r"""Prediction vectors û_ij = u_i W_ij as routing sees them, without û itself ever being built.
+
+    Routing asks for two things. In the first, Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, so the
+    couplings can go to u, before one matrix product over all i. In the second,
+    ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩. Either way there are D numbers for a pair of capsules instead
+    of û's E, and less memory to move. I stands last because it is the longest axis.
+    """
+
+    u: Array  # (D, B, I)
+    W: Array  # (J, D, E, I)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.u.shape[1], self.u.shape[2], len(self.W)  # B, I, J
+
+    def total(self) -> Array:
+        """Return Σ_i û_ij (B, J, E)."""
+        return self._times_W(self.u)
+
+    def combine(self, c: Array) -> Array:
+        """Return s_j = Σ_i (c_ij u_i) W_ij: c (B, I, J) -> s (B, J, E)."""
+        return self._times_W(self.u * c.transpose(2, 0, 1)[:, None])  # from (J, D, B, I)
+
+    def agree(self, v: Array) -> Array:
+        """Return the agreements ⟨u_i, W_ij v_j⟩: v (B, J, E) -> (B, I, J)."""
+        Wv = v.swapaxes(0, 1)[:, None] @ self.W  # (J, D, B, I)
+        agreement = get_xp(v).einsum("dbi,jdbi->jbi", self.u, Wv)  # (J, B, I)
+        return agreement.transpose(1, 2, 0)  # (B, I, J)
+
+    def _times_W(self, x: Array) -> Array:
+        """Return Σ_i x_i W_ij for x ([J,] D, B, I): (B, J, E)."""
+        return (x @ self.W.swapaxes(2, 3)).sum(axis=1).swapaxes(0, 1)  # (J, D, B, E) -> (B, J, E)
+
+
 class CapsuleCache(NamedTuple):
-    """What CapsuleLayer keeps: not û, the largest array by far, which backward computes again.
+    """What CapsuleLayer keeps.
 
     ``cache.b``, ``c``, ``s`` and ``v`` are lists with one array of the whole batch per iteration.
     """
 
     u: Array  # (B, I, D)
-    parts: list[tuple[slice, RoutingCache]]  # the samples of each chunk, and its routing without û
+    parts: list[tuple[slice, RoutingCache]]  # the samples of each chunk, and its routing
 
     def _whole(self, name: str) -> list[Array]:
         xp = get_xp(self.u)
@@ -178,11 +213,12 @@ class CapsuleLayer(Layer):
     r"""Prediction vectors and dynamic routing in one: v = route(u W) (Sabour et al. 2017, §2).
 
     It computes what ``Sequential(prediction=PredictionVectors(...), routing=DynamicRouting(...))``
-    does, under the same parameter names, but a few samples at a time: û (B, I, J, E), by far the
-    largest array, then stays in the processor's cache through all iterations. The chunks run on
-    several threads.
+    does, under the same parameter names, but û (B, I, J, E), by far the largest array, is never
+    built: see ``Factors``. Threads take a few samples each.
 
-    Gradient: that of both parts, in reverse; û is computed again rather than kept.
+    Gradient: that of both parts, in reverse. Here dû is needed, for du_i = Σ_j dû_ij W_ijᵀ and
+    dW_ij = Σ_B u_iᵀ dû_ij, but it is a sum of outer products, so it is made for a few lower
+    capsules at a time, used while it is in the cache, and dropped.
 
     Parameters
     ----------
@@ -230,46 +266,42 @@ class CapsuleLayer(Layer):
         W = self.prediction.params["W"]
         xp = check_lower_capsules("CapsuleLayer.forward", u, W)
         v = xp.empty((len(u), *W.shape[2:]), dtype=u.dtype)  # (B, J, E)
+        by_parent = xp.ascontiguousarray(W.transpose(2, 1, 3, 0))  # (J, D, E, I)
 
         def work(chunk: slice) -> tuple[slice, RoutingCache]:
-            v[chunk], routing = self.routing.route(predict(u[chunk], W))
-            return chunk, routing._replace(u_hat=None)
+            by_dimension = xp.ascontiguousarray(u[chunk].transpose(2, 0, 1))  # (D, B, I)
+            v[chunk], routing = self.routing.route(Factors(by_dimension, by_parent))
+            return chunk, routing
 
-        return v, CapsuleCache(u, parallel(work, self._chunks(u)))
+        return v, CapsuleCache(u, parallel(work, pieces(len(u), u[0].size * W.shape[2], xp)))
 
     def backward(self, dv: Array, cache: CapsuleCache) -> Array:
         """dv (B, J, E) -> du (B, I, D)."""
         W, u = self.prediction.params["W"], cache.u
-        xp = get_xp(u)
         check_gradient("CapsuleLayer.backward", dv, (len(u), *W.shape[2:]), u)
+        du_hat = self.routing.outer_products((*u.shape[:2], W.shape[2]), dv)
+
+        def work(part: tuple[slice, RoutingCache]) -> Array:
+            chunk, routing = part
+            return self.routing.route_backward(dv[chunk], routing, du_hat[chunk])
+
+        dbias = sum(parallel(work, cache.parts))  # (J, E); in order, so it has the same bits each time
+        if self.bias:
+            self.routing.grads["bias"] += dbias
+        return self._through_prediction(du_hat, u)
+
+    def _through_prediction(self, du_hat: OuterProducts, u: Array) -> Array:
+        """Return du (B, I, D) and add dW, some lower capsules at a time."""
+        xp, W, dW = get_xp(u), self.prediction.params["W"], self.prediction.grads["W"]
         du = xp.empty_like(u)  # (B, I, D)
 
-        def work(lane: list[tuple[slice, RoutingCache]]) -> tuple[Array, Array]:
-            dW_sum = dbias_sum = None
-            for chunk, routing in lane:
-                routing = routing._replace(u_hat=predict(u[chunk], W))
-                du_hat, dbias = self.routing.route_backward(dv[chunk], routing)
-                du[chunk], dW = predict_backward(du_hat, u[chunk], W)
-                if dW_sum is None:
-                    dW_sum, dbias_sum = dW, dbias
-                else:
-                    dW_sum += dW
-                    dbias_sum += dbias
-            return dW_sum, dbias_sum
+        def work(lower: slice) -> None:
+            block = du_hat.to_array(lower).swapaxes(0, 1)  # (B, I, J, E)
+            du[:, lower], dW_block = predict_backward(block, u[:, lower], W[lower])
+            dW[lower] += dW_block
 
-        for dW, dbias in parallel(
-            work, lanes(cache.parts)
-        ):  # in order, so the sum has the same bits each time
-            self.prediction.grads["W"] += dW
-            if self.bias:
-                self.routing.grads["bias"] += dbias
+        parallel(work, pieces(len(W), len(u) * W[0, 0].size, xp))
         return du
-
-    def _chunks(self, u: Array) -> list[slice]:
-        if get_xp(u) is not np:
-            return [slice(0, len(u))]
-        sample = self.prediction.params["W"].nbytes // u.shape[2]  # bytes of û for one sample
-        return chunks(len(u), max(CHUNK_SAMPLES, CHUNK_BYTES // sample))
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
@@ -288,6 +320,15 @@ class CapsuleLayer(Layer):
     def with_couplings(self, u: Array, c: Array) -> tuple[Array, Any]:
         """Return v for given couplings c (B, I, J), which is what "stopped" differentiates."""
         return self.routing.with_couplings(predict(u, self.prediction.params["W"]), c)
+
+
+def pieces(count: int, numbers: int, xp: Any) -> list[slice]:
+    """Cut 0..count, with so many numbers each, into an equal share for up to four threads, or a
+    multiple of that, of up to CHUNK_NUMBERS; a GPU takes all at once."""
+    if xp is not np:
+        return [slice(0, count)]
+    shares = 4 * -(-count * numbers // (4 * CHUNK_NUMBERS))
+    return chunks(count, -(-count // shares))
 
 
 def predict(u: Array, W: Array) -> Array:

@@ -20,12 +20,20 @@ from minicaps.squash import Squash, SquashCache
 
 
 class PredictionArray(NamedTuple):
-    """Prediction vectors as an array. Both methods are one small matrix product per (B, J)."""
+    """Prediction vectors as an array, as routing sees them."""
 
     u_hat: Array  # (B, I, J, E)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.u_hat.shape[:3]  # B, I, J
+
+    def total(self) -> Array:
+        """Return Σ_i û_ij (B, J, E)."""
+        return self.u_hat.sum(axis=1)
+
     def combine(self, c: Array) -> Array:
-        """Return s_j = Σ_i c_ij û_ij: c (B, I, J) -> s (B, J, E)."""
+        """Return s_j = Σ_i c_ij û_ij: c (B, I, J) -> s (B, J, E), one small product per (B, J)."""
         rows = c.transpose(0, 2, 1)[:, :, None]  # (B, J, 1, I)
         return (rows @ self.u_hat.transpose(0, 2, 1, 3))[:, :, 0]  # (B, J, E)
 
@@ -38,7 +46,7 @@ class PredictionArray(NamedTuple):
 class RoutingCache(NamedTuple):
     """The course of one routing. Each list holds one entry for every iteration."""
 
-    u_hat: Array  # (B, I, J, E)
+    predictions: Any  # a PredictionArray, or what else has shape, total, combine and agree
     b: list[Array]  # (B, I, J), the logits that the iteration began with
     c: list[Array]  # (B, I, J), couplings; over the parents j they sum to 1
     s: list[Array]  # (B, J, E)
@@ -48,26 +56,27 @@ class RoutingCache(NamedTuple):
 
 
 class OuterProducts(NamedTuple):
-    """The gradient dû_ij = Σ_k weight_k,ij · vector_k,j, a sum of at most 2R - 1 outer products."""
+    """The gradient dû_ij = Σ_k weights_kij · vectors_kj, a sum of K outer products."""
 
-    weights: list[Array]  # each (B, I, J)
-    vectors: list[Array]  # each (B, J, E)
+    weights: Array  # (J, B, K, I)
+    vectors: Array  # (J, B, K, E)
 
-    def add(self, weight: Array, vector: Array) -> None:
-        self.weights.append(weight)
-        self.vectors.append(vector)
+    def __getitem__(self, samples: slice) -> OuterProducts:
+        return OuterProducts(self.weights[:, samples], self.vectors[:, samples])
 
-    def to_array(self) -> Array:
-        """Return the sum (B, I, J, E): per sample and parent (I × K)·(K × E), K outer products."""
-        weights = [weight.transpose(0, 2, 1) for weight in self.weights]  # each (B, J, I)
-        xp = get_xp(*weights)
-        weights = xp.stack(weights, axis=2)  # (B, J, K, I)
-        vectors = xp.stack(self.vectors, axis=2)  # (B, J, K, E)
-        batch, parents, _, lower = weights.shape
-        # in memory (I, B, J, E), which is what the gradients of u and W then ask for
-        du_hat = xp.empty((lower, batch, parents, vectors.shape[-1]), dtype=vectors.dtype)
-        xp.matmul(weights.transpose(0, 1, 3, 2), vectors, out=du_hat.transpose(1, 2, 0, 3))
-        return du_hat.transpose(1, 0, 2, 3)  # (B, I, J, E)
+    def put(self, k: int, weights: Array, vectors: Array) -> None:
+        """Set outer product k: weights (B, I, J), vectors (B, J, E)."""
+        self.weights[:, :, k] = weights.transpose(2, 0, 1)  # (J, B, I)
+        self.vectors[:, :, k] = vectors.swapaxes(0, 1)  # (J, B, E)
+
+    def to_array(self, lower: slice = slice(None)) -> Array:
+        """Return dû of some lower capsules, by capsule: (I, B, J, E)."""
+        xp = get_xp(self.weights)
+        weights = self.weights[..., lower].swapaxes(2, 3)  # (J, B, I, K)
+        parents, batch, count, _ = weights.shape
+        du_hat = xp.empty((count, batch, parents, self.vectors.shape[3]), dtype=weights.dtype)
+        xp.matmul(weights, self.vectors, out=du_hat.transpose(2, 1, 0, 3))
+        return du_hat  # (I, B, J, E)
 
 
 def softmax_over_parents(b: Array, leaky: bool = False) -> Array:
@@ -151,57 +160,70 @@ class DynamicRouting(Layer):
         check_array("DynamicRouting.forward", "u_hat", u_hat, ("batch B", None),
                     ("lower capsules I", None), ("upper capsules J", parents),
                     ("capsule dimension E", dimension), like=bias)  # fmt: skip
-        return self.route(u_hat)
+        return self.route(PredictionArray(u_hat))
 
     def backward(self, dv: Array, cache: RoutingCache) -> Array:
         """dv (B, J, E) -> du_hat (B, I, J, E)."""
         check_gradient("DynamicRouting.backward", dv, cache.v[-1].shape, cache.v[-1])
-        du_hat, dbias = self.route_backward(dv, cache)
+        du_hat = self.outer_products(cache.predictions.shape, dv)
+        dbias = self.route_backward(dv, cache, du_hat)
         if self.bias_shape is not None:
             self.grads["bias"] += dbias
-        return du_hat
+        return du_hat.to_array().swapaxes(0, 1)  # (B, I, J, E)
 
-    def route(self, u_hat: Array) -> tuple[Array, RoutingCache]:
-        """What ``forward`` does, without its checks."""
-        xp, predictions = get_xp(u_hat), PredictionArray(u_hat)
-        batch, lower, parents, _ = u_hat.shape
-        b = xp.zeros((batch, parents, lower), dtype=u_hat.dtype).transpose(0, 2, 1)  # (B, I, J)
-        cache = RoutingCache(u_hat, [], [], [], [], [], [])
+    def route(self, predictions: Any) -> tuple[Array, RoutingCache]:
+        """What ``forward`` does, for predictions of any kind and without its checks: v (B, J, E)."""
+        total = predictions.total()  # (B, J, E)
+        xp, share = get_xp(total), 1 / (total.shape[1] + self.leaky)  # the softmax of zeros
+        b = xp.broadcast_to(xp.zeros(1, dtype=total.dtype), predictions.shape)  # (B, I, J)
+        c = xp.broadcast_to(xp.full(1, share, dtype=total.dtype), predictions.shape)  # (B, I, J)
+        s = total * share  # (B, J, E)
+        cache = RoutingCache(predictions, [], [], [], [], [], [])
         for r in range(self.iterations):
-            c = self._couple(b, r, cache)  # (B, I, J)
-            s = self._add_bias(predictions.combine(c))  # (B, J, E)
+            if r > 0:
+                b = b + predictions.agree(v)  # (B, I, J)
+                c = self._couple(b, cache)  # (B, I, J)
+                s = predictions.combine(c)  # (B, J, E)
+            s = self._add_bias(s)  # (B, J, E)
             v, squash_cache = self.squash.forward(s)  # (B, J, E)
             cache.b.append(b)
             cache.c.append(c)
             cache.s.append(s)
             cache.v.append(v)
             cache.squash.append(squash_cache)
-            if r < self.iterations - 1:
-                b = b + predictions.agree(v)  # (B, I, J)
         return v, cache
 
-    def route_backward(self, dv: Array, cache: RoutingCache) -> tuple[Array, Array | None]:
-        """Return du_hat (B, I, J, E) and dbias (J, E), and change nothing."""
-        predictions, du_hat = PredictionArray(cache.u_hat), OuterProducts([], [])
-        through_couplings = self.gradient == "full" and self.coupling == "softmax"
-        db = dbias = 0
+    def outer_products(self, shape: tuple[int, int, int], dv: Array) -> OuterProducts:
+        """Return room for the gradient of predictions of the shape (B, I, J)."""
+        xp, (batch, lower, parents) = get_xp(dv), shape
+        count = 2 * self.iterations - 1 if self._through_couplings else 1  # K
+        weights = xp.empty((parents, batch, count, lower), dtype=dv.dtype)  # (J, B, K, I)
+        return OuterProducts(weights, xp.empty((parents, batch, count, dv.shape[2]), dtype=dv.dtype))
+
+    def route_backward(self, dv: Array, cache: RoutingCache, du_hat: OuterProducts) -> Array:
+        """Fill du_hat, return dbias (J, E), and change nothing else."""
+        dbias = db = 0
         for r in reversed(range(self.iterations)):
             ds = self.squash.backward(dv, cache.squash[r])  # (B, J, E)
             dbias = dbias + ds.sum(axis=0)  # (J, E)
-            du_hat.add(cache.c[r], ds)
-            if r == 0 or not through_couplings:
+            du_hat.put(2 * (self.iterations - 1 - r), cache.c[r], ds)
+            if r == 0 or not self._through_couplings:
                 break  # the couplings of the first iteration are constant
-            dc = predictions.agree(ds)  # (B, I, J)
+            dc = cache.predictions.agree(ds)  # (B, I, J)
             db = db + softmax_backward(dc, cache.c[r])  # (B, I, J), b^r feeds b^(r+1) too
-            du_hat.add(db, cache.v[r - 1])
-            dv = predictions.combine(db)  # (B, J, E)
-        return du_hat.to_array(), dbias
+            du_hat.put(2 * (self.iterations - 1 - r) + 1, db, cache.v[r - 1])
+            dv = cache.predictions.combine(db)  # (B, J, E)
+        return dbias
+
+    @property
+    def _through_couplings(self) -> bool:
+        return self.gradient == "full" and self.coupling == "softmax"
 
     def _add_bias(self, s: Array) -> Array:
         return s if self.bias_shape is None else s + self.params["bias"]  # (B, J, E)
 
-    def _couple(self, b: Array, r: int, cache: RoutingCache) -> Array:
-        if r == 0 or self.coupling == "softmax":
+    def _couple(self, b: Array, cache: RoutingCache) -> Array:
+        if self.coupling == "softmax":
             return softmax_over_parents(b, self.leaky)  # (B, I, J)
         best = best_parent(b, self.leaky)  # (B, I)
         cache.best.append(best)

@@ -1,7 +1,12 @@
-"""Fixtures that several test files use."""
+"""Fixtures and settings that several test files use."""
 
 import helpers
+import hypothesis
 import pytest
+
+# No deadline: what a single example takes on a busy machine says nothing about the code.
+hypothesis.settings.register_profile("minicaps", deadline=None)
+hypothesis.settings.load_profile("minicaps")
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def test_predictions_are_one_matrix_product_per_pair_of_capsules():
 
 
 def test_the_cache_shows_every_iteration_of_the_whole_batch(monkeypatch):
-    monkeypatch.setattr(capsules, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(capsules, "CHUNK_NUMBERS", 1)
     layer = CapsuleLayer(5, 3, 4, 6, deviation=1.0, rng=0, dtype=np.float64)
     u = np.random.default_rng(0).normal(size=(19, 5, 3))
     v, cache = layer.forward(u)
