@@ -180,10 +180,6 @@ class DynamicRouting(Layer):
         s = total * share  # (B, J, E)
         cache = RoutingCache(predictions, [], [], [], [], [], [])
         for r in range(self.iterations):
-            if r > 0:
-                b = b + predictions.agree(v)  # (B, I, J)
-                c = self._couple(b, cache)  # (B, I, J)
-                s = predictions.combine(c)  # (B, J, E)
             s = self._add_bias(s)  # (B, J, E)
             v, squash_cache = self.squash.forward(s)  # (B, J, E)
             cache.b.append(b)
@@ -191,6 +187,10 @@ class DynamicRouting(Layer):
             cache.s.append(s)
             cache.v.append(v)
             cache.squash.append(squash_cache)
+            if r < self.iterations - 1:
+                b = b + predictions.agree(v)  # (B, I, J)
+                c = self._couple(b, cache)  # (B, I, J)
+                s = predictions.combine(c)  # (B, J, E)
         return v, cache
 
     def outer_products(self, shape: tuple[int, int, int], dv: Array) -> OuterProducts:
