@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,6 +133,9 @@ def to_backend(x: Array, xp: Any) -> Array:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, from glibc's malloc.h
 PIECES = 4  # of a matrix product, for the threads
 MATMUL_LEAST = 1 << 20  # multiplications; smaller products are done before a thread has woken up
+PIECE_LEAST = 1 << 17  # numbers; the same for other work
+PIECE = 3 << 18  # numbers: 3 MB in float32. Less would stay closer to a core's cache, but whenever a
+# thread comes back from NumPy for the next step it may have to wait for the interpreter
 LANES = 8  # what one batch is divided into; fixed, so that sums do not depend on the threads
 
 
@@ -153,12 +157,15 @@ def threads() -> int:
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="minicaps")
+def _helpers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads() - 1, thread_name_prefix="minicaps")
 
 
 def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Return [work(item) for item in items], computed by several threads (NumPy lets them run).
+
+    The calling thread works too, so that it need not wait for a helper to wake up before it starts,
+    nor at the end for one that never did.
 
     The first call holds NumPy's OpenBLAS to one thread, for the rest of the process: its threads
     and ours would wait for each other (a step of ``small`` took 1.4 times as long). It also makes
@@ -167,14 +174,32 @@ def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     _hold_blas_to_one_thread()
     if threads() == 1 or len(items) < 2:
         return [work(item) for item in items]
-    tasks = [_pool().submit(_under, np.geterr(), work, item) for item in items]
-    return [task.result() for task in tasks]
+    results, left = [None] * len(items), deque(range(len(items)))
+
+    def take_turns() -> None:
+        while left:
+            try:
+                k = left.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            results[k] = work(items[k])
+
+    helpers = [
+        _helpers().submit(_under, np.geterr(), take_turns) for _ in range(min(threads(), len(items)) - 1)
+    ]
+    try:
+        take_turns()
+    finally:
+        errors = [helper.exception() for helper in helpers if not helper.cancel()]
+    for error in filter(None, errors):
+        raise error
+    return results
 
 
-def _under(error_state: dict[str, str], work: Callable[[Any], Any], item: Any) -> Any:
-    """Return work(item) under NumPy's error state of the thread that asked for it."""
+def _under(error_state: dict[str, str], work: Callable[[], None]) -> None:
+    """Call work() under NumPy's error state of the thread that asked for it."""
     with np.errstate(**error_state):
-        return work(item)
+        work()
 
 
 @functools.cache
@@ -223,6 +248,18 @@ def keep_freed_memory() -> None:
 def chunks(count: int, size: int) -> list[slice]:
     """Cut 0..count into slices of at most `size`."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def pieces(count: int, numbers: int, xp: Any) -> list[slice]:
+    """Cut 0..count, each with so many numbers, into slices for the threads.
+
+    The cuts depend on the sizes alone, and a multiple of four slices gives up to four threads equal
+    shares. What is too small to share stays whole, and so does everything on a GPU.
+    """
+    if xp is not np or count * numbers < PIECE_LEAST:
+        return [slice(0, count)]
+    shares = 4 * -(-count * numbers // (4 * PIECE))
+    return chunks(count, -(-count // shares))
 
 
 def lanes(items: Sequence[Any]) -> list[Sequence[Any]]:

@@ -7,14 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, chunks, generator, get_xp, parallel
+from minicaps.backend import Array, generator, get_xp, parallel, pieces
 from minicaps.conv import Conv2d, Pair
 from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
 from minicaps.routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
 from minicaps.squash import Squash
-
-CHUNK_NUMBERS = 3 << 18  # worked on at a time by a thread: 3 MB in float32. Less would keep closer to
-# the core's cache, but threads lose time whenever they come back from NumPy for the next step
 
 
 class PrimaryCaps(Layer):
@@ -320,15 +317,6 @@ class CapsuleLayer(Layer):
     def with_couplings(self, u: Array, c: Array) -> tuple[Array, Any]:
         """Return v for given couplings c (B, I, J), which is what "stopped" differentiates."""
         return self.routing.with_couplings(predict(u, self.prediction.params["W"]), c)
-
-
-def pieces(count: int, numbers: int, xp: Any) -> list[slice]:
-    """Cut 0..count, with so many numbers each, into an equal share for up to four threads, or a
-    multiple of that, of up to CHUNK_NUMBERS; a GPU takes all at once."""
-    if xp is not np:
-        return [slice(0, count)]
-    shares = 4 * -(-count * numbers // (4 * CHUNK_NUMBERS))
-    return chunks(count, -(-count // shares))
 
 
 def predict(u: Array, W: Array) -> Array:

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps import spectral
-from minicaps.backend import Array, chunks, generator, get_xp, lanes, parallel, uniform
+from minicaps.backend import Array, generator, get_xp, lanes, parallel, pieces, uniform
 from minicaps.layer import Example, Layer, check_array, check_choice, check_gradient, check_positive
 
 Pair = tuple[int, int]
 
-CHUNK_NUMBERS = 1 << 18  # of the windows laid out at a time: 1 MB in float32
 SPECTRAL_SHARE = 1.0  # im2col moves more memory for a multiplication, above all in backward
 
 
@@ -50,14 +49,6 @@ def output_size(place: str, size: Pair, kernel: Pair, stride: Pair, padding: Pai
     )  # fmt: skip
 
 
-def window_slices(row: int, column: int, grid: Pair, stride: Pair) -> tuple[slice, slice]:
-    """Return the slices that pick, in every window of the grid, the pixel at (row, column)."""
-    return (
-        slice(row, row + stride[0] * (grid[0] - 1) + 1, stride[0]),
-        slice(column, column + stride[1] * (grid[1] - 1) + 1, stride[1]),
-    )
-
-
 def pad(x: Array, padding: Pair) -> Array:
     """Surround x (B, H, W, C) with zeros."""
     if padding == (0, 0):
@@ -84,9 +75,10 @@ def col2im(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair =
     shape = (batch, height + 2 * above, width + 2 * left, dcols.shape[-1])
     dx = xp.zeros(shape, dtype=dcols.dtype)  # (B, H + 2·above, W + 2·left, C)
     for row in range(kernel[0]):
-        for column in range(kernel[1]):
-            rows, columns = window_slices(row, column, grid, stride)
-            dx[:, rows, columns] += dcols[:, :, :, row, column]
+        rows = slice(row, row + stride[0] * (grid[0] - 1) + 1, stride[0])
+        for q in range(grid[1]):  # a window's row lies in one piece: KW·C numbers at a time
+            start = q * stride[1]
+            dx[:, rows, start : start + kernel[1]] += dcols[:, :, q, row]  # (B, P, KW, C)
     return dx[:, above : above + height, left : left + width]  # (B, H, W, C)
 
 
@@ -207,7 +199,7 @@ class Conv2d(Layer):
             xp.matmul(cols.reshape(len(rows), -1), W.reshape(-1, W.shape[3]), out=rows)
             rows += bias
 
-        parallel(work, self._chunks(x))
+        parallel(work, self._pieces(x))
         return y
 
     def _im2col_backward(self, dy: Array, x: Array, with_dx: bool = True) -> tuple[Array | None, Array]:
@@ -226,17 +218,18 @@ class Conv2d(Layer):
                     dx[k] = col2im(dcols, x.shape[1:3], *self._window)
             return dW
 
-        parts = parallel(work, lanes(self._chunks(x)))
+        parts = parallel(work, lanes(self._pieces(x)))
         return dx, sum(parts).reshape(W.shape)  # in order: the same bits each time
 
     @property
     def _window(self) -> tuple[Pair, Pair, Pair]:
         return self.kernel_size, self.stride, self.padding
 
-    def _chunks(self, x: Array) -> list[slice]:
-        """Samples whose windows fit the cache of a core together."""
-        numbers = math.prod(self.output_size(x.shape[1:3])) * math.prod(self.params["W"].shape[:3])
-        return chunks(len(x), max(1, CHUNK_NUMBERS // numbers) if get_xp(x) is np else len(x))
+    def _pieces(self, x: Array) -> list[slice]:
+        """Some samples at a time: their windows laid out, and the outputs."""
+        KH, KW, C, K = self.params["W"].shape
+        numbers = math.prod(self.output_size(x.shape[1:3])) * (KH * KW * C + K)
+        return pieces(len(x), numbers, get_xp(x))
 
     def _geometry(self, size: Pair) -> spectral.Geometry:
         return spectral.Geometry(tuple(size), *self._window)

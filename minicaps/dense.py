@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, matmul, uniform
+from minicaps.backend import Array, generator, get_xp, matmul, parallel, pieces, uniform
 from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
 
 
@@ -74,12 +74,21 @@ class ReLU(Layer):
     def forward(self, x: Array) -> tuple[Array, ReLUCache]:
         """x of any shape -> y of the same shape."""
         xp = check_array("ReLU.forward", "x", x, *any_axes(x))
-        return xp.maximum(x, 0), ReLUCache(x > 0)
+        y, active = xp.empty_like(x), xp.empty_like(x, dtype=bool)
+
+        def work(k: slice) -> None:
+            xp.maximum(x[k], 0, out=y[k])
+            xp.greater(x[k], 0, out=active[k])
+
+        parallel(work, pieces(len(x), x[0].size, xp))
+        return y, ReLUCache(active)
 
     def backward(self, dy: Array, cache: ReLUCache) -> Array:
         """dy of the shape of y -> dx of the same shape."""
         check_gradient("ReLU.backward", dy, cache.active.shape, dy)
-        return dy * cache.active
+        xp, dx = get_xp(dy), get_xp(dy).empty_like(dy)
+        parallel(lambda k: xp.multiply(dy[k], cache.active[k], out=dx[k]), pieces(len(dy), dy[0].size, xp))
+        return dx
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:

@@ -220,12 +220,20 @@ class Adam(Optimizer):
 
     def update(self, param: Array, grad: Array, rate: float, *averages: Array) -> None:
         m, v = averages
-        m += (1 - self.beta1) * (grad - m)
-        v += (1 - self.beta2) * (grad * grad - v)
+        xp, scratch = get_xp(grad), (1 - self.beta1) * grad  # every line is one pass, in the cache
+        m *= self.beta1
+        m += scratch
+        xp.multiply(grad, grad, out=scratch)
+        scratch *= 1 - self.beta2
+        v *= self.beta2
+        v += scratch
         # m̂ and v̂ in terms of m and v: the corrections are numbers, so they cost no pass
-        correct_m, correct_v = 1 - self.beta1**self.steps, 1 - self.beta2**self.steps
-        root = get_xp(v).sqrt(v)
-        param -= (rate * correct_v**0.5 / correct_m) * m / (root + self.epsilon * correct_v**0.5)
+        correct_m, correct_v = 1 - self.beta1**self.steps, (1 - self.beta2**self.steps) ** 0.5
+        xp.sqrt(v, out=scratch)
+        scratch += self.epsilon * correct_v
+        xp.divide(m, scratch, out=scratch)
+        scratch *= rate * correct_v / correct_m
+        param -= scratch
 
 
 def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:

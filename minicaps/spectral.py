@@ -41,16 +41,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, chunks, get_xp, parallel
+from minicaps.backend import Array, get_xp, parallel, pieces
 
 Pair = tuple[int, int]
-
-CHUNK = 1 << 18  # numbers worked on at a time: 1 MB in float32, within the cache of a core
-PIECES = 8  # at least, so that every thread has work
 
 
 class Geometry(NamedTuple):
@@ -175,15 +172,9 @@ def per_frequency(a: Array, b: Array, out: Array | None = None) -> Array:
     xp = get_xp(a)
     if out is None:
         out = xp.empty((len(a), a.shape[1], b.shape[2]), dtype=a.dtype)  # (T, M, N)
-    parallel(lambda t: xp.matmul(a[t], b[t], out=out[t]), pieces(len(a), 1, xp))
+    numbers = a[0].size + b[0].size + out[0].size
+    parallel(lambda t: xp.matmul(a[t], b[t], out=out[t]), pieces(len(a), numbers, xp))
     return out
-
-
-def pieces(count: int, numbers: int, xp: Any) -> list[slice]:
-    """Cut 0..count, with so many numbers each, for the threads; a GPU takes all at once."""
-    if xp is not np:
-        return [slice(0, count)]
-    return chunks(count, max(1, min(CHUNK // numbers, -(-count // PIECES))))
 
 
 # -- B x and its transpose --------------------------------------------------------------------

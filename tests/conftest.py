@@ -4,9 +4,19 @@ import helpers
 import hypothesis
 import pytest
 
+from minicaps import backend
+
 # No deadline: what a single example takes on a busy machine says nothing about the code.
 hypothesis.settings.register_profile("minicaps", deadline=None)
 hypothesis.settings.load_profile("minicaps")
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Cut the work of every layer into many pieces, as large arrays are."""
+    monkeypatch.setattr(backend, "PIECE_LEAST", 0)
+    monkeypatch.setattr(backend, "PIECE", 8)
+    monkeypatch.setattr(backend, "MATMUL_LEAST", 0)
 
 
 @pytest.fixture(scope="session")

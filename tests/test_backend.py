@@ -1,14 +1,17 @@
 """The array switch, and the worker threads."""
 
 import sys
+import threading
 import types
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from strict_backend import StrictArray, strict
 
 from minicaps import Dense, backend
-from minicaps.backend import chunks, get_xp, parallel, resolve, to_backend, to_numpy
+from minicaps.backend import chunks, get_xp, parallel, pieces, resolve, to_backend, to_numpy
 from minicaps.models import build
 from minicaps.optim import SGD, Adam
 from minicaps.training import train_step
@@ -25,12 +28,12 @@ def threads(monkeypatch):
     def use(text):
         monkeypatch.setenv("MINICAPS_THREADS", text)
         backend.threads.cache_clear()
-        backend._pool.cache_clear()
+        backend._helpers.cache_clear()
 
     yield use
     monkeypatch.undo()
     backend.threads.cache_clear()
-    backend._pool.cache_clear()
+    backend._helpers.cache_clear()
 
 
 def test_the_arrays_decide(device):
@@ -131,6 +134,31 @@ def test_parallel_passes_errors_and_the_error_state_on(threads):
         parallel(lambda k: 1 // k, [0, 1, 2])
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
         parallel(lambda k: np.ones(1) / np.zeros(1), [0, 1, 2])
+
+
+def test_helpers_work_under_the_error_state_of_the_caller(threads):
+    threads("2")
+    caller, both_at_work = threading.current_thread(), threading.Barrier(2, timeout=60)
+
+    def work(k):
+        both_at_work.wait()  # so one of the two is done by a helper
+        return k if threading.current_thread() is caller else np.ones(1) / np.zeros(1)
+
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        parallel(work, [0, 1])
+    with np.errstate(divide="ignore"):
+        both = parallel(work, [0, 1])
+    assert np.inf in both
+
+
+@given(st.integers(0, 10**4), st.integers(1, 10**6))
+def test_pieces_cover_everything_once_in_equal_shares(count, numbers):
+    cuts = pieces(count, numbers, np)
+    assert [k for cut in cuts for k in range(count)[cut]] == list(range(count))
+    sizes = [cut.stop - cut.start for cut in cuts]
+    assert max(sizes) * numbers <= backend.PIECE + numbers
+    assert len(set(sizes[:-1])) <= 1
+    assert pieces(count, numbers, object()) == [slice(0, count)]  # a GPU
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])

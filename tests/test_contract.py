@@ -84,6 +84,24 @@ def test_backward_agrees_with_central_differences(cls, k):
 
 
 @every_example
+@pytest.mark.usefixtures("small_pieces")
+def test_backward_agrees_with_central_differences_when_the_work_is_cut_for_threads(cls, k):
+    _, layer, inputs, check_forward = find_examples(cls)[k]
+    gradcheck(layer, inputs, check_forward=check_forward).raise_if_failed()
+
+
+@every_example
+def test_pieces_for_the_threads_change_nothing_but_rounding(cls, k, request):
+    _, layer, inputs, _ = find_examples(cls)[k]
+    whole = run(layer, inputs)
+    request.getfixturevalue("small_pieces")
+    cut = run(layer, inputs)
+    for one, other in zip(whole, cut, strict=True):
+        if arrays_in(one):
+            assert_close(one, other, 1e-12)
+
+
+@every_example
 def test_another_forward_before_backward_changes_nothing(cls, k):
     _, layer, inputs, _ = find_examples(cls)[k]
     _, expected, expected_grads = run(layer, inputs)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential, backend, capsules
+from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential, backend
 from minicaps.gradcheck import find_examples
 from minicaps.routing import softmax_over_parents
 
@@ -138,6 +138,7 @@ def twins(layer):
     return plain
 
 
+@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("k", range(len(find_examples(CapsuleLayer))))
 def test_the_capsule_layer_equals_prediction_then_routing(k):
     layer = find_examples(CapsuleLayer)[k].layer
@@ -159,8 +160,8 @@ def test_predictions_are_one_matrix_product_per_pair_of_capsules():
         np.testing.assert_allclose(u_hat[:, i, j], u[:, i] @ W[i, :, j], rtol=1e-12)
 
 
-def test_the_cache_shows_every_iteration_of_the_whole_batch(monkeypatch):
-    monkeypatch.setattr(capsules, "CHUNK_NUMBERS", 1)
+@pytest.mark.usefixtures("small_pieces")
+def test_the_cache_shows_every_iteration_of_the_whole_batch():
     layer = CapsuleLayer(5, 3, 4, 6, deviation=1.0, rng=0, dtype=np.float64)
     u = np.random.default_rng(0).normal(size=(19, 5, 3))
     v, cache = layer.forward(u)
@@ -174,20 +175,21 @@ def test_the_cache_shows_every_iteration_of_the_whole_batch(monkeypatch):
 
 @pytest.mark.parametrize("count", ["1", "2", "5"])
 def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
-    layer = CapsuleLayer(40, 3, 4, 6, bias=True, deviation=1.0, rng=0)
+    layer = CapsuleLayer(400, 3, 4, 6, bias=True, deviation=1.0, rng=0)
     rng = np.random.default_rng(0)
-    u, dv = rng.normal(size=(100, 40, 3)).astype("f"), rng.normal(size=(100, 4, 6)).astype("f")
+    u, dv = rng.normal(size=(100, 400, 3)).astype("f"), rng.normal(size=(100, 4, 6)).astype("f")
     results = []
     for threads in ("1", count):
         monkeypatch.setenv("MINICAPS_THREADS", threads)
         backend.threads.cache_clear()
-        backend._pool.cache_clear()
+        backend._helpers.cache_clear()
         layer.zero_grad()
         v, cache = layer.forward(u)
         results.append([v, layer.backward(dv, cache), *(g.copy() for g in layer.grads.values())])
     monkeypatch.undo()
     backend.threads.cache_clear()
-    backend._pool.cache_clear()
+    backend._helpers.cache_clear()
+    assert len(cache.parts) > 1
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
 
