@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -248,6 +249,7 @@ class CapsuleLayer(Layer):
         super().__init__()
         self.iterations, self.bias, self.leaky = iterations, bias, leaky
         self.gradient, self.coupling, self.deviation = gradient, coupling, deviation
+        self._by_parent: Array | None = None  # set by for_inference
         bias_shape = (upper_capsules, upper_dimension) if bias else None
         self.add_sublayers(
             prediction=PredictionVectors(
@@ -263,7 +265,7 @@ class CapsuleLayer(Layer):
         W = self.prediction.params["W"]
         xp = check_lower_capsules("CapsuleLayer.forward", u, W)
         v = xp.empty((len(u), *W.shape[2:]), dtype=u.dtype)  # (B, J, E)
-        by_parent = xp.ascontiguousarray(W.transpose(2, 1, 3, 0))  # (J, D, E, I)
+        by_parent = self._weights_by_parent() if self._by_parent is None else self._by_parent
 
         def work(chunk: slice) -> tuple[slice, RoutingCache]:
             by_dimension = xp.ascontiguousarray(u[chunk].transpose(2, 0, 1))  # (D, B, I)
@@ -271,6 +273,16 @@ class CapsuleLayer(Layer):
             return chunk, routing
 
         return v, CapsuleCache(u, parallel(work, pieces(len(u), u[0].size * W.shape[2], xp)))
+
+    def for_inference(self) -> CapsuleLayer:
+        """Return a snapshot that has brought its weights into order once, not for every batch."""
+        snapshot = copy.deepcopy(self)
+        snapshot._by_parent = self._weights_by_parent()
+        return snapshot
+
+    def _weights_by_parent(self) -> Array:
+        W = self.prediction.params["W"]
+        return get_xp(W).ascontiguousarray(W.transpose(2, 1, 3, 0))  # (J, D, E, I)
 
     def backward(self, dv: Array, cache: CapsuleCache) -> Array:
         """dv (B, J, E) -> du (B, I, D)."""

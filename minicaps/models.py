@@ -26,7 +26,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"conv_channels": 8, "conv_kernel": 5, "conv_stride": 2, "primary_types": 4,
              "primary_dimension": 4, "primary_kernel": 5, "class_dimension": 8,
              "decoder_hidden": (32, 64)},
-    "small": {"conv_channels": 24, "primary_types": 6, "decoder_hidden": (256, 512)},
+    "small": {"conv_channels": 64, "conv_kernel": 7, "conv_stride": 2, "primary_types": 8,
+              "primary_kernel": 5, "decoder_hidden": (256, 512)},
     "paper": {},
 }  # fmt: skip
 
@@ -244,10 +245,12 @@ class CapsNet(Network):
         return v, self.reconstruct(masked)
 
     def for_inference(self) -> CapsNet:
-        """Return a snapshot that transforms the weights of the primary capsules once, not per batch."""
+        """Return a snapshot that brings the weights of both capsule layers into the form that they
+        are used in once, not for every batch."""
         snapshot = copy.deepcopy(self)
         grid = self.conv.output_size(self.image_shape[:2])  # what the primary capsules see
         snapshot.primary.add_sublayers(conv=self.primary.conv.for_inference(grid))
+        snapshot.add_sublayers(capsules=self.capsules.for_inference())
         return snapshot
 
     def objective(self) -> Loss:
