@@ -34,7 +34,9 @@ class TrainConfig:
     limit: int | None = _option(None, "train on the first LIMIT images only")
     epochs: int = _option(5, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
-    learning_rate: float = _option(4e-3, "largest learning rate of Adam")
+    learning_rate: float | None = _option(
+        None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
+    )
     schedule: str = _option("cosine", "course of the rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the rate first grows from 0")
     shift: int = _option(2, "move training images at random by up to this many pixels")
@@ -51,6 +53,9 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"train: {name} is {value!r}, expected a whole number, 0 or more")
+        if self.learning_rate is None:
+            paper = self.model == "capsnet" and self.preset == "paper"
+            object.__setattr__(self, "learning_rate", 1e-3 if paper else 4e-3)
         rate = self.learning_rate
         if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
             raise ValueError(f"train: learning_rate is {rate!r}, expected a number above 0")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -461,6 +462,16 @@ def test_a_network_of_nan_stops_the_run(tmp_path):
     run.network.params["capsules.prediction.W"][...] = np.nan
     with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
         run.train()
+
+
+@pytest.mark.parametrize(
+    "options, rate",
+    [({}, 4e-3), ({"preset": "paper"}, 1e-3), ({"model": "mlp", "preset": "paper"}, 4e-3),
+     ({"preset": "paper", "learning_rate": 0.5}, 0.5)],
+)  # fmt: skip
+def test_the_learning_rate_follows_the_size_unless_it_is_given(options, rate):
+    assert TrainConfig(**options).learning_rate == rate
+    assert TrainConfig(**asdict(TrainConfig(**options))).learning_rate == rate  # what config.json holds
 
 
 @pytest.mark.parametrize("batch_size", [50, 300])
