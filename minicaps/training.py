@@ -39,7 +39,7 @@ class TrainConfig:
     )
     schedule: str = _option("cosine", "course of the rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the rate first grows from 0")
-    shift: int = _option(2, "move training images at random by up to this many pixels")
+    shift: int = _option(1, "move training images at random by up to this many pixels")
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
     seed: int = _option(0, "of the first weights, the order of the images and the shifts")
