@@ -1,0 +1,250 @@
+# %% [markdown]
+# # 1. Why capsules
+#
+# **You will do:** wreck a face without a pooling network noticing, then build capsules that notice.
+#
+# **You will learn:** what max pooling throws away, what capsules keep, invariance and equivariance.
+#
+# **You need:** NumPy, and an idea of what a convolution is (lesson 4 builds one), 3 seconds.
+#
+# **Figures:** `01_same_features`, `01_equivariance`, `01_votes`
+
+# %%
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU, plots
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## What does max pooling throw away?
+# A pooling layer looks at a window of 2 × 2 pixels and keeps the largest value. It does not keep which of
+# the four pixels had it. How much is lost? Let us count.
+#
+# In an image of 24 × 24 pixels a single bright dot has 576 possible places. Here they all are, as one batch
+# of shape (B, H, W, C): batch, height, width, channels. Two places can be told apart only if their pooled
+# images differ. So we count the different ones.
+
+# %%
+dots = np.eye(576).reshape(576, 24, 24, 1)  # (B, H, W, C), one dot each
+by_hand = dots.reshape(576, 12, 2, 12, 2, 1).max(axis=(2, 4))  # (B, 12, 12, 1), windows of 2 × 2
+assert np.array_equal(MaxPool2d(2)(dots), by_hand)
+pooled = dots
+for times in (1, 2, 3):
+    pooled = MaxPool2d(2)(pooled)
+    different = len(np.unique(pooled.reshape(576, -1), axis=0))
+    print(f"pooled {times} times: {different:3} of 576 places can be told apart")
+    assert different == 576 // 4**times
+assert np.array_equal(pooled, MaxPool2d(8)(dots))
+
+# %% [markdown]
+# Every pooling divides the number by four. Three windows of 2 in a row do what one of 8 does (the last
+# line). We use that one from now on. To it 64 places look the same.
+#
+# ## A face, and detectors for its parts
+# There are K = 3 kinds of parts, drawn on 5 × 5 pixels. A picture is a list of (kind, row, column), where
+# row and column say where the part's centre is.
+
+# %%
+SHAPES = {"eye": "..... .###. .#.#. .###. .....", "nose": "..... ..#.. ..#.. .###. .....",
+          "mouth": "..... ..... #...# .###. ....."}  # fmt: skip
+PARTS = np.array([[[pixel == "#" for pixel in row] for row in text.split()] for text in SHAPES.values()])
+PARTS = PARTS.astype(float).transpose(1, 2, 0)  # (5, 5, K)
+EYE, NOSE, MOUTH = range(3)
+
+
+def draw(parts):
+    image = np.zeros((1, 24, 24, 1))  # (B, H, W, C)
+    for kind, row, column in parts:
+        image[0, row - 2 : row + 3, column - 2 : column + 3, 0] += PARTS[:, :, kind]
+    return image
+
+
+face = [(EYE, 5, 6), (EYE, 5, 16), (NOSE, 11, 11), (MOUTH, 17, 11)]
+wreck = [(EYE, 2, 2), (EYE, 6, 21), (NOSE, 14, 14), (MOUTH, 21, 8)]
+
+# %% [markdown]
+# A detector is a 5 × 5 kernel: +1 where the part is bright, -1 where it is dark. On the part itself it sums
+# to n, the number of the part's bright pixels. Anywhere else a bright pixel is missing or one too many is
+# there, so the sum is at most n - 1. With the bias 1 - n and a ReLU behind it, 1 says "its centre is here".
+
+# %%
+detector = Conv2d(1, 3, 5, padding=2, algorithm="im2col", dtype=np.float64)  # im2col: sums without rounding
+detector.params["W"][:, :, 0] = 2 * PARTS - 1  # (5, 5, K), for the one input channel
+detector.params["bias"][:] = 1 - PARTS.sum(axis=(0, 1))  # (K,)
+
+
+def find(image):
+    return ReLU()(detector(image))  # (B, 24, 24, K), 1 at every part's centre
+
+
+def pool(image):
+    return MaxPool2d(8)(find(image))  # (B, 3, 3, K)
+
+
+for parts in (face, wreck):
+    assert {(kind, row, column) for _, row, column, kind in np.argwhere(find(draw(parts)) > 0)} == set(parts)
+    assert find(draw(parts)).max() == 1
+
+# %% [markdown]
+# So the convolution knows which parts there are, and where. Now pool, as a CNN does. What reaches the
+# classifier? 3 × 3 windows and 3 kinds: 27 numbers. They are the same for the face and the wreck.
+#
+# How many such drawings are there? If every part may stand on the 4 × 4 pixels in the middle of its window,
+# 16⁴ = 65,536. We try 100. No classifier behind the pooling can tell them apart: it sees one input.
+
+# %%
+assert not np.array_equal(draw(face), draw(wreck))
+assert np.array_equal(pool(draw(face)), pool(draw(wreck)))
+for _ in range(100):
+    rows_columns = 8 * np.array([(0, 0), (0, 2), (1, 1), (2, 1)]) + rng.integers(2, 6, size=(4, 2))
+    moved = [(kind, *place) for (kind, *_), place in zip(face, rows_columns, strict=True)]
+    assert np.array_equal(pool(draw(moved)), pool(draw(face)))
+
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(6.4, 3.6))
+    figure.suptitle("A face and a wreck, and what pooling leaves: the same 27 numbers", x=0.01, ha="left")
+    for row, parts in zip(figure.subplots(2, 4), (face, wreck), strict=True):
+        pictures = [draw(parts)[0, :, :, 0], *pool(draw(parts))[0].transpose(2, 0, 1)]
+        for axes, picture, title in zip(row, pictures, ("image", *SHAPES), strict=True):
+            axes.imshow(picture, extent=(0, 24, 24, 0))
+            axes.set(title=title, xticks=(8, 16), yticks=(8, 16), xticklabels=(), yticklabels=())
+            axes.tick_params(length=0)
+            axes.grid(color="0.5")
+plots.show(figure, "01_same_features")
+
+# %% [markdown]
+# ## What does a capsule keep?
+# A capsule answers two questions with one vector. Its **length** says whether the part is there. Its
+# **direction** says in what state: the part's *pose*. Here that is the place in the window. A part at row r
+# and column t of its window, both from 0 to 7, gets the vector
+#
+#     (r - 3.5, t - 3.5, 4), divided by its length
+#
+# The 4 is for reading the place: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the
+# sum of the detector's outputs, each times the vector of its pixel. So it has D = 3 numbers.
+
+# %%
+r, t = np.mgrid[:8, :8]
+poses = np.stack([r - 3.5, t - 3.5, np.full((8, 8), 4.0)], axis=-1)  # (8, 8, D)
+poses /= np.linalg.norm(poses, axis=-1, keepdims=True)
+
+
+def capsules(image):
+    windows = find(image).reshape(-1, 3, 8, 3, 8, 3, 1)  # (B, P, 8, Q, 8, K, 1), P × Q windows
+    return (windows * poses[:, None, :, None, :]).sum(axis=(2, 4))  # (B, P, Q, K, D)
+
+
+def places(u):
+    """Return row and column in the image for every capsule of u (P, Q, K, D) longer than 1/2."""
+    present = np.argwhere(np.linalg.norm(u, axis=-1) > 0.5)  # rows (p, q, kind)
+    return np.array([8 * k[:2] + 3.5 + 4 * u[tuple(k)][:2] / u[tuple(k)][2] for k in present])
+
+
+u = capsules(draw(wreck))
+print("left eye's capsule:", u[0, 0, 0, EYE].round(2), "says row, column", places(u[0])[0].round(2))
+assert np.allclose(np.linalg.norm(u, axis=-1), pool(draw(wreck)))  # the lengths: what pooling keeps
+assert np.allclose(places(u[0]), [place for _, *place in wreck])  # the directions: what it loses
+
+# %% [markdown]
+# ## Invariant or equivariant?
+# Two words for what a function f does when its input moves:
+#
+#     invariant:    f(move(x)) = f(x)             the output stays
+#     equivariant:  f(move(x)) = M f(x)           the output moves along, by a fixed M
+#
+# Let an eye travel from left to right, pixel by pixel. The pooled values stay, then jump, then stay. So do
+# the capsules' lengths. But the place that directions (and windows) tell moves along. Exercise 1 finds M.
+
+# %%
+columns = np.arange(2, 22)
+x = np.concatenate([draw([(EYE, 4, column)]) for column in columns])  # (20, 24, 24, 1)
+lengths, u = pool(x)[:, 0, :, EYE], capsules(x)  # (20, Q) and (20, P, Q, K, D)
+told = np.array([places(one)[0, 1] for one in u])  # (20,)
+assert np.array_equal(lengths.argmax(axis=1), columns // 8)  # invariant, but only within a window
+assert np.allclose(told, columns)
+
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(7.2, 2.6))
+    left, right = figure.subplots(1, 2)
+    for q in range(3):
+        left.plot(columns, lengths[:, q], label=f"window {q}", **plots.line_style(q))
+    left.set(title="Pooled: constant, then a jump", ylabel="Pooled value", ylim=(-0.1, 1.5))
+    left.legend(ncols=3, loc="upper left", columnspacing=1, handlelength=1.6)
+    right.plot(columns, told, **plots.line_style(1))
+    right.set(title="Capsules: moving along with the eye", ylabel="Column they tell (pixels)")
+    for axes in (left, right):
+        axes.set(xlabel="Column of the eye (pixels)", xticks=range(0, 25, 4))
+plots.show(figure, "01_equivariance")
+
+# %% [markdown]
+# ## What is the pose good for?
+# Every part can predict from its own place where the face is: "I am a left eye, so the middle of the face is
+# 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
+# networks look for such agreement (lesson 6), with learned matrices W in place of our offsets. Note the face
+# that moved as a whole: an eye enters another window, so to pooling *it* is the stranger, not the wreck.
+
+# %%
+offsets = [(6, 5), (6, -5), (0, 0), (-6, 0)]  # from each part to the middle of a face
+
+
+def predict(parts):
+    return places(capsules(draw(parts))[0]) + offsets  # (4, 2), row and column
+
+
+aside = [(kind, row + 1, column - 1) for kind, row, column in face]
+assert np.allclose(predict(face), (11, 11)) and np.allclose(predict(aside), (12, 10))  # all four agree
+assert np.all(np.ptp(predict(wreck), axis=0) > 5)  # in pixels: the largest minus the smallest
+assert not np.array_equal(pool(draw(aside)), pool(draw(face)))
+
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(6.4, 2.6))
+    figure.suptitle("From each part to the middle of the face that it predicts", x=0.01, ha="left")
+    pictures = {"face: they agree": face, "moved: they still agree": aside, "wreck: they do not": wreck}
+    for axes, (title, parts) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
+        axes.imshow(1 - 0.3 * draw(parts)[0, :, :, 0], vmin=0, vmax=1)
+        for (_, row, column), end in zip(parts, predict(parts), strict=True):
+            axes.plot([column, end[1]], [row, end[0]], color=plots.COLOURS[1])
+            axes.plot(end[1], end[0], "o", color=plots.COLOURS[2])
+        axes.set(title=title, xticks=(), yticks=())
+plots.show(figure, "01_votes")
+
+# %% [markdown]
+# ## Summary
+# - Max pooling keeps whether and drops where. So a face and its parts in disorder can look the same.
+# - A capsule is a vector: its length says whether, its direction says where (in general: how).
+# - Invariant: the output stays, as a length within its window. Equivariant: it moves along, as a pose.
+# - Poses allow predictions of the whole, and a true whole shows in their agreement.
+
+# %% [markdown]
+# ## Exercises
+# 1. An eye moves one pixel to the right, within its window. Which matrix M makes its new pose from the old
+#    one? (Up to length. How much does the second of the three numbers grow?)
+# 2. Our capsules are a convolution. Get them from `PrimaryCaps`: a convolution to types · D channels, each D
+#    of them read as a vector, then *squash* (lesson 2), which keeps directions and makes length 1 to 1/2.
+# 3. Break it: do not divide the poses by their lengths. Predict which check fails: lengths, or places?
+
+# %% [markdown]
+# ## Solutions
+
+# %% Solution 1
+M = np.array([[1, 0, 0], [0, 1, 1 / 4], [0, 0, 1]])  # it grows by 1, a quarter of the third
+for before, after in zip(u[:5, 0, 0, EYE], u[1:6, 0, 0, EYE], strict=True):  # columns 2 to 7 of window 0
+    assert np.allclose(M @ before / np.linalg.norm(M @ before), after)
+
+# %% Solution 2
+primary = PrimaryCaps(3, types=3, dimension=3, kernel_size=8, stride=8, dtype=np.float64)
+W, bias = primary.params["conv.W"], primary.params["conv.bias"]  # (8, 8, C, types·D), (types·D,)
+W[...] = bias[...] = 0
+for kind in range(3):
+    W[:, :, kind, 3 * kind : 3 * kind + 3] = poses
+u = capsules(draw(wreck))  # (1, P, Q, K, D)
+assert np.allclose(primary(find(draw(wreck))).reshape(u.shape), u / 2)
+
+# %% Solution 3
+poses = poses * np.linalg.norm([r - 3.5, t - 3.5, np.full((8, 8), 4.0)], axis=0)[..., None]  # undivided
+broken = capsules(draw(wreck))
+assert not np.allclose(np.linalg.norm(broken, axis=-1), pool(draw(wreck)))  # "whether" is wrong: 4 and more
+assert np.allclose(places(broken[0]), [place for _, *place in wreck])  # "where" is right: a quotient

@@ -1,0 +1,249 @@
+# %% [markdown]
+# # 11. Convolve faster
+#
+# **You will do:** build a convolution that multiplies frequencies instead of pixels: in one dimension with
+# six numbers, then in two; count its multiplications; run it backwards; time it.
+#
+# **You will learn:** what a bilinear algorithm y = C[(A w) ⊙ (B x)] is, and when it beats lesson 4.
+#
+# **You need:** lesson 4 (convolution), and complex numbers: e^(iφ) = cos φ + i sin φ, 5 seconds.
+#
+# **Figures:** `11_count_products`, `11_time`
+
+# %%
+import timeit
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from minicaps import Conv2d, gradcheck, plots, spectral
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## The direct way
+# Six pixels x, three weights w, four places p for the window: y[p] = Σ_r x[p + r] w[r]. That is 4·3 = 12
+# times a pixel times a weight. Can we do with fewer?
+
+# %%
+x, w = np.array([1.0, 2, 0, 3, 1, 2]), np.array([2.0, -1, 1])
+y = np.array([x[p : p + 3] @ w for p in range(4)])
+assert y.tolist() == [0, 7, -2, 7]
+
+# %% [markdown]
+# ## Waves do not mix
+# A wave over n = 6 pixels is e^(2πi f j/n) at pixel j; f, 0 to 5, is its frequency. Move it by r pixels: what
+# leaves at one end comes in at the other. It is the same wave, times a number: e^(2πi f r/n). A convolution
+# adds up moved copies of the image, times w[r]. So it only multiplies wave f, by Σ_r w[r] e^(2πi f r/n).
+#
+# A Fourier transform writes x as a sum of waves: X(f) = Σ_j x[j] e^(-2πi f j/n) says how much of wave f is in
+# it. W(f) is the same for w, and since w is real, the number above is its conjugate, conj W(f). So
+#
+#     Y(f) = X(f) · conj W(f)
+#
+# One product per frequency: this is the convolution theorem. Then add the waves up again (and divide by n).
+
+# %%
+F = np.exp(-2j * np.pi * np.outer(np.arange(6), np.arange(6)) / 6)  # (6, 6), row f, column j
+wave = F[2].conj()
+assert np.allclose(np.roll(wave, -1), np.exp(2j * np.pi * 2 * 1 / 6) * wave), "moved by 1: times a number"
+
+X, W = F @ x, F[:, :3] @ w  # (6,), (6,)
+circle = (F.conj().T @ (X * W.conj())).real / 6  # (6,)
+assert np.allclose(circle[:4], y)
+assert np.isclose(circle[4], x[4] * w[0] + x[5] * w[1] + x[0] * w[2]), "the window goes round the end"
+
+# %% [markdown]
+# The last two of the six outputs go round the end of the image. We did not ask for them: drop them.
+#
+# ## Half of the frequencies
+# A complex product is four real ones, so six of them are 24. Worse than 12! But x is real. Then X(-f) =
+# conj X(f), where -f means 6 - f, so the product at -f is known from that at f. Only f = 0, 1, 2, 3 are left.
+# And 0 and 3 are their own negative, so X is real there: one product each.
+#
+# ## Gauss: three products instead of four
+# With X = a + ib and conj W = c + id the product is (ac - bd) + i(ad + bc). Gauss found that three do:
+#
+#     k1 = c (a + b),   k2 = a (d - c),   k3 = b (c + d),   real part k1 - k3,   imaginary part k1 + k2
+
+# %%
+assert np.allclose(X[[5, 4]], X[[1, 2]].conj()) and np.allclose(X[[0, 3]].imag, 0)
+(a, b), (c, d) = (1, 2), (3, 4)
+k1, k2, k3 = c * (a + b), a * (d - c), b * (c + d)
+assert (k1 - k3) + 1j * (k1 + k2) == (1 + 2j) * (3 + 4j) == -5 + 10j
+
+# %% [markdown]
+# ## Three matrices
+# All but the products is linear. a = Σ_j x[j] cos(2π f j/n), so these cosines are a row of a matrix B; b and
+# a + b have rows too. In the same way c, d - c and c + d give a matrix A of cosines and sines for w, and
+# adding the waves up again is a matrix C. Nothing complex is left:
+#
+#     y = C [(A w) ⊙ (B x)]          ⊙ multiplies number by number
+#
+# This is a *bilinear algorithm*. A and B have T rows, and T counts the products: here 2·1 + 2·3 = 8. For the
+# columns of C: f and -f together give 2 Re(Y e^(iφ)) = 2 (k1 - k3) cos φ - 2 (k1 + k2) sin φ, φ = 2π f p/n.
+
+
+# %%
+def assemble(frequencies):
+    """Return A, B, C. A frequency is (its own negative?, angles 2π f j/n at the weights, pixels, outputs)."""
+    A, B, C = [], [], []  # rows of A and B, columns of C
+    for own_negative, at_w, at_x, at_y in frequencies:
+        if own_negative:
+            A, B, C = A + [np.cos(at_w)], B + [np.cos(at_x)], C + [np.cos(at_y)]
+        else:
+            a, b, c, d = np.cos(at_x), -np.sin(at_x), np.cos(at_w), np.sin(at_w)
+            A, B = A + [c, d - c, c + d], B + [a + b, a, b]
+            C = C + [2 * (np.cos(at_y) - np.sin(at_y)), -2 * np.sin(at_y), -2 * np.cos(at_y)]
+    return np.array(A), np.array(B), np.array(C).T / len(at_x)
+
+
+angles = [[2 * np.pi * f * np.arange(size) / 6 for size in (3, 6, 4)] for f in range(4)]
+A, B, C = assemble([(f in (0, 3), *angles[f]) for f in range(4)])
+print("A, which makes 8 sums of the 3 weights:", np.round(A, 2) + 0.0, sep="\n")
+assert len(A) == len(B) == 8 and np.allclose(C @ ((A @ w) * (B @ x)), y)
+line = spectral.Geometry(size=(1, 6), kernel=(1, 3), stride=(1, 1), padding=(0, 0))
+assert all(map(np.allclose, (A, B, C), spectral.matrices(line, x)))
+
+# %% [markdown]
+# ## Two dimensions
+# A wave now has two frequencies (f1, f2), and its angle at row r and column s is 2π (f1 r + f2 s)/n. All else
+# stays. Take a grid of 10×10 pixels and a kernel of 5×5: 6×6 outputs, 36·25 = 900 products directly.
+# 100 complex products are 400 real ones. But (0, 0), (0, 5), (5, 0), (5, 5) are their own negative, and the
+# other 96 frequencies are 48 pairs. That leaves 4 + 48·4 = 196, and with Gauss
+#
+#     T = 4·1 + 48·3 = 148
+
+# %%
+role = np.zeros((10, 10), dtype=int)  # products for each frequency; 0 where its negative has them
+frequencies = []
+for f1, f2 in np.ndindex(10, 10):
+    negative = (-f1 % 10, -f2 % 10)
+    if (f1, f2) <= negative:  # one of each pair
+        role[f1, f2] = 1 if (f1, f2) == negative else 3
+        steps = [2 * np.pi * np.arange(size) / 10 for size in (5, 10, 6)]  # weights, pixels, outputs
+        frequencies.append(((f1, f2) == negative, *(np.add.outer(f1 * k, f2 * k).ravel() for k in steps)))
+A2, B2, C2 = assemble(frequencies)
+assert len(A2) == role.sum() == spectral.products((10, 10)) == 148
+
+image, kernel = rng.normal(size=(10, 10)), rng.normal(size=(5, 5))
+direct = np.lib.stride_tricks.sliding_window_view(image, (5, 5)) * kernel  # (6, 6, 5, 5), 900 products
+fast = C2 @ ((A2 @ kernel.ravel()) * (B2 @ image.ravel()))  # (36,)
+assert direct.size == 900 and np.allclose(fast, direct.sum(axis=(2, 3)).ravel())
+
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(4.2, 3.6))
+    axes = figure.subplots()
+    axes.imshow(role, cmap="Greys", vmax=6)
+    for (row, column), number in np.ndenumerate(role):
+        axes.text(column, row, number, ha="center", va="center")
+    axes.set(title="Products per frequency: 148 in all", xlabel="Frequency f2", ylabel="Frequency f1")
+    axes.grid(False)
+plots.show(figure, "11_count_products")
+
+# %% [markdown]
+# ## Stride: split the image into phases
+# With stride 2 only every second output is wanted. Are the others computed in vain? No: even pixels meet only
+# even weights, odd pixels only odd weights. So there are two convolutions of stride 1, on half of the pixels
+# with half of the weights, whose outputs are added. Such parts are called phases.
+#
+# In two dimensions stride 2 gives four phases. The paper's second convolution has 20×20 pixels, a kernel of
+# 9×9 and stride 2: four grids of 10×10, each with a kernel of 5×5. For every channel and filter that is
+# 4·148 = 592 products instead of 36·81 = 2916.
+
+# %%
+pixels, weights = rng.normal(size=12), np.append(rng.normal(size=5), 0)  # a 0, for 3 even and 3 odd weights
+strided = np.array([pixels[2 * p : 2 * p + 6] @ weights for p in range(4)])
+phases = [(pixels[start::2], weights[start::2]) for start in (0, 1)]
+assert np.allclose(sum(np.correlate(part, taps, mode="valid") for part, taps in phases), strided)
+
+# %% [markdown]
+# ## Channels pay for the transforms
+# But A, B and C multiply too, by their constants. With one channel nothing would be gained. With many, B x is
+# made once for a channel and serves every filter; C is applied once for a filter, to the sum over all
+# channels; A w is made once for all images. Each of the T products becomes a matrix product,
+# (images × channels)·(channels × filters), which is what a processor does best.
+
+# %%
+paper = spectral.Geometry(size=(20, 20), kernel=(9, 9), stride=(2, 2), padding=(0, 0))
+assert (paper.outputs, paper.grid, paper.taps) == ((6, 6), (10, 10), (5, 5))
+for channels in (1, 16, 256):  # and as many filters; an image's share, with B and C, in multiplications
+    plain, fast = spectral.multiplications(paper, channels, filters=channels)
+    print(f"{channels:3} channels: {plain:11,} directly, {fast:10,} by frequencies")
+    assert plain == 2916 * channels**2 and (fast < plain) == (channels == 256)
+
+# %% [markdown]
+# ## Backward is the same, transposed
+# y = C[(A w) ⊙ (B x)] has three linear steps and a product between them. Backward goes through a matrix by
+# its transpose, and through a product by the other factor:
+#
+#     dY = Cᵀ dy,    dx = Bᵀ (dY ⊙ A w),    dw = Aᵀ (dY ⊙ B x)
+
+# %%
+dy = rng.normal(size=4)
+dY = C.T @ dy  # (8,)
+dx, dw = B.T @ (dY * (A @ w)), A.T @ (dY * (B @ x))
+assert np.allclose(dx, np.convolve(dy, w)), "pixel j meets w[r] in output j - r"
+assert np.allclose(dw, [dy @ x[r : r + 4] for r in range(3)]), "weight r meets pixel p + r in output p"
+layer = Conv2d(2, 3, (3, 4), stride=2, algorithm="spectral", rng=rng, dtype=np.float64)
+assert gradcheck(layer, [rng.normal(size=(1, 7, 6, 2))]).ok
+
+# %% [markdown]
+# ## Both ways, timed
+# Counting is not timing: memory has to move too. Here are both algorithms of `Conv2d`, with the same weights.
+# They agree to the rounding of float32. By itself, `Conv2d` takes the one that multiplies less often.
+
+# %%
+images = rng.normal(size=(32, 20, 20, 128)).astype(np.float32)
+layers = {name: Conv2d(128, 128, 9, stride=2, algorithm=name, rng=0) for name in ("im2col", "spectral")}
+results, seconds = [], {}
+for name, layer in layers.items():
+    y, cache = layer.forward(images)  # (32, 6, 6, 128)
+    results.append([y, layer.backward(y, cache), layer.grads["W"].copy()])
+    for part, code in {"forward": "layer.forward(images)", "backward": "layer.backward(y, cache)"}.items():
+        seconds[f"{part}, {name}"] = min(timeit.repeat(code, globals=globals(), number=1, repeat=3))
+for one, other in zip(*results, strict=True):
+    assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
+
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(7.2, 2.2))
+    axes = figure.subplots()
+    for name in sorted(seconds, reverse=True):
+        bar = axes.barh(name, 1000 * seconds[name], color=plots.COLOURS[2 if "im2col" in name else 1])
+        axes.bar_label(bar, fmt="%.0f", padding=3)
+    axes.set(title="32 images, best of three runs", xlabel="Milliseconds", xmargin=0.1, axisbelow=True)
+plots.show(figure, "11_time")
+
+# %% [markdown]
+# ## Summary
+# - A convolution multiplies each wave by one number. Half of the waves do, with three products each (Gauss).
+# - So y = C[(A w) ⊙ (B x)] with constant matrices: T = 148 products instead of 900 on a 10×10 grid.
+# - Channels and filters share the transforms; with few of them, the direct way is the better one.
+# - Stride 2: four phases, as more channels with smaller kernels. Backward: the same matrices transposed.
+
+# %% [markdown]
+# ## Exercises
+# 1. How many products does a grid of 9×9 take? Which frequencies are their own negative?
+# 2. Break it: forget the conjugate of W. Predict: does the check against y notice? What comes out instead?
+# 3. Winograd found matrices (in the solution) for 2 outputs and 3 weights. How many products? How many ours?
+
+# %% [markdown]
+# ## Solutions
+
+# %% Solution 1
+# -f = f needs 2f = 0 or 9, and 9 is odd: only (0, 0). The other 80 are 40 pairs.
+assert spectral.products((9, 9)) == 1 + 3 * 40 == 121
+
+# %% Solution 2
+# X(f) W(f) belongs to Σ_r x[p - r] w[r]: the weights turned round, what mathematicians call a convolution.
+broken = (F.conj().T @ (X * W)).real / 6
+assert not np.allclose(broken[:4], [0, 7, -2, 7])
+assert np.allclose(broken[2:], np.convolve(x, w, mode="valid")), "0 and 1 go round the start now"
+
+# %% Solution 3
+# 4, ours 2 + 3 = 5, directly 6. On larger grids Winograd's matrices hold large numbers, and rounding grows.
+A = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+C = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+assert np.allclose(C @ ((A @ w) * (B @ x[:4])), [0, 7]) and spectral.products((1, 4)) == 5
