@@ -53,6 +53,12 @@ class Row:
     def ok(self, tolerance: float) -> bool:
         return not self.problem and self.crossings == 0 and bool(self.error <= tolerance)
 
+    def verdict(self, tolerance: float) -> str:
+        """Return a word or two for the table."""
+        if self.ok(tolerance):
+            return "ok"
+        return "FAILED: a kink" if self.crossings and not self.problem else "FAILED"
+
 
 @dataclass
 class Report:
@@ -87,7 +93,7 @@ class Report:
         head = f"{'layer':<34} {'array':<22} {'shape':<18} {'probes':<10} relative error"
         lines = [head] + [
             f"{self.layer:<34} {row.array:<22} {row.shape!s:<18} {row.probes:<10} {row.error:.1e} "
-            f"{'ok' if row.ok(self.tolerance) else 'FAILED'}"
+            f"{row.verdict(self.tolerance)}"
             for row in self.rows
         ]
         return "\n".join(lines + self.failures())
@@ -104,7 +110,8 @@ class Report:
             return f"{place}: {row.problem}"
         if row.crossings:
             return (
-                f"{place}: a kink lies within the step in {row.crossings} directions; "
+                f"{place}: a kink lies within the step in {row.crossings} "
+                f"direction{'s' if row.crossings > 1 else ''}; "
                 f"move the inputs away from it (seed {self.seed})"
             )
         return (

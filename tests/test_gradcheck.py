@@ -1,5 +1,7 @@
 """The checker itself: right layers pass, and every kind of wrong layer fails."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -133,7 +135,8 @@ def test_a_kink_at_the_input_is_reported_not_waved_through():
     report = gradcheck(ReLU(), [x])
     assert not report.ok
     assert report.rows[0].crossings == 1
-    assert "kink" in report.failures()[0]
+    assert "a kink lies within the step in 1 direction; move" in report.failures()[0]
+    assert re.search(r"x .* FAILED: a kink$", str(report), re.MULTILINE)
 
 
 def test_a_failure_names_layer_array_index_both_values_error_and_seed():
