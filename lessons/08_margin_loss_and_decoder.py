@@ -1,0 +1,250 @@
+# %% [markdown]
+# # 8. Margin loss and decoder
+#
+# **You will do:** write the two losses of a capsule network and the decoder, forward and backward.
+#
+# **You will learn:** why lengths and not a softmax, what drawing the image is good for, and the 784 trap.
+#
+# **You need:** lesson 2 (squash), the chain rule, 5 seconds.
+#
+# **Figures:** `08_hinges`, `08_lengths_or_softmax`, `08_direction_means_slant`
+
+# %%
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, plots
+from minicaps.datasets import load, to_float
+from minicaps.optim import Adam
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## Two hinges
+#
+# A capsule network ends with one vector v_k, the class capsule, for each class k. Its length n_k = ‖v_k‖,
+# from 0 to 1, says how probable it is that class k is in the image. What should a loss ask of the lengths?
+#
+# If class k is present, n_k should be at least m⁺ = 0.9. If it is absent, at most m⁻ = 0.1. A length of 0.95
+# is not better than 0.9. So each loss is zero on one side and rises on the other: a hinge. T_k is 1 for
+# present and 0 for absent, λ = 0.5 holds back the many absent classes, and the paper has
+#
+#     L = Σ_k  T_k max(0, m⁺ - n_k)²  +  λ (1 - T_k) max(0, n_k - m⁻)²
+#
+# T_k picks one of the two hinges. The slope dL/dn_k, which we shall need, comes from the same two numbers.
+
+
+# %%
+def margin(n, T):
+    too_short, too_long = np.maximum(0, 0.9 - n), np.maximum(0, n - 0.1)
+    loss = T * too_short**2 + 0.5 * (1 - T) * too_long**2
+    return loss, -2 * T * too_short + 2 * 0.5 * (1 - T) * too_long  # each class's loss, and its slope
+
+
+assert np.allclose([margin(0.5, 1)[0], margin(0.5, 0)[0]], [0.4**2, 0.4**2 / 2])  # 0.16 and 0.08
+assert margin(0.95, 1) == (0, 0) and margin(0.05, 0) == (0, 0)  # past its margin a length costs nothing
+with matplotlib.rc_context(plots.STYLE):
+    figure, n = Figure(figsize=(5, 2.8)), np.linspace(0, 1, 101)
+    axes = figure.subplots()
+    for k, (T, name) in enumerate([(1, "present"), (0, "absent")]):
+        axes.plot(n, margin(n, T)[0], label=f"class is {name}", **plots.line_style(k), markevery=10)
+    axes.set(xlabel="Length n of the class capsule", ylabel="Loss", title="Past its margin a length is free")
+    axes.legend()
+plots.show(figure, "08_hinges")
+
+# %% [markdown]
+# ## Why not a softmax?
+#
+# A softmax turns scores x into probabilities that sum to 1: p_k = exp x_k / Σ_j exp x_j. That suits images
+# with exactly one digit. But what if two digits lie over each other, or none is there? We let lengths and
+# scores learn three images: a 3, a 3 with a 5 over it, and an empty one. There is no network, just gradient
+# descent on ten lengths and ten scores. The softmax's loss -Σ_k T_k log p_k has the slope (Σ_k T_k) p - T.
+
+# %%
+T = np.zeros((3, 10))  # (images, classes)
+T[0, 3] = T[1, 3] = T[1, 5] = 1
+lengths, x = rng.uniform(size=(3, 10)), 2 * rng.normal(size=(3, 10))
+start = x.copy()
+for _ in range(300):
+    lengths -= 0.5 * margin(lengths, T)[1]
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    x -= 0.5 * (T.sum(axis=1, keepdims=True) * p - T)
+assert margin(lengths, T)[0].max() < 1e-12  # the lengths have learned all three
+assert p[0, 3] > 0.95 and np.allclose(p[1, [3, 5]], 0.5, atol=0.01)  # two digits have to share
+assert np.array_equal(x[2], start[2])  # and no slope ever asks a softmax to say "nothing"
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(7.2, 2.2))
+    names = "A 3: both say it", "3 and 5: softmax halves", "Nothing: softmax guesses"
+    for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
+        axes.bar(np.arange(10) - 0.2, lengths[k], 0.4, zorder=2, color=plots.COLOURS[0], label="length")
+        axes.bar(np.arange(10) + 0.2, p[k], 0.4, zorder=2, color=plots.COLOURS[5], label="softmax")
+        axes.set(xlabel="Class", xticks=range(10), ylabel="" if k else "Length, probability", title=names[k])
+    axes.legend()
+plots.show(figure, "08_lengths_or_softmax")
+
+# %% [markdown]
+# ## The gradient of the margin loss
+#
+# How does a length change with its vector? ∂‖v‖/∂v = v/‖v‖: fastest along v, not at all across it. So
+# dv_k = dL/dn_k · v_k/n_k, divided by the batch size B, since the loss is the mean over B images. At v = 0
+# there is no direction, and we take 0. To check it, move each number a little up and down and watch the loss.
+
+
+# %%
+def differences(loss, v, step=1e-6):
+    nudges = step * np.eye(v.size).reshape(-1, *v.shape)  # each moves one number
+    return np.reshape([loss(v + e) - loss(v - e) for e in nudges], v.shape) / (2 * step)
+
+
+labels = np.array([2, 1])
+v = Squash()(rng.normal(size=(2, 3, 4)))  # (B, J, E): 2 images, 3 classes, capsules of 4 numbers
+T, n = np.eye(3)[labels], np.linalg.norm(v, axis=-1)  # both (B, J)
+loss, slope = margin(n, T)
+dv_margin = (slope / n)[..., None] * v / 2  # (B, J, E)
+
+package_loss, cache = MarginLoss().forward(v, labels)
+assert np.isclose(package_loss, loss.sum() / 2) and np.allclose(MarginLoss().backward(cache), dv_margin)
+assert np.allclose(differences(lambda v: MarginLoss()(v, labels), v), dv_margin, atol=1e-8)
+assert not MarginLoss().backward(MarginLoss().forward(0 * v, labels)[1]).any()  # at v = 0: 0, not NaN
+
+# %% [markdown]
+# ## Mask and decoder
+#
+# A decoder will draw the image from the class capsules. It shall learn to read each of them alone, so all but
+# one are set to zero. In training that of the label stays. Later nobody gives us a label, so the longest
+# stays. Were it the longest in training too, a wrong guess would teach the capsule of 5 to draw a 3.
+#
+# The mask multiplies every capsule by its T_k and lays them in one row. The decoder has two hidden layers,
+# h1 = relu(masked W1 + bias1) and h2 = relu(h1 W2 + bias2). Its pixels are x = sigmoid(h2 W3 + bias3).
+
+# %%
+masked, mask_cache = Mask().forward(v, labels)  # (B, J·E)
+assert np.array_equal(masked, (T[..., None] * v).reshape(2, 12))
+assert np.array_equal(Mask()(v), Mask()(v, n.argmax(axis=1)))  # without labels: the longest
+
+images = rng.uniform(size=(2, 5, 4, 1))
+decoder = Decoder(12, (5, 4, 1), hidden=(6, 8), rng=0, dtype=np.float64)  # in the paper 512, 1024, 784 pixels
+W1, bias1, W2, bias2, W3, bias3 = decoder.params.values()
+h1 = np.maximum(0, masked @ W1 + bias1)  # (B, 6)
+h2 = np.maximum(0, h1 @ W2 + bias2)  # (B, 8)
+x = 1 / (1 + np.exp(-(h2 @ W3 + bias3)))  # (B, 20)
+error = x - images.reshape(2, 20)  # (B, 20)
+
+# %% [markdown]
+# The loss is 0.0005 times the *sum* of the squared pixel errors, with the gradient 2 · 0.0005 (x - image)/B.
+# From there we go back line by line: sigmoid has the slope x (1 - x), relu has 1 or 0, and y = h W gives
+# dh = dy Wᵀ and dW = hᵀ dy. Then we compare with minicaps, and both losses together with differences.
+
+# %%
+dx = 2 * 0.0005 * error / 2  # (B, 20)
+dy3 = dx * x * (1 - x)  # (B, 20), before the sigmoid
+dy2 = (dy3 @ W3.T) * (h2 > 0)  # (B, 8), before the second relu
+dy1 = (dy2 @ W2.T) * (h1 > 0)  # (B, 6), before the first
+dv_drawing = T[..., None] * (dy1 @ W1.T).reshape(v.shape)  # (B, J, E), through the mask
+dW = masked.T @ dy1, h1.T @ dy2, h2.T @ dy3
+drawing_loss = ReconstructionLoss(scale=0.0005)
+drawn, decoder_cache = decoder.forward(masked)  # (B, 5, 4, 1)
+loss, loss_cache = drawing_loss.forward(drawn, images)
+dmasked = decoder.backward(drawing_loss.backward(loss_cache), decoder_cache)  # (B, J·E)
+dv, _ = Mask().backward(dmasked, mask_cache)  # (B, J, E), and None for the labels
+assert np.isclose(loss, 0.0005 * (error**2).sum() / 2) and np.allclose(dv, dv_drawing, rtol=1e-9, atol=0)
+assert all(np.allclose(decoder.grads[f"fc{k + 1}.W"], dW[k], rtol=1e-9, atol=1e-15) for k in range(3))
+both = differences(lambda v: MarginLoss()(v, labels) + drawing_loss(decoder(Mask()(v, labels)), images), v)
+assert np.allclose(both, dv_margin + dv_drawing, rtol=1e-5, atol=1e-9)
+assert np.array_equal(np.abs(dv).sum(axis=-1) > 0, T == 1)  # only the label's capsule is taught to draw
+
+# %% [markdown]
+# ## The 784 trap
+#
+# 0.0005 is meant for a sum over 784 pixels. Many public codes take the mean, as the loss functions of
+# libraries do. Then the drawing counts 784 times less. Compare some digits with a sheet of grey, about what
+# an untrained decoder draws. The margin loss starts at 0.9² = 0.81, for a true capsule of length 0. One check
+# tells sum from mean: an image twice as wide, with twice the errors, must cost twice as much.
+
+# %%
+mnist = load()
+ones = to_float(mnist.train_images[mnist.train_labels == 1][:24])  # (24, 28, 28, 1)
+grey = np.full_like(ones, 0.5)
+as_sum, as_mean = drawing_loss(grey, ones), 0.0005 * np.mean((grey - ones) ** 2)
+print(f"grey sheet: 0.0005 times the sum {as_sum:.3f}, times the mean {as_mean:.6f}")
+assert np.isclose(as_sum / as_mean, 784, rtol=1e-4) and 0.1 < as_sum / 0.81 < 0.2
+two = [np.concatenate([pixels, pixels], axis=2) for pixels in (grey, ones)]  # each (24, 28, 56, 1)
+assert np.isclose(drawing_loss(*two), 2 * as_sum)
+
+# %% [markdown]
+# ## What the drawing is good for
+#
+# The margin gradient points along v. It makes v longer or shorter, and never turns it. So it teaches a
+# capsule *that* there is a 1, but not *what* 1. To draw the image, the decoder must find in v how the digit
+# was written. In the paper's word this regularises: the network keeps what the class alone would let it drop.
+#
+# Give each of 24 ones a capsule of two numbers, so that its direction is one angle, near 45° at first.
+# Gradient descent moves it while a decoder learns to draw. Will the angle come to mean something? We compare
+# it with the slant of each digit: by how many pixels its upper half stands to the right of its lower half.
+
+# %%
+halves = ones[:, :14, :, 0], ones[:, 14:, :, 0]  # upper and lower, both (24, 14, 28)
+upper, lower = [(half * np.arange(28)).sum(axis=(1, 2)) / half.sum(axis=(1, 2)) for half in halves]  # centres
+
+
+def learn_angles(scale):
+    s = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(24, 1, 2)).astype(np.float32)  # v = squash(s)
+    decoder, loss = Decoder(2, (28, 28, 1), hidden=(32, 64), rng=0), ReconstructionLoss(scale=scale)
+    adam = Adam(decoder, 5e-3)
+    for _ in range(250):
+        v, squash_cache = Squash().forward(s)  # (24, 1, 2); there is one class, so nothing to mask
+        drawn, decoder_cache = decoder.forward(v[:, 0])
+        decoder.zero_grad()
+        dv = decoder.backward(loss.backward(loss.forward(drawn, ones)[1]), decoder_cache)[:, None]
+        dv = dv + MarginLoss().backward(MarginLoss().forward(v, np.zeros(24, dtype=int))[1])
+        s -= 40 * Squash().backward(dv, squash_cache)  # a large rate, since dv is the mean over 24
+        adam.step()
+    return np.degrees(np.arctan2(v[:, 0, 1], v[:, 0, 0]))  # (24,)
+
+
+angles = [learn_angles(scale) for scale in (0, 0.0005, 0.0005 / 784)]
+alone, with_sum, with_mean = [np.corrcoef(angle, upper - lower)[0, 1] for angle in angles]
+assert abs(with_sum) > 0.75 and abs(alone) < 0.3
+assert np.allclose(angles[0], angles[2], atol=0.5)  # degrees: the mean has moved nobody
+with matplotlib.rc_context(plots.STYLE):
+    figure, names = Figure(figsize=(7.2, 2.5)), ["Margin alone", "With 0.0005 × sum", "With 0.0005 × mean"]
+    for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
+        axes.plot(upper - lower, angles[k], **plots.line_style(k) | {"linestyle": ""})
+        axes.set(xlabel="Slant of the digit (pixels)", ylabel="" if k else "Direction of v (°)")
+        axes.set_title(f"{names[k]}: correlation {[alone, with_sum, with_mean][k]:.2f}", fontsize=8)
+plots.show(figure, "08_direction_means_slant")
+
+# %% [markdown]
+# ## Summary
+#
+# - A present class should be longer than 0.9, an absent one shorter than 0.1. Each class answers for itself.
+# - The margin gradient points along v. The decoder's turns v too, so the direction came to mean slant.
+# - The decoder sees one capsule: the label's in training, the longest otherwise.
+# - The reconstruction loss is 0.0005 times the *sum* over the pixels.
+#
+# ## Exercises
+#
+# 1. Break it: leave the squares out of the margin loss. Predict which check fails.
+# 2. Break it: let the decoder see the longest capsule in training. Predict which check fails.
+# 3. Break it: average over the pixels. Predict which check fails. Would a gradient check?
+#
+# ## Solutions
+
+# %% Solution 1
+# The values at n = 0.5, in the first check of all.
+unsquared = [T * max(0, 0.9 - 0.5) + 0.5 * (1 - T) * max(0, 0.5 - 0.1) for T in (1, 0)]
+assert np.allclose(unsquared, [0.4, 0.2]) and not np.allclose(unsquared, [0.16, 0.08])
+
+# %% Solution 2
+# The one that only the label's capsule is taught to draw: the second image's longest capsule is another one.
+dv = Mask().backward(dmasked + 1, Mask().forward(v)[1])  # + 1: any gradient, nowhere 0
+taught = np.abs(dv).sum(axis=-1) > 0  # (B, J)
+assert np.array_equal(taught, n == n.max(axis=1, keepdims=True)) and not np.array_equal(taught, T == 1)
+
+# %% Solution 3
+# Twice the image: the mean stays. A gradient check passes, since forward and backward are both 784 times
+# smaller. It proves that a gradient belongs to its loss, not that the loss is the right one.
+assert not np.isclose(0.0005 * np.mean((two[0] - two[1]) ** 2), 2 * as_mean)
+broken = differences(lambda x: 0.0005 * np.mean((x - images) ** 2), drawn)
+assert np.allclose(broken, 2 * 0.0005 * (drawn - images) / images.size)

@@ -1,0 +1,246 @@
+# %% [markdown]
+# # 9. Train a CapsNet
+#
+# **You will do:** write the training loop by hand, train a small capsule network, and look at its mistakes.
+#
+# **You will learn:** what one training step is, and what to check before, during and after training.
+#
+# **You need:** lessons 6 (routing) and 8 (losses), 20 seconds.
+#
+# **Figures:** `09_learning_curves`, `09_lengths`, `09_mistakes`
+
+# %%
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from minicaps import MarginLoss, ReconstructionLoss, plots
+from minicaps.datasets import load, to_float
+from minicaps.models import build
+from minicaps.optim import Adam
+from minicaps.training import batches, evaluate, train_step
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## Images to learn from, images to be examined with
+#
+# We train on 4,000 of MNIST's training images. From the part that `split` keeps apart we take 1,000 for
+# validation: images that the network never trains on, to see whether it has understood or only remembered.
+# The test set stays untouched here. It is looked at once, when everything is decided.
+
+# %%
+mnist = load()
+images, labels, validation_images, validation_labels = mnist.split()
+images, labels = images[:4000], labels[:4000]  # (4000, 28, 28, 1) of 0 to 255, and (4000,) of 0 to 9
+validation = validation_images[:1000], validation_labels[:1000]
+print("digits of each class to train on:", np.bincount(labels))
+
+# %% [markdown]
+# ## The network
+#
+# `build` makes a network from a preset, here the smallest. `conv` finds strokes, `primary` groups its
+# channels into the capsules u, `capsules` routes them to one capsule v for each digit, and `reconstruct` is
+# the decoder. The call below makes the same network, with the same first weights, as often as we like.
+
+
+# %%
+def fresh_network():
+    return build("capsnet", "tiny", rng=0)  # the seed of its first weights
+
+
+network = fresh_network()
+print(network.table())
+
+# %% [markdown]
+# ## Before training: is the loss what it should be?
+#
+# The first weights are small, so all ten class capsules are short. What will the loss be? The true class is
+# too short by 0.9, which costs 0.9² = 0.81. The others are shorter than 0.1 and cost nothing. The decoder
+# draws grey, about 0.5 everywhere, which costs 0.0005 · Σ (0.5 - pixel)². A first loss far from this sum
+# means a bug, found before any time is spent.
+
+# %%
+batch = rng.choice(4000, size=50, replace=False)
+x, y = to_float(images[batch]), labels[batch]  # pixels from 0 to 1; B = 50
+(v, drawn), cache = network.forward(x, y)  # v (B, 10 classes, 8 numbers), drawn (B, 28, 28, 1)
+margin, reconstruction = MarginLoss(), ReconstructionLoss()
+margin_loss, margin_cache = margin.forward(v, y)
+drawing_loss, drawing_cache = reconstruction.forward(drawn, x)
+grey = 0.0005 * ((0.5 - x) ** 2).sum() / 50
+print(f"margin {margin_loss:.3f} (0.81 expected), drawing {drawing_loss:.3f} ({grey:.3f} expected)")
+assert abs(margin_loss - 0.81) < 0.02 and abs(drawing_loss - grey) < 0.01
+
+# %% [markdown]
+# ## One step
+#
+# `cache` holds what backward needs. Backward turns the two losses into gradients of v and of the drawing, and
+# these into a gradient for every weight. They are *added* to `network.grads`, so the old ones have to be set
+# to zero first. (`backward_params` leaves out the gradient of the images, which nobody asks for.)
+#
+# Then Adam moves the weights. For each it keeps two running averages: m of its gradient g, and q of g². It
+# moves the weight by -rate · m/(√q + 1e-8), with m and q corrected for having started at 0. In the first step
+# m = g and √q = |g|. So every weight whose gradient is well above 1e-8 moves by the learning rate itself,
+# here 0.005.
+
+# %%
+network.zero_grad()
+network.backward_params((margin.backward(margin_cache), reconstruction.backward(drawing_cache)), cache)
+before = network.state()  # a copy of all weights
+Adam(network, 5e-3).step()
+for name, weights in network.params.items():
+    g = network.grads[name]
+    moved = weights - before[name]
+    assert np.allclose(moved, -5e-3 * g / (np.abs(g) + 1e-8), rtol=1e-3, atol=1e-6), name
+assert margin(network(x, y)[0], y) < margin_loss  # and it helped
+
+# %% [markdown]
+# ## The loop
+#
+# Training is this step again and again. One pass over all images is an epoch, each time in another order.
+# Beside the loss we count the images whose longest capsule is that of the label, as they come by. After each
+# epoch `evaluate` does the same for the validation images, without training on them. Four epochs take about
+# ten seconds. Here is all of it.
+
+# %%
+network, order = fresh_network(), np.random.default_rng(1)
+adam, epochs = Adam(network, 5e-3), []
+for epoch in range(1, 5):
+    loss_sum, right = 0.0, 0
+    shuffled = order.permutation(4000)
+    for start in range(0, 4000, 50):
+        chosen = shuffled[start : start + 50]
+        x, y = to_float(images[chosen]), labels[chosen]
+        (v, drawn), cache = network.forward(x, y)  # with the labels, for the decoder's mask
+        margin_loss, margin_cache = margin.forward(v, y)
+        drawing_loss, drawing_cache = reconstruction.forward(drawn, x)
+        network.zero_grad()
+        gradients = margin.backward(margin_cache), reconstruction.backward(drawing_cache)
+        network.backward_params(gradients, cache)
+        adam.step()
+        loss_sum += 50 * float(margin_loss + drawing_loss)
+        right += (np.linalg.norm(v, axis=-1).argmax(axis=1) == y).sum()
+    result = evaluate(network, *validation)
+    epochs.append({"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": right / 4000,
+                   "validation_loss": result.loss, "validation_accuracy": result.accuracy})  # fmt: skip
+    print(f"epoch {epoch}: loss {loss_sum / 4000:.3f}, validation {100 * result.accuracy:.1f} %")
+assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 3  # the loss fell
+assert result.accuracy > 0.9
+
+# %% [markdown]
+# ## Learning curves
+#
+# Do both losses still fall? Then more epochs would help. Does the training loss fall while that of the
+# validation rises? Then the network learns its images by heart. In the first epoch validation is ahead of
+# training, and this is no miracle: the training figures are gathered on the way, mostly when the network knew
+# less.
+
+# %%
+plots.show(plots.learning_curves(epochs), "09_learning_curves")
+assert epochs[0]["validation_accuracy"] > epochs[0]["train_accuracy"]
+
+# %% [markdown]
+# ## The same by minicaps
+#
+# `train_step` is one step, `batches` yields the shuffled numbers, `objective` is the sum of both losses. The
+# same weights and the same order of images must lead to the same end. How equal can we ask the results to be?
+# Fully, bit for bit: the same operations on the same numbers in the same order give the same bits, and
+# minicaps sees to it that its threads do not change that order. If our loop had forgotten anything, this
+# check would fail.
+
+
+# %%
+def train_by_package(network, epochs=4, rate=5e-3):
+    order, adam, objective = np.random.default_rng(1), Adam(network, rate), network.objective()
+    for _ in range(epochs):
+        for chosen in batches(4000, 50, order):
+            train_step(network, objective, adam, to_float(images[chosen]), labels[chosen])
+    return network
+
+
+packaged = train_by_package(fresh_network())
+for name, weights in network.params.items():
+    assert np.array_equal(weights, packaged.params[name]), name
+assert np.array_equal(evaluate(packaged, *validation).scores, result.scores)
+
+# %% [markdown]
+# ## How sure was it?
+#
+# The lengths of v are the scores. Take the longest for each validation image, and set apart the images where
+# it is the wrong one. A network that is worth asking is less sure when it is wrong.
+
+# %%
+correct = result.predictions == validation[1]
+longest = result.scores.max(axis=1)  # (1000,)
+assert longest[~correct].mean() < longest[correct].mean() - 0.1
+with matplotlib.rc_context(plots.STYLE):
+    figure = Figure(figsize=(5, 2.6))
+    axes = figure.subplots()
+    parts = {f"right ({correct.sum()} images)": correct, f"wrong ({(~correct).sum()} images)": ~correct}
+    for k, (name, part) in enumerate(parts.items()):
+        count, edges = np.histogram(longest[part], bins=20, range=(0, 1))
+        look = {"color": plots.COLOURS[k], "linestyle": plots.LINES[k], "linewidth": 1.6, "zorder": 2}
+        axes.stairs(100 * count / part.sum(), edges, label=name, **look)
+    axes.set(xlabel="Length of the longest capsule", ylabel="Share of the images (%)")
+    axes.set_title("Where the network is wrong, its longest capsule is shorter")
+    axes.legend(loc="upper left")
+plots.show(figure, "09_lengths")
+
+# %% [markdown]
+# ## Look at the mistakes
+#
+# "95 % right" hides what the other 5 % are. So look. Some are hard for us too, some are plainly its failure.
+
+# %%
+wrong = np.flatnonzero(~correct)
+assert len(wrong) == round(1000 * (1 - result.accuracy))
+pictures, answers = to_float(validation[0][wrong]), result.predictions[wrong]
+figure = plots.mistakes(pictures, validation[1][wrong], answers, mnist.class_names, total=1000)
+plots.show(figure, "09_mistakes")
+
+# %% [markdown]
+# ## Summary
+#
+# - A step is: forward, losses, gradients to zero, backward, update.
+# - Work out the first loss beforehand. A wrong one is the cheapest bug to find.
+# - Training accuracy is gathered on the way, validation accuracy afterwards and on other images.
+# - One seed, the same bits: two programs can be held against each other exactly.
+#
+# ## Exercises
+#
+# 1. Break it: leave `zero_grad` out. Predict which check fails first, and what the accuracy does.
+# 2. Break it: do not shuffle, and sort the images by class. Predict the validation accuracy after one epoch.
+# 3. `evaluate` hands the labels to the network, for the decoder. Could it cheat? Prove that it does not.
+# 4. Set the learning rate to 0.1 and to 5e-5. Predict what one epoch does.
+#
+# ## Solutions
+
+# %% Solution 1
+# The gradients of all batches pile up, and Adam walks on in the direction of the oldest. In the loop above
+# "the loss fell" fails first. The bound on the accuracy and the comparison bit for bit would fail too.
+broken = fresh_network()
+broken.zero_grad = lambda: None
+train_by_package(broken, epochs=1)
+assert evaluate(broken, *validation).accuracy < 0.6
+
+# %% Solution 2
+# The network knows only what it saw last: sevens and eights (the nines have come too late to be learned).
+unshuffled = fresh_network()
+adam, objective = Adam(unshuffled, 5e-3), unshuffled.objective()
+for chosen in np.argsort(labels, kind="stable").reshape(80, 50):
+    train_step(unshuffled, objective, adam, to_float(images[chosen]), labels[chosen])
+answers = np.bincount(evaluate(unshuffled, *validation).predictions, minlength=10)
+print("answers by class:", answers)
+assert (answers > 0).sum() <= 4 and evaluate(unshuffled, *validation).accuracy < 0.5
+
+# %% Solution 3
+# With wrong labels the lengths are the same, bit for bit. Only the loss is another one: it needs the labels.
+cheated = evaluate(network, validation[0], (validation[1] + 1) % 10)
+assert np.array_equal(cheated.scores, result.scores) and cheated.loss > result.loss
+assert cheated.accuracy < 0.1
+
+# %% Solution 4
+# Too large: every weight jumps by 0.1 at a time, far past what it should be. Too small: 80 steps of 5e-5
+# hardly move a weight by more than 0.004, so the network stays what it was. Both still guess.
+for rate in (0.1, 5e-5):
+    assert evaluate(train_by_package(fresh_network(), epochs=1, rate=rate), *validation).accuracy < 0.5
