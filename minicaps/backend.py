@@ -130,7 +130,7 @@ def to_backend(x: Array, xp: Any) -> Array:
 
 # -- worker threads ---------------------------------------------------------------------------
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, from glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt, from glibc's malloc.h
 PIECES = 4  # of a matrix product, for the threads
 MATMUL_LEAST = 1 << 20  # multiplications; smaller products are done before a thread has woken up
 PIECE_LEAST = 1 << 17  # numbers; the same for other work
@@ -243,6 +243,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_ARENA_MAX, 1)  # what one thread has freed serves the others too
 
 
 def chunks(count: int, size: int) -> list[slice]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from minicaps.datasets import REPOSITORY_DATA
 from minicaps.models import NETWORKS, Network
 
 FORMAT = 1  # raised when older code could not read what newer code writes
+PRETRAINED = REPOSITORY_DATA / "capsnet-small.npz"
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[str, Any]) -> None:
@@ -106,3 +108,19 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
         return network, class_names
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: no network that this minicaps can build ({error})") from None
+
+
+def load_pretrained(path: str | Path = PRETRAINED) -> Network:
+    """Load the trained CapsNet that comes with the repository; its classes are the digits 0 to 9.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is missing; the message says how to make it.
+    ValueError
+        If the file is damaged or not of a network.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; the repository has it. To make it again: python -m "
+                                f"minicaps train --out RUN, then copy RUN/model.npz to {path}")  # fmt: skip
+    return load_network(path)[0]

@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_explore(commands)
     _add_gradcheck(commands)
     _add_bench(commands)
     return parser
@@ -220,18 +221,10 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from minicaps import datasets, training
+    from minicaps import training
 
     network, class_names = load_run(options.run)
-    data = options.data
-    if data is None and options.run.is_dir():
-        data = training.read_config(options.run).data
-    dataset = datasets.load(data)
-    if dataset.image_shape != network.image_shape or dataset.classes > network.classes:
-        raise ValueError(
-            f"{dataset.source}: {dataset.classes} classes of {dataset.image_shape} pixels, but the "
-            f"network was trained on {network.classes} classes of {network.image_shape}"
-        )
+    dataset = load_data(options, network)
     labels = dataset.test_labels
     result = training.evaluate(network, dataset.test_images, labels)
     wrong = int((result.predictions != labels).sum())
@@ -289,6 +282,62 @@ def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
                                     f"python -m minicaps train --resume {path}")  # fmt: skip
         raise FileNotFoundError(f"{path}: holds no run (no model.npz)")
     return checkpoint.load_network(path / "model.npz" if path.is_dir() else path)
+
+
+def load_data(options: argparse.Namespace, network: Any) -> Any:
+    """Load the data set of --data or of the run, and check that it suits the network."""
+    from minicaps import datasets, training
+
+    data = options.data
+    if data is None and options.run.is_dir():
+        data = training.read_config(options.run).data
+    dataset = datasets.load(data)
+    if dataset.image_shape != network.image_shape or dataset.classes > network.classes:
+        raise ValueError(
+            f"{dataset.source}: {dataset.classes} classes of {dataset.image_shape} pixels, but the "
+            f"network was trained on {network.classes} classes of {network.image_shape}"
+        )
+    return dataset
+
+
+# -- explore ----------------------------------------------------------------------------------
+
+
+def _add_explore(commands: Any) -> None:
+    text = "draw what a trained CapsNet does, and open a window to play with its capsules"
+    parser = _add_command(commands, "explore", explore, text)
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or its model.npz")
+    parser.add_argument("--data", metavar="FOLDER",
+                        help="folder of four IDX files (default: the run's)")  # fmt: skip
+    parser.add_argument("--image", type=int, default=0, metavar="N",
+                        help="number of the test image, from 0 (default: 0)")  # fmt: skip
+    parser.add_argument("--out", metavar="FOLDER", type=Path,
+                        help="folder of the figures (default: RUN/figures; figures for a file)")  # fmt: skip
+    parser.add_argument("--interactive", action="store_true",
+                        help="fail if there can be no window (default: do without)")  # fmt: skip
+
+
+def explore(options: argparse.Namespace) -> int:
+    from minicaps import explore
+
+    network, class_names = load_run(options.run)
+    explore.check_capsnet(network)
+    dataset = load_data(options, network)
+    if not 0 <= options.image < len(dataset.test_images):
+        raise UsageError(f"--image is {options.image}, expected 0 to {len(dataset.test_images) - 1}")
+    pyplot, why_not = explore.find_window(network)
+    if options.interactive and pyplot is None:
+        raise RuntimeError(f"--interactive: {why_not}")
+    is_run = options.run.is_dir()
+    folder = options.out or (options.run / "figures" if is_run else Path("figures"))
+    metrics = options.run / "metrics.jsonl" if is_run else None
+    for path in explore.write_figures(network, dataset, class_names, folder, options.image, metrics):
+        print(path, flush=True)
+    if pyplot is None:
+        print(f"no window: {why_not}")
+    else:
+        explore.open_window(pyplot, network, dataset, class_names, options.image)
+    return OK
 
 
 # -- gradcheck --------------------------------------------------------------------------------

@@ -367,6 +367,8 @@ class Run:
             to_float(images[wrong]), labels[wrong], test.predictions[wrong], names, len(images)
         )
         plots.save(figure, self.folder / "mistakes.png")
+        figure = plots.confusion_matrix(labels, test.predictions, names)
+        plots.save(figure, self.folder / "confusion_matrix.png")
         if getattr(self.network, "decoder", False):
             shown = slice(0, 12)
             x = to_float(images[shown])

@@ -17,7 +17,7 @@ from PIL import Image
 from minicaps import __version__, checkpoint, cli, training
 from minicaps.cli import main
 
-COMMANDS = ["train", "evaluate", "predict", "gradcheck"]
+COMMANDS = ["train", "evaluate", "predict", "explore", "gradcheck"]
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +129,8 @@ def test_version(call):
         ("train --model svm", "--model: invalid choice: 'svm'"),
         ("evaluate", "required: RUN"),
         ("predict somewhere", "required: IMAGE"),
+        ("explore", "required: RUN"),
+        ("explore run --image x", "--image: invalid int value: 'x'"),
         ("gradcheck --seed x", "--seed: invalid int value: 'x'"),
     ],
 )
@@ -165,7 +167,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, data, tmp_path):
     assert code == 0 and errors == ""
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json",
-        "learning_curves.png", "mistakes.png", "reconstructions.png",
+        "learning_curves.png", "mistakes.png", "confusion_matrix.png", "reconstructions.png",
     }  # fmt: skip
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["seed"] == 3 and summary["preset"] == "tiny" and summary["train_images"] == 50

@@ -225,7 +225,7 @@ def test_a_truncated_checkpoint_is_refused(straight, tmp_path):
 def test_the_folder_has_every_file(straight):
     assert {path.name for path in straight.iterdir()} == {
         "config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json",
-        "learning_curves.png", "mistakes.png", "reconstructions.png",
+        "learning_curves.png", "mistakes.png", "reconstructions.png", "confusion_matrix.png",
     }  # fmt: skip
 
 
