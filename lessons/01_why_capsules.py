@@ -22,15 +22,12 @@ rng = np.random.default_rng(0)
 # ## What does max pooling throw away?
 # A pooling layer looks at a window of 2 × 2 pixels and keeps the largest value. It does not keep which of
 # the four pixels had it. How much is lost? Let us count.
-#
 # In an image of 24 × 24 pixels a single bright dot has 576 possible places. Here they all are, as one batch
 # of shape (B, H, W, C): batch, height, width, channels. Two places can be told apart only if their pooled
 # images differ. So we count the different ones.
 
 # %%
 dots = np.eye(576).reshape(576, 24, 24, 1)  # (B, H, W, C), one dot each
-by_hand = dots.reshape(576, 12, 2, 12, 2, 1).max(axis=(2, 4))  # (B, 12, 12, 1), windows of 2 × 2
-assert np.array_equal(MaxPool2d(2)(dots), by_hand)
 pooled = dots
 for times in (1, 2, 3):
     pooled = MaxPool2d(2)(pooled)
@@ -71,7 +68,8 @@ wreck = [(EYE, 2, 2), (EYE, 6, 21), (NOSE, 14, 14), (MOUTH, 21, 8)]
 # there, so the sum is at most n - 1. With the bias 1 - n and a ReLU behind it, 1 says "its centre is here".
 
 # %%
-detector = Conv2d(1, 3, 5, padding=2, algorithm="im2col", dtype=np.float64)  # im2col: sums without rounding
+# 1 channel in, 3 kinds out, a frame of 2 zeros so that 24 × 24 pixels stay; im2col (lesson 4) sums exactly
+detector = Conv2d(1, 3, 5, padding=2, algorithm="im2col", dtype=np.float64)
 detector.params["W"][:, :, 0] = 2 * PARTS - 1  # (5, 5, K), for the one input channel
 detector.params["bias"][:] = 1 - PARTS.sum(axis=(0, 1))  # (K,)
 
@@ -89,18 +87,18 @@ for parts in (face, wreck):
     assert find(draw(parts)).max() == 1
 
 # %% [markdown]
-# So the convolution knows which parts there are, and where. Now pool, as a CNN does. What reaches the
-# classifier? 3 × 3 windows and 3 kinds: 27 numbers. They are the same for the face and the wreck.
+# So the convolution knows which parts there are, and where. Now pool, as convolutional networks
+# do. What is left? 3 × 3 windows and 3 kinds: 27 numbers. They are the same for the face and the wreck.
 #
-# How many such drawings are there? If every part may stand on the 4 × 4 pixels in the middle of its window,
-# 16⁴ = 65,536. We try 100. No classifier behind the pooling can tell them apart: it sees one input.
+# How many more are there? With its centre on the middle 4 × 4 pixels a part stays inside its window: 16⁴ =
+# 65,536 drawings. We try 100. No classifier behind the pooling can tell them apart: it sees one input.
 
 # %%
-assert not np.array_equal(draw(face), draw(wreck))
 assert np.array_equal(pool(draw(face)), pool(draw(wreck)))
 for _ in range(100):
-    rows_columns = 8 * np.array([(0, 0), (0, 2), (1, 1), (2, 1)]) + rng.integers(2, 6, size=(4, 2))
-    moved = [(kind, *place) for (kind, *_), place in zip(face, rows_columns, strict=True)]
+    corners = 8 * np.array([(0, 0), (0, 2), (1, 1), (2, 1)])  # of the windows in which the face has its parts
+    centres = corners + rng.integers(2, 6, size=(4, 2))  # 2 to 5 rows and columns into the window
+    moved = [(kind, *centre) for kind, centre in zip((EYE, EYE, NOSE, MOUTH), centres, strict=True)]
     assert np.array_equal(pool(draw(moved)), pool(draw(face)))
 
 with matplotlib.rc_context(plots.STYLE):
@@ -123,8 +121,9 @@ plots.show(figure, "01_same_features")
 #
 #     (r - 3.5, t - 3.5, 4), divided by its length
 #
-# The 4 is for reading the place: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the
-# sum of the detector's outputs, each times the vector of its pixel. So it has D = 3 numbers.
+# Why a third number, always 4? Dividing by the length changes all three, but not their quotients. So the
+# place can be read back: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the sum of
+# the detector's outputs, each times its pixel's vector: D = 3 numbers. One output of 1 makes a length of 1.
 
 # %%
 r, t = np.mgrid[:8, :8]
@@ -133,14 +132,16 @@ poses /= np.linalg.norm(poses, axis=-1, keepdims=True)
 
 
 def capsules(image):
-    windows = find(image).reshape(-1, 3, 8, 3, 8, 3, 1)  # (B, P, 8, Q, 8, K, 1), P × Q windows
-    return (windows * poses[:, None, :, None, :]).sum(axis=(2, 4))  # (B, P, Q, K, D)
+    windows = find(image).reshape(-1, 3, 8, 3, 8, 3, 1)  # (B, P, 8, Q, 8, K, 1), P × Q windows of 8 × 8
+    weighted = windows * poses[:, None, :, None, :]  # each output times its pixel's vector
+    return weighted.sum(axis=(2, 4))  # (B, P, Q, K, D), summed over the pixels of each window
 
 
 def places(u):
     """Return row and column in the image for every capsule of u (P, Q, K, D) longer than 1/2."""
-    present = np.argwhere(np.linalg.norm(u, axis=-1) > 0.5)  # rows (p, q, kind)
-    return np.array([8 * k[:2] + 3.5 + 4 * u[tuple(k)][:2] / u[tuple(k)][2] for k in present])
+    p, q, kind = np.nonzero(np.linalg.norm(u, axis=-1) > 0.5)  # one number each for every part found
+    first, second, third = u[p, q, kind].T
+    return 3.5 + np.stack([8 * p + 4 * first / third, 8 * q + 4 * second / third], axis=-1)  # (parts, 2)
 
 
 u = capsules(draw(wreck))
@@ -150,13 +151,13 @@ assert np.allclose(places(u[0]), [place for _, *place in wreck])  # the directio
 
 # %% [markdown]
 # ## Invariant or equivariant?
-# Two words for what a function f does when its input moves:
+# Two words for what a function f does when its input x moves. M is a matrix, the same for every x:
 #
 #     invariant:    f(move(x)) = f(x)             the output stays
-#     equivariant:  f(move(x)) = M f(x)           the output moves along, by a fixed M
+#     equivariant:  f(move(x)) = M f(x)           the output moves along
 #
 # Let an eye travel from left to right, pixel by pixel. The pooled values stay, then jump, then stay. So do
-# the capsules' lengths. But the place that directions (and windows) tell moves along. Exercise 1 finds M.
+# the capsules' lengths. But the place that window and direction tell moves along. Exercise 1 finds M.
 
 # %%
 columns = np.arange(2, 22)
@@ -183,11 +184,11 @@ plots.show(figure, "01_equivariance")
 # ## What is the pose good for?
 # Every part can predict from its own place where the face is: "I am a left eye, so the middle of the face is
 # 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
-# networks look for such agreement (lesson 6), with learned matrices W in place of our offsets. Note the face
-# that moved as a whole: an eye enters another window, so to pooling *it* is the stranger, not the wreck.
+# networks look for such agreement (lesson 6), with learned matrices in place of our offsets. Pooling gets it
+# wrong again: move the whole face by one pixel, an eye enters another window, and the 27 numbers change.
 
 # %%
-offsets = [(6, 5), (6, -5), (0, 0), (-6, 0)]  # from each part to the middle of a face
+offsets = [(6, 5), (6, -5), (0, 0), (-6, 0)]  # from eye, eye, nose, mouth to the middle
 
 
 def predict(parts):
@@ -217,8 +218,7 @@ plots.show(figure, "01_votes")
 # - A capsule is a vector: its length says whether, its direction says where (in general: how).
 # - Invariant: the output stays, as a length within its window. Equivariant: it moves along, as a pose.
 # - Poses allow predictions of the whole, and a true whole shows in their agreement.
-
-# %% [markdown]
+#
 # ## Exercises
 # 1. An eye moves one pixel to the right, within its window. Which matrix M makes its new pose from the old
 #    one? (Up to length. How much does the second of the three numbers grow?)

@@ -49,7 +49,7 @@ s *= (chosen / np.linalg.norm(s, axis=-1))[:, None]
 v = squash(s)  # (vectors, D)
 squashed = np.linalg.norm(v, axis=-1)  # (vectors,)
 print("lengths", *chosen, "become", *squashed.round(3))
-assert np.allclose(squashed, [1 / 101, 1 / 5, 1 / 2, 4 / 5, 9 / 10, 100 / 101])
+assert np.allclose(squashed, [1 / 101, 1 / 5, 1 / 2, 4 / 5, 9 / 10, 100 / 101])  # n = 2: 4/(1 + 4)
 assert np.allclose(v / squashed[:, None], s / chosen[:, None])  # the directions stay
 assert np.allclose(v, Squash()(s))  # minicaps agrees
 plots.show(plots.squash_curve(), "02_squash_curve")
@@ -61,7 +61,7 @@ plots.show(plots.squash_curve(), "02_squash_curve")
 #
 #     v_a = g s_a         with  g(n) = n/(1 + n²)
 #
-# Product rule, where δ_ak is 1 if a = k and else 0:
+# Product rule; g depends on s_k through n, and δ_ak is 1 if a = k and else 0:
 #
 #     ∂v_a/∂s_k = g δ_ak + s_a g' ∂n/∂s_k
 #
@@ -69,12 +69,12 @@ plots.show(plots.squash_curve(), "02_squash_curve")
 #
 #     ∂v_a/∂s_k = g δ_ak + s_a g' s_k/n = g δ_ak + n g' e_a e_k
 #
-# The quotient rule gives g' = (1 + n² - 2n²)/(1 + n²)² = (1 - n²)/(1 + n²)². As a matrix:
+# The quotient rule gives g' = (1 - n²)/(1 + n²)². With I for the matrix of all δ_ak, e eᵀ for all e_a e_k:
 #
 #     J = g I + n g' e eᵀ
 #
-# Now multiply J with a vector d. Across the direction, eᵀd = 0 and J d = g d. Along it, d = e and
-# J e = (g + n g') e. Call this factor ρ:
+# What does J do to a small step d of s? It makes g d + n g' e (eᵀd), and eᵀd says how much of d lies along e.
+# A step across has eᵀd = 0, so J d = g d. A step along, d = e, gives J e = (g + n g') e. Call this ρ:
 #
 #     ρ = g + n g' = [n(1 + n²) + n(1 - n²)]/(1 + n²)² = 2n/(1 + n²)²
 #     J = g (I - e eᵀ) + ρ e eᵀ
@@ -93,8 +93,9 @@ def jacobian(s):
 
 # %% [markdown]
 # First check, central differences: move s_k by h to both sides and see how v changes. (Lesson 3 says why
-# h = 1e-5.) Second check, the two stretches: they are the eigenvalues of J. Third, the backward pass of
-# minicaps. It takes an upstream gradient dv, the loss's derivative by v, and returns ds = Jᵀ dv.
+# h = 1e-5.) Second check: J d = g d and J e = ρ e say that g and ρ are J's eigenvalues, so NumPy must find
+# them. Third, the backward pass of minicaps. It takes dv, the loss's derivative by v, and returns ds, that by
+# s. As s_k changes every v_a, the chain rule sums over a: ds_k = Σ_a dv_a J[a, k], or ds = Jᵀ dv.
 
 # %%
 h = 1e-5
@@ -102,8 +103,8 @@ for one, n in zip(s, chosen, strict=True):  # lengths from 0.1 to 10
     J = jacobian(one)  # (D, D)
     columns = [(squash(one + h * d) - squash(one - h * d)) / (2 * h) for d in np.eye(3)]
     assert np.allclose(J, np.stack(columns, axis=1), atol=1e-9)
-    stretches = n / (1 + n**2), n / (1 + n**2), 2 * n / (1 + n**2) ** 2  # across, across, along
-    assert np.allclose(np.linalg.eigvalsh(J), sorted(stretches))
+    g, rho = n / (1 + n**2), 2 * n / (1 + n**2) ** 2
+    assert np.allclose(np.linalg.eigvalsh(J), sorted([g, g, rho]))  # D = 3: two directions across, one along
 
 layer = Squash()
 _, cache = layer.forward(s)
@@ -146,8 +147,8 @@ plots.show(figure, "02_jacobian")
 # ## What happens at zero?
 # The zero vector has no direction: s/n is 0/0, NaN. A capsule without bias that sees a black patch gets such
 # an s, and one NaN spreads to all weights. Many codes therefore divide by √(n² + ε), with ε around 1e-7. That
-# hides the NaN and changes the function: a vector of length 1e-5 has n² = 1e-10, far less than ε, and comes
-# out about 30 times too short.
+# hides the NaN and changes the function: a vector of length 1e-5 is divided by √(1e-10 + 1e-7) ≈ 3.2e-4
+# instead, and comes out about 30 times too short.
 #
 # But look at v = g s with g = n/(1 + n²). There is no division by n. At n = 0 it is 0, without any ε. And J?
 # Both g and ρ are 0 at n = 0, so J = 0, whatever e is. This is what minicaps computes. And where n² could
@@ -161,7 +162,7 @@ v, cache = layer.forward(zero)
 assert np.all(v == 0) and np.all(layer.backward(np.ones((1, 3)), cache) == 0)
 
 short = np.array([[1e-5, 0, 0]])
-with_epsilon = 1e-10 / (1 + 1e-10) * short / np.sqrt(1e-10 + 1e-7)
+with_epsilon = 1e-10 / (1 + 1e-10) * short / np.sqrt(1e-10 + 1e-7)  # n² = 1e-10, ε = 1e-7
 print(f"‖s‖ = 1e-5: squash gives {Squash()(short)[0, 0]:.2e}, with epsilon {with_epsilon[0, 0]:.2e}")
 assert np.allclose(Squash()(short), 1e-10 * np.eye(3)[:1], rtol=1e-6, atol=0)
 assert 30 < Squash()(short)[0, 0] / with_epsilon[0, 0] < 33
@@ -177,8 +178,8 @@ for size in (1e-30, 1e30):  # in float32, which ends at 3e38: n² = 1e60 is beyo
 #
 # ## Let a program look for trouble
 # So far we chose the vectors. A *property test* says what must hold for all of them, and the library
-# hypothesis looks for one that breaks it, zeros and huge numbers included. `@given` says what to draw; the
-# call runs the function 200 times; a failure comes with the simplest input that it found.
+# hypothesis looks for one that breaks it, zeros and huge numbers included. `@given` draws three
+# numbers and an angle, `@settings` 200 times, the same in every run. A failure comes with its simplest input.
 
 # %%
 vectors = st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3)
@@ -191,8 +192,8 @@ def test_squash(numbers, angle):
     v, n = Squash()(s), np.linalg.norm(s)
     assert 0 <= np.linalg.norm(v) <= 1 + 1e-12
     assert np.allclose(v * n, np.linalg.norm(v) * s, rtol=1e-9)  # same direction
-    turned = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    assert np.allclose(Squash()(s @ turned), v @ turned, atol=1e-9)  # equivariant: turn first or after
+    turn = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    assert np.allclose(Squash()(s @ turn), v @ turn, atol=1e-9)  # equivariant: turn first or after
 
 
 test_squash()
@@ -203,8 +204,7 @@ test_squash()
 # - Its Jacobian stretches by ρ = 2n/(1 + n²)² along s and by g = n/(1 + n²) across.
 # - g s has no division by n, so it needs no epsilon. At 0 value and gradient are 0.
 # - A property test checks what must always hold, on inputs that nobody thought of.
-
-# %% [markdown]
+#
 # ## Exercises
 # 1. One capsule shall say 0.9, another 0.1. How long must their s be? Solve for n.
 # 2. Take tanh(n) · s/n instead. Which two stretches does its Jacobian have? What happens to short vectors?

@@ -44,14 +44,14 @@ assert np.allclose(errors(1e-2, x) / errors(1e-3, x), [10, 100], rtol=0.01)
 
 # %% [markdown]
 # ## How small should the step be?
-# Then why not h = 1e-15? Because a computer rounds. A number in float64 is off by up to eps/2 of itself, with
-# eps = 2.2e-16. So are f(x + h) and f(x - h). Their difference shrinks with h, that mistake does not, and
-# then it is divided by 2h. For central differences:
+# Then why not h = 1e-15? Because a computer rounds. After 1 the next number in float64 is 1 + eps, with
+# eps = 2.2e-16. So f(x + h) and f(x - h) are off by up to eps/2 of themselves, eps |f| together. Their
+# difference shrinks with h, that mistake does not, and then it is divided by 2h. For central differences:
 #
 #     error ≈ h²/6 |f'''|  (truncation)  +  eps/(2h) |f|  (round-off)
 #
-# Where f and f''' are about 1, the sum's derivative by h is 0 at h³ = 3/2 eps: the best step is about 7e-6.
-# Let us look at all steps from 1 to 1e-15, also in float32, whose eps is 1.2e-7.
+# Where f and f''' are about 1, the derivative by h is h/3 - eps/(2h²). It is 0 at h³ = 3/2 eps: the best
+# step is about 7e-6. Let us look at all steps from 1 to 1e-15, also in float32, whose eps is 1.2e-7.
 
 # %%
 steps = 10.0 ** np.arange(0, -15.1, -0.25)  # (61,)
@@ -75,12 +75,13 @@ with matplotlib.rc_context(plots.STYLE):
 plots.show(figure, "03_step_size")
 
 # %% [markdown]
-# So: central differences, in float64, with h = 1e-5. That is what `minicaps.gradcheck` does.
+# So: central differences, in float64, with h = 1e-5, close to 7e-6. That is what `minicaps.gradcheck` does.
 #
 # ## From one number to arrays
 # A layer y = f(x) has many numbers at both ends. Its derivatives form the Jacobian J[a, k] = ∂y_a/∂x_k.
 # Central differences give a *column*: move x_k, see every y. A backward pass gets an upstream gradient dy,
-# the derivative of the loss by y, and returns dx, the derivative by x: dx = Jᵀ dy, a sum of J's *rows*.
+# the derivative of the loss by y, and returns dx, the derivative by x. As x_k moves every y_a, the chain rule
+# sums over a: dx_k = Σ_a dy_a J[a, k], or dx = Jᵀ dy. It mixes J's *rows*, and never needs J itself.
 #
 # Our example is the softmax, which turns any numbers into positive ones with sum 1. The quotient rule, with
 # δ_ak = 1 if a = k and else 0, gives its J, and J gives its backward pass:
@@ -132,12 +133,13 @@ plots.show(figure, "03_blind_ones")
 
 # %% [markdown]
 # Σ y is 1, whatever x is. So the gradient of Σ y is 0, and the check compares 0 with 0. In general, ones see
-# only the column sums of J. It matters here: routing between capsules contains a softmax. A random dy weighs
-# every output differently.
+# only the column sums of J. It matters here: routing between capsules (lesson 6) contains a softmax. A
+# random dy weighs every output differently.
 #
 # ## Random projections: one number for a large array
 # Two forward passes for each entry are too many where an array has a million. So move all entries at once,
-# along a random direction d. With the loss L = Σ dy y both sides become single numbers:
+# along a random direction d: each x_k by h d_k. Take the loss L = Σ dy y, whose derivative by y is dy. Then
+# x_k alone moves L by about h dx_k d_k, and all together by the sum. Both sides are single numbers:
 #
 #     [L(x + h d) - L(x - h d)] / (2h)  ≈  Σ dx d
 #
@@ -153,7 +155,7 @@ for name, d in {"ones": np.ones_like(x), "random": rng.normal(size=x.shape)}.ite
     measured = (dy * (np.sin(x + h * d) - np.sin(x - h * d)) / (2 * h)).sum()
     print(f"{name:6}: measured {measured:.5f}, dx {(dx * d).sum():.5f}, wrong {(wrong * d).sum():.5f}")
     assert np.isclose(measured, (dx * d).sum(), rtol=1e-6)
-    assert np.isclose(measured, (wrong * d).sum(), rtol=1e-6) == (name == "ones")
+    assert np.isclose(measured, (wrong * d).sum(), rtol=1e-6) == (name == "ones")  # only ones let it pass
 
 w = (wrong - dx).ravel() / np.linalg.norm(wrong - dx)  # of length 1
 misses = rng.normal(size=(1000, x.size)) @ w  # Σ w d for 1000 directions
@@ -161,8 +163,9 @@ assert abs(misses.std() - 1) < 0.1 and np.abs(misses).min() > 1e-5  # not one of
 
 # %% [markdown]
 # ## A layer of your own, and its proof
-# A layer in minicaps keeps to a contract. `forward(x)` returns y and a cache with what backward will need. It
-# stores nothing on the layer. `backward(dy, cache)` *adds* to `self.grads` and returns dx.
+# A layer in minicaps keeps to a contract. `add_param` makes an entry in `self.params` and one of zeros in
+# `self.grads`. `forward(x)` returns y and a cache with what backward will need; it stores nothing on the
+# layer. `backward(dy, cache)` returns dx and *adds* to `self.grads`: a layer used twice needs the sum.
 #
 # Here is a softmax with a learned factor a_k for each number: y = softmax(z) with z_k = a_k x_k. The first
 # axis of x is the batch, all samples share a. The code has a bug. Do you see it?
@@ -186,8 +189,7 @@ class ScaledSoftmax(Layer):
 
 
 a, x = np.array([0.5, 1.5, -1.0, 2.0]), rng.normal(size=(3, 4))
-report = gradcheck(ScaledSoftmax(a), [x])
-print(report)
+print(report := gradcheck(ScaledSoftmax(a), [x]))
 assert not report.ok
 assert {row.array: row.ok(1e-6) for row in report.rows} == {"x": False, "a": True}
 
@@ -203,8 +205,7 @@ class FixedSoftmax(ScaledSoftmax):
         return self.params["a"] * super().backward(dy, cache)  # (B, K)
 
 
-report = gradcheck(FixedSoftmax(a), [x])
-print(report)
+print(report := gradcheck(FixedSoftmax(a), [x]))
 assert report.ok and report.worst < 1e-8
 
 # %% [markdown]
@@ -213,8 +214,7 @@ assert report.ok and report.worst < 1e-8
 # - An upstream gradient of ones sees column sums only. Draw it at random.
 # - A random direction checks an array of any size with two forward passes.
 # - `gradcheck(layer, [inputs])` does all this for every input and every parameter.
-
-# %% [markdown]
+#
 # ## Exercises
 # 1. One-sided differences have the error h/2 |f''| + eps/h |f|. What is the best step? Find it in the figure.
 # 2. Break it: overwrite `self.grads["a"]` instead of adding. Which line fails? When would nobody notice?
@@ -246,5 +246,5 @@ for call in (1, 2):  # from zero, one call gives the right gradient, and only th
 
 # %% Solution 3
 report = gradcheck(ReLU(), [np.array([[1e-8, 0.5]])])
-assert not report.ok and report.rows[0].crossings == 1  # one step crosses 0, where no derivative exists
+assert not report.ok and report.rows[0].crossings == 1  # the steps of 1e-8, not of 0.5, cross the kink
 assert gradcheck(ReLU(), [np.array([[1e-3, 0.5]])]).ok

@@ -96,16 +96,16 @@ plots.show(figure, "04_im2col")
 # `Conv2d` has two algorithms. Here we ask for this one; lesson 11 builds the other.
 
 # %%
-x = rng.normal(size=(2, 7, 7, 2))  # B = 2 images of 7×7 pixels, C = 2
-layer = Conv2d(2, 3, kernel_size=3, stride=2, algorithm="im2col", rng=rng, dtype=np.float64)  # K = 3
-W, bias = layer.params["W"].reshape(18, 3), layer.params["bias"]  # (3·3·C, K), (K,)
-# one index for every window: x[place] is that window in all images
-places = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(3)]
-cols = np.stack([x[place].reshape(2, 18) for place in places], axis=1)  # (2, 9, 18)
+x = rng.normal(size=(2, 7, 5, 2))  # B = 2 images of 7×5 pixels, C = 2
+layer = Conv2d(2, 5, kernel_size=3, stride=2, algorithm="im2col", rng=rng, dtype=np.float64)  # K = 5
+W, bias = layer.params["W"].reshape(18, 5), layer.params["bias"]  # (3·3·C, K), (K,)
+# 3 · 2 windows fit. np.s_ keeps an index for later: x[place] is one window of all images, (2, 3, 3, 2)
+places = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(2)]
+cols = np.stack([x[place].reshape(2, 18) for place in places], axis=1)  # (2, 6, 18), 6 windows an image
 
-y, cache = layer.forward(x)  # (2, 3, 3, 3)
+y, cache = layer.forward(x)  # (2, 3, 2, 5)
 assert np.allclose((cols @ W + bias).reshape(y.shape), y)
-assert np.array_equal(im2col(x, kernel=(3, 3), stride=(2, 2)), cols.reshape(2, 3, 3, 18))
+assert np.array_equal(im2col(x, kernel=(3, 3), stride=(2, 2)), cols.reshape(2, 3, 2, 18))
 
 # %% [markdown]
 # ## Three gradients
@@ -119,24 +119,25 @@ assert np.array_equal(im2col(x, kernel=(3, 3), stride=(2, 2)), cols.reshape(2, 3
 # - W[m, k] appears in y[n, k] for every window n, times cols[n, m]:  dW[m, k] = Σ_n cols[n, m] dy[n, k].
 #   As a product: dW = colsᵀ dy.
 # - bias[k] appears in y[n, k] for every window n, times 1:  dbias[k] = Σ_n dy[n, k].
-# - cols[n, m] appears in y[n, k] for every filter k, times W[m, k]:  dcols = dy Wᵀ.
+# - cols[n, m] appears in y[n, k] for every filter k, times W[m, k]:
+#   dcols[n, m] = Σ_k dy[n, k] W[m, k]. As a product: dcols = dy Wᵀ.
 #
 # And dx? Every number in cols is a copy of a pixel. A pixel with four copies moves the loss in four ways, and
 # they add up. So add every row of dcols back onto its window. This is *col2im*.
 
 # %%
-dy = rng.normal(size=y.shape)  # (2, 3, 3, 3), any upstream gradient will do
-rows = dy.reshape(-1, 3)  # (18, 3), the 9 windows of both images
-dW = cols.reshape(-1, 18).T @ rows  # (18, 3)
-dbias = rows.sum(axis=0)  # (3,)
-dcols = (rows @ W.T).reshape(2, 9, 18)
+dy = rng.normal(size=y.shape)  # (2, 3, 2, 5), any upstream gradient will do
+rows = dy.reshape(12, 5)  # (windows, K), the 6 windows of both images
+dW = cols.reshape(12, 18).T @ rows  # (18, 5), like W
+dbias = rows.sum(axis=0)  # (5,), like bias
+dcols = (rows @ W.T).reshape(2, 6, 18)  # like cols
 dx = np.zeros_like(x)
 for n, place in enumerate(places):
-    dx[place] += dcols[:, n].reshape(2, 3, 3, 2)
+    dx[place] += dcols[:, n].reshape(2, 3, 3, 2)  # col2im: window n of all images
 
-layer.zero_grad()
+layer.zero_grad()  # backward adds to grads, so start from 0
 assert np.allclose(layer.backward(dy, cache), dx)
-assert np.allclose(layer.grads["W"].reshape(18, 3), dW) and np.allclose(layer.grads["bias"], dbias)
+assert np.allclose(layer.grads["W"].reshape(18, 5), dW) and np.allclose(layer.grads["bias"], dbias)
 ones = np.ones((1, 3, 3, 4))  # the small image again: add ones back, and every pixel counts its copies
 assert np.array_equal(col2im(ones, size=(4, 4), kernel=(2, 2), stride=(1, 1))[0, :, :, 0], copies)
 
@@ -158,7 +159,8 @@ assert report.ok
 # %% [markdown]
 # ## What a filter sees
 # Take a real digit and four filters that we understand (Sobel's): brighter to the right, left, down, up.
-# ReLU drops what is negative. A padding of 1, a frame of zeros around the image, keeps the output at 28×28.
+# They count the middle twice; 1 + 2 + 1 = 4, so divided by 4 a step from black to white gives 1. ReLU drops
+# what is negative. A padding of 1, a frame of zeros around the image, keeps the output at 28×28.
 
 # %%
 digit = to_float(load().train_images[7:8])  # (1, 28, 28, 1)
@@ -189,12 +191,15 @@ assert np.allclose(shifted, np.roll(features, 3, axis=2), atol=1e-6)
 
 # %% [markdown]
 # ## What it costs
-# The paper's second convolution has 36 windows of 9×9 pixels and 256 channels. In float32 a batch of 128
-# images of 20×20 takes 52 MB; its windows laid out take 382 MB. So minicaps lays out a few images at a time,
-# keeps only x for backward, and lays the windows out again there.
+# Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of
+# 20×20 pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window
+# of 9×9 with stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row. So there are 36 windows; laid out they
+# take 382 MB. So minicaps lays out a few images at a time, keeps only x for backward, and lays the windows
+# out again there.
 
 # %%
-images, laid_out = (128 * pixels * 256 * 4 / 1e6 for pixels in (20 * 20, 36 * 9 * 9))
+images = 128 * 20 * 20 * 256 * 4 / 1e6
+laid_out = 128 * 36 * 9 * 9 * 256 * 4 / 1e6
 assert round(images) == 52 and round(laid_out) == 382
 assert cache.x is x and len(cache) == 1
 
@@ -205,8 +210,7 @@ assert cache.x is x and len(cache) == 1
 # - dW = colsᵀ dy, dbias = Σ dy, dcols = dy Wᵀ. Then col2im adds each row of dcols back onto its window: a
 #   pixel in four windows matters four times.
 # - The same weights stand everywhere, so features move with the image.
-
-# %% [markdown]
+#
 # ## Exercises
 # 1. Break it: in col2im write `=` instead of `+=`. Predict: in which of dx, dW and dbias does it show?
 # 2. The same bug with windows of 3×3 and stride 3. Does `gradcheck` still find it?
@@ -222,7 +226,8 @@ class Overwriting(Conv2d):
         dx = np.zeros_like(super().backward(dy, cache))  # dW and dbias are added there
         W, s = self.params["W"], self.stride[0]
         for p, q in np.ndindex(dy.shape[1:3]):
-            dx[:, s * p : s * p + 3, s * q : s * q + 3] = np.einsum("bk,rtck->brtc", dy[:, p, q], W)
+            window = np.einsum("bk,rtck->brtc", dy[:, p, q], W)  # dcols = dy Wᵀ: a sum over k
+            dx[:, s * p : s * p + 3, s * q : s * q + 3] = window
         return dx
 
 
@@ -231,7 +236,7 @@ assert [row.array for row in broken.rows if not row.ok(1e-6)] == ["x"]  # dW and
 
 # %% Solution 2
 # No: each pixel has one copy, and `=` does what `+=` does. Test a convolution with windows that overlap.
-assert gradcheck(Overwriting(2, 3, 3, stride=3, rng=0, dtype=np.float64), [x[:, :6, :6]]).ok
+assert gradcheck(Overwriting(2, 3, 3, stride=3, rng=0, dtype=np.float64), [x[:, :6, :3]]).ok
 
 # %% Solution 3
 # Pixel x[i] meets weight W[r] in output y[i - r]: walk through W backwards. At the border i - r may be -1 or

@@ -31,7 +31,8 @@ digit = to_float(load().train_images[7:8]).astype(np.float64)  # (1, 28, 28, 1)
 #     u = squash(s) = n/(1 + n²) · s,    n = ‖s‖
 #
 # Here is one that we understand without training. D = 2 channels: how much more ink is there on the right
-# than on the left, and how much more below than above? Then s points into the stroke, across its edge.
+# than on the left, and how much more below than above? Then s points into the stroke, across its edge. The
+# weights are Sobel's, known from lesson 4; the second kernel is the first one transposed.
 
 # %%
 frame = digit[:, 1:, 1:]  # (1, 27, 27, 1), so that windows at stride 2 fit exactly
@@ -76,8 +77,9 @@ plots.show(figure, "05_edge_capsules")
 # channels 0 to D - 1 are the first capsule, the next D the second. One reshape cuts them. To see what it
 # does, let every number say where it comes from: 100·row + 10·column + channel.
 #
-# Which number does a capsule get? The reshape counts rows, in them columns, in them types. So the capsule of
-# type t at row p and column q is number
+# The capsules come out in one long list. Where in it is a given one? Say the grid has P rows of Q places. The
+# reshape counts row by row, in a row place by place, at a place type by type. So p·Q + q places come before
+# the one at row p and column q, each with `types` capsules. The capsule of type t there is number
 #
 #     i = (p·Q + q)·types + t
 
@@ -94,8 +96,9 @@ for p, q, t in np.ndindex(P, Q, types):
 
 # %% [markdown]
 # ## The trap
-# Many libraries keep channels first: (channels, P, Q). Then the same reshape runs through the *places* of one
-# channel, since they are neighbours there. The shape that comes out is the same: no error, no warning.
+# Many libraries keep channels first: (channels, P, Q). A reshape cuts neighbours in memory, and there the
+# neighbours are the *places* of one channel. So a "capsule" gets one channel at D places, instead of D
+# channels at one place. The shape that comes out is the same: no error, no warning.
 # Several public capsule codes carry this bug, and their accuracy on MNIST does not show it.
 
 # %%
@@ -107,13 +110,14 @@ assert np.array_equal(right, capsules)
 
 # %% [markdown]
 # ## What does a capsule see?
-# Four places sound close together. Are they? Ask the gradient: a pixel that a capsule cannot see has gradient
-# zero. Take a network: a convolution 5×5, ReLU, and a convolution 5×5 of stride 2 with 2 types of D = 4. A
-# place sees 5 + 5 - 1 = 9 pixels each way, from row 2p and column 2q on. Send a gradient back from one
-# capsule to the image, once with each reshape. Random weights will do: they do not change what sees what.
+# Four places sound close together. Are they? Ask the gradient: a pixel that a capsule cannot see has
+# gradient zero. Take a network: a convolution 5×5, ReLU, a convolution 5×5 of stride 2 with 2 types, D = 4.
+# A place sees 5 × 5 values of h, the ReLU's output, and their windows span 9 pixels each way, from row 2p and
+# column 2q on. Send any gradient du back from one capsule to the image, once with each reshape: squash,
+# reshape undone, two convolutions, backwards. Random weights will do: they do not change what sees what.
 
 # %%
-options = {"algorithm": "im2col", "rng": rng, "dtype": np.float64}  # im2col leaves exact zeros
+options = {"algorithm": "im2col", "rng": rng, "dtype": np.float64}  # im2col: zeros stay exact
 conv1, relu, squash = Conv2d(1, 8, 5, **options), ReLU(), Squash()
 conv2 = Conv2d(8, types * D, 5, stride=2, **options)
 h, conv1_cache = conv1.forward(digit)  # (1, 24, 24, 8)
@@ -131,7 +135,7 @@ def seen_by(i, channels_first):
     u, cache = squash.forward(to_capsules(y, channels_first))
     du = np.zeros_like(u)
     du[0, i] = rng.normal(size=D)
-    ds = squash.backward(du, cache)
+    ds = squash.backward(du, cache)  # (1, I, D), next cut back into places and channels
     dy = ds.reshape(1, -1, P, Q).transpose(0, 2, 3, 1) if channels_first else ds.reshape(y.shape)
     dx = conv1.backward(relu.backward(conv2.backward(dy, conv2_cache), relu_cache), conv1_cache)
     return dx[0, :, :, 0] != 0
@@ -170,14 +174,16 @@ plots.show(figure, "05_what_a_capsule_sees")
 # %% [markdown]
 # ## Why it matters
 # Move the digit by 2 pixels to the right, one place of the grid. Right capsules move along: their vectors
-# come back, one place further. (Only the first column of the grid may see something new.) In wrong ones the
-# numbers slip from one component to the next and from capsule to capsule. Does any vector come back?
+# come back, one place further. (Only the first column of the grid may see something new.) Wrong ones hold
+# neighbouring places side by side. There every number slips on by one: to the next component, or out of its
+# capsule into the next. Does any vector come back? Compare each vector after with all vectors before.
 
 # %%
 moved = conv2(relu(conv1(np.roll(digit, 2, axis=2))))  # (1, 10, 10, 8)
 for channels_first, least, most in (False, 0.9, 1), (True, 0, 0.1):
     before, after = (squash(to_capsules(a, channels_first))[0] for a in (y, moved))  # (200, D)
-    back = np.isclose(after[:, None], before, atol=1e-9).all(axis=2).any(axis=1).mean()
+    same = np.isclose(after[:, None], before, atol=1e-9).all(axis=2)  # (200, 200): which equals which
+    back = same.any(axis=1).mean()  # the part that equals at least one
     print(f"channels first {channels_first!s:>5}: {back:4.0%} of the vectors come back")
     assert least <= back <= most
 

@@ -21,18 +21,18 @@ squash = Squash()  # squash(s) shrinks each vector's length n to n²/(1 + n²)
 
 # %% [markdown]
 # ## A scene of parts
-#
 # A picture shows a triangle, a rectangle and a disc. Is this a house, with the triangle for a roof? Or a
 # boat, with the triangle for a sail? The same parts make both. What differs is how they stand to each other.
-#
-# Each part is a lower capsule i with an output u_i, here a vector in the plane. Its length says how sure the
-# capsule is that the part is there. Its direction says how the part is turned. We make the numbers up.
+# Each part is a lower capsule i, a *child*, with an output u_i of D numbers. Here D = 2, a vector in the
+# plane. Its length says how sure the capsule is that the part is there, its direction how the part is
+# turned. We make these numbers up. Each whole is an upper capsule j, a *parent*. Its output v_j, of E
+# numbers, we want to find.
 
 # %%
 parts, wholes = ["triangle", "rectangle", "disc"], ["house", "boat"]  # I = 3 children i, J = 2 parents j
 
 
-def arrow(degrees, length=1.0):
+def arrow(degrees, length=1.0):  # vectors with these directions and lengths, on one more axis of 2
     radians = np.radians(degrees)
     return np.asarray(length)[..., None] * np.stack([np.cos(radians), np.sin(radians)], axis=-1)
 
@@ -41,14 +41,14 @@ u = arrow([20, 110, 200], [0.9, 0.9, 0.5])  # (I, D), D = 2; the disc is doubtfu
 
 # %% [markdown]
 # ## Each part predicts each whole
-#
-# "A triangle turned by 20° is the roof of a house turned by 55°." This is a prediction, û_ij = u_i W_ij.
-# The matrix W_ij holds what part i knows about whole j. Training learns it. Here we choose it: a turn by some
-# angle, and a stretch by 2. The figure draws the six predictions as arrows.
+# "A triangle turned by 20° is the roof of a house turned by 55°." This is a prediction, û_ij = u_i W_ij
+# ("u hat"). The matrix W_ij holds what part i knows about whole j. Training learns it. Here we choose it: a
+# turn by some angle, and a stretch by 2, so that the arrows are long and few steps decide. The rows
+# of a turn say where the two axes go. The figure draws the six predictions as arrows.
 
 # %%
 turns = np.array([[35, 130], [-45, 180], [-10, 180]])  # (I, J), degrees from part i to whole j
-rotations = np.stack([arrow(turns), arrow(turns + 90)], axis=-2)  # (I, J, D, E), E = 2
+rotations = np.stack([arrow(turns), arrow(turns + 90)], axis=-2)  # (I, J, D, E), two rows each; E = 2
 W = 2 * rotations.swapaxes(1, 2)  # (I, D, J, E), the order of the axes in minicaps
 u_hat = np.einsum("id,idje->ije", u, W)  # (I, J, E)
 directions = np.degrees(np.arctan2(u_hat[..., 1], u_hat[..., 0])) % 360  # (I, J)
@@ -71,9 +71,10 @@ plots.show(figure, "06_predictions")
 
 # %% [markdown]
 # ## Iteration 1: equal shares
-#
-# Part i gives the share c_ij of its prediction to whole j. The shares of one part sum to 1. They come from
-# logits b, which start at 0: c_ij = exp b_ij / Σ_k exp b_ik, where k runs over the wholes.
+# Part i gives the share c_ij of its prediction to whole j, its *coupling*. The shares of one part sum to 1.
+# How does it choose them? It keeps a score b_ij for each whole, any number, called a *logit*. A softmax
+# (lesson 3) turns scores into shares: c_ij = exp b_ij / Σ_k exp b_ik, where k runs over the
+# wholes. At first all b are 0.
 #
 # Each whole adds up what it is given, s_j = Σ_i c_ij û_ij, and squashes the sum: v_j = squash(s_j).
 # The length of v_j says how probable it is that whole j is there.
@@ -93,7 +94,6 @@ assert np.allclose(c, 1 / 2) and np.allclose(s, u_hat.sum(axis=0) / 2)  # no cho
 
 # %% [markdown]
 # ## Who agrees with the result?
-#
 # The house is ahead: two of its arrows add up, while the boat's nearly cancel. Now each part compares its
 # prediction with what came out. The agreement ⟨û_ij, v_j⟩ is a scalar product: positive where both point the
 # same way, negative where they point against each other. It is added to the logit: b_ij ← b_ij + ⟨û_ij, v_j⟩.
@@ -117,7 +117,7 @@ def route(u_hat, iterations, couple=softmax):
         v = squash(s)  # (J, E)
         course.append((b, c, s, v))
         b = b + np.einsum("ije,je->ij", u_hat, v)  # (I, J)
-    return [list(each) for each in zip(*course, strict=True)]  # b, c, s, v: each a list over the iterations
+    return [list(each) for each in zip(*course, strict=True)]  # four lists b, c, s, v over the iterations
 
 
 b_list, c_list, s_list, v_list = soft_course = route(u_hat, 10)
@@ -131,7 +131,6 @@ plots.show(plots.couplings_per_iteration(c_list[:4], parts, wholes), "06_couplin
 # supports itself: its own arrow is in the boat's s, and counts for more there the more the other two leave.
 #
 # ## The softmax-axis trap
-#
 # `axis=1` is one character away from `axis=0`. With the wrong one each *whole* hands out 1 over the parts.
 # No error appears. Public codes have had this bug and still learnt to read digits. But the meaning is gone:
 #
@@ -146,28 +145,32 @@ def over_children(b):
     return softmax(b, axis=0)  # the trap
 
 
-rival, twice = u_hat.copy(), np.repeat(u_hat, 2, axis=0)  # (I, J, E), (2I, J, E)
-rival[:2, 1] = u_hat[:2, 0]
-right, right_rival = (route(x, 3)[1][2] for x in (u_hat, rival))  # each c of iteration 3, (I, J)
-trap, trap_rival = (route(x, 3, over_children)[1][2] for x in (u_hat, rival))
+def third_c(u_hat, couple=softmax):
+    return route(u_hat, 3, couple)[1][2]  # (I, J): of b, c, s, v the list of c, in it iteration 3
+
+
+right, trap = third_c(u_hat), third_c(u_hat, over_children)
 print("in the trap each part spends", trap.sum(axis=1).round(2))
-assert np.allclose(trap.sum(axis=0), 1) and not np.allclose(trap.sum(axis=1), 1)
-assert np.allclose(route(twice, 1)[2][0], 2 * s)
-assert np.allclose(route(twice, 1, over_children)[2][0], u_hat.mean(axis=0))
+assert np.allclose(trap.sum(axis=0), 1) and not np.allclose(trap.sum(axis=1), 1)  # 1.
+
+twice = np.repeat(u_hat, 2, axis=0)  # (2I, J, E), every part twice
+s_right, s_trap = (route(twice, 1, couple)[2][0] for couple in (softmax, over_children))  # each (J, E)
+assert np.allclose(s_right, 2 * s) and np.allclose(s_trap, u_hat.mean(axis=0))  # 2.
+
+rival = u_hat.copy()
+rival[:2, 1] = u_hat[:2, 0]  # triangle and rectangle tell the boat what they tell the house
+right_rival, trap_rival = third_c(rival), third_c(rival, over_children)
 assert (right[:2, 0] > 0.9).all() and (right_rival[:2, 0] < 0.5).all()
-assert np.array_equal(trap_rival[:, 0], trap[:, 0])  # to the last bit
+assert np.array_equal(trap_rival[:, 0], trap[:, 0])  # 3., to the last bit
 
 figure = plots.couplings_per_iteration([right, right_rival, trap, trap_rival], parts, wholes)
 for k, title in enumerate(("Right", "Right, with a rival", "Trap", "Trap, with a rival")):
     figure.axes[k].set_title(title, loc="left", fontsize=10)
-figure.suptitle(
-    "In the trap the house does not notice its rival (iteration 3)", x=0.01, ha="left", fontsize=10
-)
+figure.suptitle("The trapped house does not notice its rival (iteration 3)", x=0.01, ha="left", fontsize=10)
 plots.show(figure, "06_softmax_axis")
 
 # %% [markdown]
 # ## Soft or hard; one, three or ten iterations
-#
 # Why shares? Hard coupling sends each part to its best parent alone, from the second iteration on. It decides
 # after a single look. Soft coupling decides step by step, and here ends at the same place.
 
@@ -197,7 +200,6 @@ plots.show(figure, "06_iterations")
 # single doubtful disc: more is not always better. The paper takes three.
 #
 # ## The same from minicaps
-#
 # `PredictionVectors` makes û and `DynamicRouting` routes. Both take a batch: one more axis, in front.
 # The cache has b, c, s and v as lists, one array for every iteration.
 
@@ -211,18 +213,16 @@ for coupling, course in {"softmax": soft_course, "hard": hard_course}.items():
 
 # %% [markdown]
 # ## Summary
-#
 # - û_ij = u_i W_ij is what part i expects of whole j. Predictions that agree speak for a whole.
 # - One iteration: c = softmax_j(b), s_j = Σ_i c_ij û_ij, v_j = squash(s_j), b_ij ← b_ij + ⟨û_ij, v_j⟩.
 # - The softmax runs over the parents: a part spends 1 in all, so the wholes compete for it.
 # - More iterations bring soft couplings closer to hard ones. A part that fits nowhere still has to choose.
 #
 # ## Exercises
-#
 # 1. Turn the picture by 90°: every u_i turns. What happens to c, and to v? (Each W_ij is a turn here.)
 # 2. `DynamicRouting(3, leaky=True)` adds a parent "none of the above". Who uses it most?
-# 3. Break it: route a batch of two scenes that share the mean of their logits. Predict: does the check that a
-#    part spends 1 notice? Which check would?
+# 3. Break it: keep one b for a batch of two scenes, and add the mean of their agreements to it. Predict: does
+#    the check that a part spends 1 notice? Which check would?
 #
 # ## Solutions
 

@@ -5,7 +5,7 @@
 #
 # **You will learn:** four rules are enough, and the gradient of û is a sum of five outer products.
 #
-# **You need:** lessons 2 (squash) and 6 (routing), 4 seconds.
+# **You need:** lessons 2 (squash), 3 (softmax) and 6 (routing), 4 seconds.
 #
 # **Figures:** `07_graph`, `07_full_and_stopped`
 
@@ -23,7 +23,6 @@ squash = Squash()
 
 # %% [markdown]
 # ## Forward, written out
-#
 # Routing finds its couplings c with the predictions û, then weighs the same û with them. So û acts on the
 # output in several ways at once. How does the output change with û, all ways together?
 #
@@ -59,10 +58,9 @@ assert np.allclose(v[0], v3) and np.allclose(cache.b[2][0], b3)
 
 # %% [markdown]
 # ## The graph
-#
 # The same as boxes and arrows. The gradient goes against the arrows. û enters each s, and each b but the
-# first, so R iterations use it R + (R - 1) = 2R - 1 times: here five. The labels at û say what each use adds
-# to the gradient of û, and are derived below. The cut comes last.
+# first, so R iterations use it R + (R - 1) = 2R - 1 times: here five. Do not read the labels at û yet: they
+# say what each use adds to the gradient of û, and rules 2 and 4 will derive them. The cut comes last.
 
 # %%
 uses = ("c¹ ⊗ ds¹", "db² ⊗ v¹", "c² ⊗ ds²", "db³ ⊗ v²", "c³ ⊗ ds³")
@@ -91,7 +89,6 @@ plots.show(figure, "07_graph")
 
 # %% [markdown]
 # ## A ruler
-#
 # The layers above end in a loss L. They hand us dv³ = ∂L/∂v³, which we make up. L = Σ dv³ v³ has just this
 # gradient, so it can stand for the loss. We write dx for ∂L/∂x, which has the shape of x. Finite differences
 # measure it: change one number of x a little both ways, and see what L does.
@@ -107,10 +104,13 @@ def measure(loss, x, h=1e-5):
 
 # %% [markdown]
 # ## Rule 1: squash
+# v = g s, where g = n/(1 + n²) has the slope g' = (1 - n²)/(1 + n²)² (lesson 2). Change s by a little δs:
 #
-# v = g s with g = n/(1 + n²) and n = ‖s‖. A small change δs changes n by δn = s·δs/n, and v by
-# δv = g δs + g' δn s. So L changes by dv·δv = g dv·δs + (g'/n)(s·dv)(s·δs). What multiplies δs is ds:
-# ds = g dv + (g'/n)(s·dv) s, with g' = dg/dn = (1 - n²)/(1 + n²)².
+#     n changes by   δn = s·δs/n
+#     v changes by   δv = g δs + (g' δn) s                         (product rule)
+#     L changes by   dv·δv = g dv·δs + (g'/n)(s·δs)(s·dv) = [g dv + (g'/n)(s·dv) s]·δs
+#
+# And L changes by ds·δs: this is what ds means. So the bracket is ds.
 
 
 # %%
@@ -125,7 +125,6 @@ assert np.allclose(ds3, measure(lambda s: (dv3 * squash(s)).sum(), s3))
 
 # %% [markdown]
 # ## Rule 2: the sum
-#
 # s_j = Σ_i c_ij û_ij, so δs_j = Σ_i (δc_ij û_ij + c_ij δû_ij). Multiply by ds_j, and read off two gradients:
 # dc_ij = ⟨û_ij, ds_j⟩, which is `agree` again, and dû_ij = c_ij ds_j, written dû = c ⊗ ds. For one parent j
 # it is an outer product: a column with all c_ij, times the row ds_j.
@@ -136,45 +135,47 @@ assert np.allclose(dc3, measure(lambda c: (dv3 * squash(combine(c))).sum(), c3))
 
 # %% [markdown]
 # ## Rule 3: the softmax
-#
-# c_ik = exp b_ik / Σ_j exp b_ij. So ∂c_ik/∂b_ik = c_ik - c_ik c_ik, and ∂c_ij/∂b_ik = -c_ij c_ik for j ≠ k.
-# Add up what b_ik does to all couplings of capsule i:
+# c_ik = exp b_ik / Σ_j exp b_ij. Lesson 3 has its derivatives: ∂c_ik/∂b_ik = c_ik - c_ik c_ik, and for
+# another parent j, ∂c_ij/∂b_ik = -c_ij c_ik. Add up what b_ik does to all couplings of capsule i:
 # db_ik = Σ_j dc_ij ∂c_ij/∂b_ik = c_ik (dc_ik - Σ_j c_ij dc_ij).
 
 
 # %%
+def softmax_backward(dc, c):  # (I, J), (I, J) -> (I, J)
+    return c * (dc - (c * dc).sum(axis=1, keepdims=True))
+
+
 def loss_from_b3(b):
     return (dv3 * squash(combine(softmax(b)))).sum()
 
 
-db3 = c3 * (dc3 - (c3 * dc3).sum(axis=1, keepdims=True))
+db3 = softmax_backward(dc3, c3)
 assert np.allclose(db3, measure(loss_from_b3, b3))
 
 # %% [markdown]
 # ## Rule 4: the agreement
-#
 # b³_ij = b²_ij + ⟨û_ij, v²_j⟩ passes db³ on to three places. b² gets db³ as it is. û gets db³ ⊗ v². And v²
-# gets dv²_j = Σ_i db³_ij û_ij, which is `combine` again. Now dv² is known, and the rules repeat one iteration
-# earlier, until c¹, which is constant.
+# gets dv²_j = Σ_i db³_ij û_ij, which is `combine` again. Now dv² is known, and the rules repeat one
+# iteration earlier, until c¹, which is constant.
 #
 # One thing is easily missed. Two arrows leave b²: to c², and straight to b³. So db² is a sum of two.
 
 # %%
-ds2 = squash_backward(combine(db3), s2)
-db2 = db3 + c2 * (agree(ds2) - (c2 * agree(ds2)).sum(axis=1, keepdims=True))
-ds1 = squash_backward(combine(db2), s1)
+dv2 = combine(db3)  # rule 4
+ds2 = squash_backward(dv2, s2)  # rule 1
+dc2 = agree(ds2)  # rule 2
+db2 = db3 + softmax_backward(dc2, c2)  # straight from b3, and by way of c2 (rule 3)
+ds1 = squash_backward(combine(db2), s1)  # rules 4 and 1, since b2 = agree(v1)
 assert np.allclose(db2, measure(lambda b: loss_from_b3(b + agree(squash(combine(softmax(b))))), b2))
 
 # %% [markdown]
 # ## Five outer products
+# Now read the labels in the figure: each is a weight for every pair ij, times a vector for every parent j.
+# Their sum is the gradient of û. To check it, change û itself, which moves all five uses at once. An outer
+# product has rank 1. So for each parent the gradient, a 6 × 8 matrix, has rank 5 at most; here just that.
 #
-# All uses of û together: dû_ij = Σ_k weights_kij vectors_kj. Now change û itself, which moves all uses at
-# once. minicaps finds the same gradient. For each parent it is a 6 × 8 matrix of rank 5.
-#
-# Why care? In the paper û has I·J·E = 1152·10·16 numbers for each image. Its gradient is known from
-# 5·J·(I + E) = 5·10·(1152 + 16), less than a third. minicaps keeps those, as `OuterProducts`. And û itself is
-# never built in `CapsuleLayer`. `Factors` gets the same sums and agreements in another order:
-# Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, and ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩.
+# Why care? It saves memory. In the paper û has I·J·E = 1152·10·16 numbers for each image, and so has its
+# gradient. The weights and vectors are 5·J·(I + E) = 5·10·(1152 + 16), not a third. minicaps keeps those.
 
 # %%
 weights = np.stack([c3, db3, c2, db2, c1])  # (5, I, J)
@@ -183,12 +184,13 @@ du_hat = np.einsum("kij,kje->ije", weights, vectors)  # (I, J, E)
 assert np.allclose(du_hat, measure(lambda x: (dv3 * routing(x[None])[0]).sum(), u_hat))
 assert np.allclose(du_hat, routing.backward(dv3[None], cache)[0])
 assert (np.linalg.matrix_rank(du_hat.swapaxes(0, 1)) == 5).all()  # J matrices (I, E)
+# Not even û is needed: Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, and ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩.
+# `Factors` moves the brackets like this. Its u and W have their axes in another order.
 factors = Factors(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
 assert np.allclose(factors.combine(c3[None])[0], s3) and np.allclose(factors.agree(v1[None])[0], b2)
 
 # %% [markdown]
 # ## Full or stopped
-#
 # Some codes stop the gradient at c³, as if the last couplings were constants. Only c³ ⊗ ds³ is left. Is this
 # wrong? Finite differences say yes, if routing runs anew for every small change of û. They say no, if the
 # forward pass keeps c³ frozen. A stopped gradient is the exact gradient of another function.
@@ -219,14 +221,12 @@ plots.show(figure, "07_full_and_stopped")
 
 # %% [markdown]
 # ## Summary
-#
 # - Unrolled, routing is a plain graph. Four rules lead back through it: squash, sum, softmax, agreement.
 # - û is used 2R - 1 times, and each use adds one outer product to its gradient.
 # - Two arrows leave every logit but the last: to its coupling, and to the next logit. Its gradient adds both.
 # - A stopped gradient is exact only for a forward pass whose couplings are frozen.
 #
 # ## Exercises
-#
 # 1. Break it: forget that b² goes straight to b³. Predict which asserts fail. Would R = 2 have shown the bug?
 # 2. Add up db³ over the parents. What comes out, and why?
 # 3. Break it: let the softmax's gradient be 0. Measure it with the loss Σ c, so dc = 1. Does this notice?

@@ -22,10 +22,8 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## Two hinges
-#
 # A capsule network ends with one vector v_k, the class capsule, for each class k. Its length n_k = ‖v_k‖,
 # from 0 to 1, says how probable it is that class k is in the image. What should a loss ask of the lengths?
-#
 # If class k is present, n_k should be at least m⁺ = 0.9. If it is absent, at most m⁻ = 0.1. A length of 0.95
 # is not better than 0.9. So each loss is zero on one side and rises on the other: a hinge. T_k is 1 for
 # present and 0 for absent, λ = 0.5 holds back the many absent classes, and the paper has
@@ -55,11 +53,11 @@ plots.show(figure, "08_hinges")
 
 # %% [markdown]
 # ## Why not a softmax?
-#
 # A softmax turns scores x into probabilities that sum to 1: p_k = exp x_k / Σ_j exp x_j. That suits images
 # with exactly one digit. But what if two digits lie over each other, or none is there? We let lengths and
 # scores learn three images: a 3, a 3 with a 5 over it, and an empty one. There is no network, just gradient
-# descent on ten lengths and ten scores. The softmax's loss -Σ_k T_k log p_k has the slope (Σ_k T_k) p - T.
+# descent on ten lengths and ten scores. The softmax's loss is -Σ_k T_k log p_k, with
+# log p_k = x_k - log Σ_j exp x_j. The last log has the slope p_k, the whole loss (Σ_j T_j) p_k - T_k.
 
 # %%
 T = np.zeros((3, 10))  # (images, classes)
@@ -85,7 +83,6 @@ plots.show(figure, "08_lengths_or_softmax")
 
 # %% [markdown]
 # ## The gradient of the margin loss
-#
 # How does a length change with its vector? ∂‖v‖/∂v = v/‖v‖: fastest along v, not at all across it. So
 # dv_k = dL/dn_k · v_k/n_k, divided by the batch size B, since the loss is the mean over B images. At v = 0
 # there is no direction, and we take 0. To check it, move each number a little up and down and watch the loss.
@@ -101,7 +98,7 @@ labels = np.array([2, 1])
 v = Squash()(rng.normal(size=(2, 3, 4)))  # (B, J, E): 2 images, 3 classes, capsules of 4 numbers
 T, n = np.eye(3)[labels], np.linalg.norm(v, axis=-1)  # both (B, J)
 loss, slope = margin(n, T)
-dv_margin = (slope / n)[..., None] * v / 2  # (B, J, E)
+dv_margin = slope[..., None] * v / n[..., None] / 2  # (B, J, E); the 2 is B
 
 package_loss, cache = MarginLoss().forward(v, labels)
 assert np.isclose(package_loss, loss.sum() / 2) and np.allclose(MarginLoss().backward(cache), dv_margin)
@@ -110,12 +107,10 @@ assert not MarginLoss().backward(MarginLoss().forward(0 * v, labels)[1]).any()  
 
 # %% [markdown]
 # ## Mask and decoder
-#
-# A decoder will draw the image from the class capsules. It shall learn to read each of them alone, so all but
-# one are set to zero. In training that of the label stays. Later nobody gives us a label, so the longest
-# stays. Were it the longest in training too, a wrong guess would teach the capsule of 5 to draw a 3.
-#
-# The mask multiplies every capsule by its T_k and lays them in one row. The decoder has two hidden layers,
+# A decoder will draw the image from the class capsules. It shall learn to read each of them alone, so all
+# but one are set to zero. In training that of the label stays. Later nobody gives us a label, so the longest
+# stays. Were it the longest in training too, a wrong guess would teach the capsule of 5 to draw a 3. The
+# mask multiplies every capsule by its T_k and lays them in one row. The decoder has two hidden layers,
 # h1 = relu(masked W1 + bias1) and h2 = relu(h1 W2 + bias2). Its pixels are x = sigmoid(h2 W3 + bias3).
 
 # %%
@@ -134,15 +129,20 @@ error = x - images.reshape(2, 20)  # (B, 20)
 # %% [markdown]
 # The loss is 0.0005 times the *sum* of the squared pixel errors, with the gradient 2 · 0.0005 (x - image)/B.
 # From there we go back line by line: sigmoid has the slope x (1 - x), relu has 1 or 0, and y = h W gives
-# dh = dy Wᵀ and dW = hᵀ dy. Then we compare with minicaps, and both losses together with differences.
+# dh = dy Wᵀ and dW = hᵀ dy.
 
 # %%
-dx = 2 * 0.0005 * error / 2  # (B, 20)
+dx = 2 * 0.0005 * error / 2  # (B, 20); the last 2 is B
 dy3 = dx * x * (1 - x)  # (B, 20), before the sigmoid
 dy2 = (dy3 @ W3.T) * (h2 > 0)  # (B, 8), before the second relu
 dy1 = (dy2 @ W2.T) * (h1 > 0)  # (B, 6), before the first
 dv_drawing = T[..., None] * (dy1 @ W1.T).reshape(v.shape)  # (B, J, E), through the mask
 dW = masked.T @ dy1, h1.T @ dy2, h2.T @ dy3
+
+# %% [markdown]
+# Is it right? First compare with minicaps. Then move v and measure both losses together: the gradients add.
+
+# %%
 drawing_loss = ReconstructionLoss(scale=0.0005)
 drawn, decoder_cache = decoder.forward(masked)  # (B, 5, 4, 1)
 loss, loss_cache = drawing_loss.forward(drawn, images)
@@ -156,11 +156,11 @@ assert np.array_equal(np.abs(dv).sum(axis=-1) > 0, T == 1)  # only the label's c
 
 # %% [markdown]
 # ## The 784 trap
-#
 # 0.0005 is meant for a sum over 784 pixels. Many public codes take the mean, as the loss functions of
-# libraries do. Then the drawing counts 784 times less. Compare some digits with a sheet of grey, about what
-# an untrained decoder draws. The margin loss starts at 0.9² = 0.81, for a true capsule of length 0. One check
-# tells sum from mean: an image twice as wide, with twice the errors, must cost twice as much.
+# libraries do. Then the drawing counts 784 times less. Does that matter? Compare some digits with a sheet of
+# grey, about what an untrained decoder draws. The margin loss starts at 0.9² = 0.81, if all capsules have
+# length 0. With the sum the drawing costs a tenth to a fifth of that. With the mean it is nearly nothing.
+# One check tells sum from mean: an image twice as wide, with twice the errors, must cost twice as much.
 
 # %%
 mnist = load()
@@ -174,14 +174,14 @@ assert np.isclose(drawing_loss(*two), 2 * as_sum)
 
 # %% [markdown]
 # ## What the drawing is good for
-#
 # The margin gradient points along v. It makes v longer or shorter, and never turns it. So it teaches a
 # capsule *that* there is a 1, but not *what* 1. To draw the image, the decoder must find in v how the digit
 # was written. In the paper's word this regularises: the network keeps what the class alone would let it drop.
 #
 # Give each of 24 ones a capsule of two numbers, so that its direction is one angle, near 45° at first.
-# Gradient descent moves it while a decoder learns to draw. Will the angle come to mean something? We compare
-# it with the slant of each digit: by how many pixels its upper half stands to the right of its lower half.
+# Gradient descent moves it while a decoder learns to draw (with Adam, see lesson 9). Will the
+# angle come to mean something? We compare it with the slant of each digit: by how many pixels its upper half
+# stands to the right of its lower half. Correlation 1 or -1: the two go together; 0: they do not.
 
 # %%
 halves = ones[:, :14, :, 0], ones[:, 14:, :, 0]  # upper and lower, both (24, 14, 28)
@@ -195,11 +195,13 @@ def learn_angles(scale):
     for _ in range(250):
         v, squash_cache = Squash().forward(s)  # (24, 1, 2); there is one class, so nothing to mask
         drawn, decoder_cache = decoder.forward(v[:, 0])
+        _, loss_cache = loss.forward(drawn, ones)
+        _, margin_cache = MarginLoss().forward(v, np.zeros(24, dtype=int))  # all are of class 0
         decoder.zero_grad()
-        dv = decoder.backward(loss.backward(loss.forward(drawn, ones)[1]), decoder_cache)[:, None]
-        dv = dv + MarginLoss().backward(MarginLoss().forward(v, np.zeros(24, dtype=int))[1])
-        s -= 40 * Squash().backward(dv, squash_cache)  # a large rate, since dv is the mean over 24
-        adam.step()
+        dv = decoder.backward(loss.backward(loss_cache), decoder_cache)[:, None]  # (24, 1, 2)
+        dv = dv + MarginLoss().backward(margin_cache)
+        s -= 40 * Squash().backward(dv, squash_cache)  # a large rate, since the loss is a mean over 24
+        adam.step()  # moves the decoder's weights
     return np.degrees(np.arctan2(v[:, 0, 1], v[:, 0, 0]))  # (24,)
 
 
@@ -217,14 +219,12 @@ plots.show(figure, "08_direction_means_slant")
 
 # %% [markdown]
 # ## Summary
-#
 # - A present class should be longer than 0.9, an absent one shorter than 0.1. Each class answers for itself.
 # - The margin gradient points along v. The decoder's turns v too, so the direction came to mean slant.
 # - The decoder sees one capsule: the label's in training, the longest otherwise.
 # - The reconstruction loss is 0.0005 times the *sum* over the pixels.
 #
 # ## Exercises
-#
 # 1. Break it: leave the squares out of the margin loss. Predict which check fails.
 # 2. Break it: let the decoder see the longest capsule in training. Predict which check fails.
 # 3. Break it: average over the pixels. Predict which check fails. Would a gradient check?

@@ -22,7 +22,6 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## A trained network
-#
 # The weights are in the repository: the network that `python -m minicaps train` makes. `primary` has I = 128
 # capsules u of D = 8 numbers. `capsules` routes them to J = 10 capsules v of E = 16 numbers, one for each
 # digit; its length is the digit's score. The decoder, `reconstruct`, draws the image again from one v.
@@ -39,7 +38,6 @@ assert lengths.max() < 1 and (longest == labels).mean() > 0.95
 
 # %% [markdown]
 # ## What does it draw?
-#
 # The decoder sees all ten capsules in a row, every one set to 0 except the longest. So 16 numbers must do for
 # a whole image. We do this by hand and get what `forward` returned.
 
@@ -48,7 +46,6 @@ masked = np.zeros_like(v)
 every = np.arange(200)
 masked[every, longest] = v[every, longest]
 assert np.allclose(network.reconstruct(masked.reshape(200, 160)), drawn, atol=1e-5)
-
 first = np.array([np.flatnonzero(labels == digit)[0] for digit in range(10)])  # one image of each digit
 shown = images[first], drawn[first], labels[first], longest[first]
 plots.show(plots.reconstructions(*shown, mnist.class_names), "10_drawings")
@@ -68,7 +65,7 @@ assert right.mean() < 0.9 * wrong.mean() and (right < wrong).mean() > 0.85
 with matplotlib.rc_context(plots.STYLE):
     figure = Figure(figsize=(5.2, 5.2))
     axes = figure.subplots()
-    sheet = by_capsule[first, ..., 0].swapaxes(1, 2).reshape(280, 280)  # rows of ten drawings
+    sheet = by_capsule[first, ..., 0].swapaxes(1, 2).reshape(280, 280)  # image, row, capsule, column
     axes.imshow(sheet, vmin=0, vmax=1)
     middle = 14 + 28 * np.arange(10)  # of each drawing
     axes.set(xticks=middle, xticklabels=range(10), yticks=middle, yticklabels=range(10))
@@ -82,7 +79,6 @@ plots.show(figure, "10_ten_capsules")
 # smudge each time. Where a wrong capsule is a little longer, something else shines through.
 #
 # ## What does each number of a capsule mean?
-#
 # Take the capsule of a 1. Add -0.25, -0.20, … up to 0.25 to one of its 16 numbers, leave the other 15 alone,
 # and let the decoder draw. This is the paper's figure 4.
 
@@ -106,11 +102,12 @@ plots.show(plots.dimension_grid(sweep, offsets), "10_dimensions")
 # meanings: training found them. (`python -m minicaps explore RUN` opens a window with a slider for each.)
 #
 # ## Where do the couplings come from?
-#
 # Capsule i of the 128 stands at row p, column q of a 4 × 4 grid (`network.grid`) and is of one of 8 types t:
-# i = (p·4 + q)·8 + t. What does it see? It covers 5 × 5 windows of the first convolution, each 7 pixels wide
-# and 2 beside the last: 7 + 4 · 2 = 15 pixels, from row 4p and column 4q on. If that is so, noise in all the
-# other pixels leaves u as it was. (`cache`, the second thing that `forward` returns, holds u and c.)
+# i = (p·4 + q)·8 + t, as in lesson 5. Which pixels does it see? In this network `primary` looks at 5 × 5
+# places of `conv`, and each of these at 7 × 7 pixels. Both have stride 2. So neighbouring places of `conv`
+# begin 2 pixels apart, and five of them see 7 + 4·2 = 15 pixels. Neighbouring capsules are 2 places apart,
+# which is 4 pixels: theirs begin at row 4p and column 4q. If that is so, noise in all the other pixels
+# leaves u as it was. (`cache`, the second thing that `forward` returns, holds u and c.)
 
 # %%
 seven, others = first[7], np.ones((28, 28, 1), dtype=bool)
@@ -138,11 +135,11 @@ plots.show(figure, "10_couplings")
 # Look at the colour bar first. Most couplings hardly leave 0.1. A few capsules decide, for the 7.
 #
 # ## What happens when the digit turns?
-#
 # A slanted 1 is still a 1, so the score should stay. But the slant should not be lost. Capsules promise that
-# the length stays and the pose (the 16 numbers) follows. To test it we turn the image. Each pixel of the new
-# image comes from a place between four old pixels; mix them, the nearest most (bilinear). Two angles tell
-# whether it is right: 0 degrees, and 90, where NumPy knows the answer.
+# the length stays and the pose (the 16 numbers) follows. To test it we turn the image. How? Ask of each new
+# pixel where it comes from: count its row and column from the centre, which is (13.5, 13.5), and turn that
+# place back. It lies between four old pixels; mix them, the nearest most (bilinear). Two angles tell whether
+# it is right: 0 degrees, and 90, where NumPy knows the answer.
 
 
 # %%
@@ -165,14 +162,19 @@ assert np.allclose(turn(stroke, 0), stroke, atol=1e-5)
 assert np.allclose(turn(stroke, 90), np.rot90(stroke, -1), atol=1e-5)
 
 # %% [markdown]
-# How slanted is a stroke? Take its ink as a cloud of points. The angle between upright and the direction in
-# which the cloud is longest is ½ atan2(-2 cov(row, column), var(row) - var(column)), positive to the right.
-# If that is so, then turning the image by 5 degrees adds 5 to it.
+# How slanted is a stroke? Begin with a thin line, θ to the right of upright. A point t above its middle is at
+# row -t cos θ and column t sin θ, counted from the middle. Take means over the line:
+#
+#     var(row) - var(column) = mean t² · (cos² θ - sin² θ)  = mean t² · cos 2θ
+#     -2 cov(row, column)    = mean t² · 2 sin θ cos θ      = mean t² · sin 2θ
+#
+# So 2θ is the atan2 of the two. For a real stroke do the same with its ink, as a cloud of points: θ is the
+# way in which the cloud is longest. If that is so, turning the image by 5 degrees adds 5 to it.
 
 
 # %%
 def tilt(image):
-    ink, (row, column) = image / image.sum(), np.indices((28, 28))
+    ink, (row, column) = image / image.sum(), np.indices((28, 28))  # ink sums to 1, so Σ ink · … is a mean
     row, column = row - (ink * row).sum(), column - (ink * column).sum()
     spread = (ink * row**2).sum() - (ink * column**2).sum()
     return np.degrees(0.5 * np.arctan2(-2 * (ink * row * column).sum(), spread))
@@ -191,7 +193,7 @@ plots.show(plots.reconstructions(turned, drawn_turned, ones, ones, mnist.class_n
 # First ask the encoder, all that comes before the decoder. Fit a line through each of the 16 numbers: by how
 # much does it change while the image turns by 40 degrees? Then ask the decoder. When we moved the same number
 # by hand, from -0.25 to 0.25, by how many degrees did the drawing turn? These are two separate measurements.
-# If a number stands for the angle, both must name it, with the same sign.
+# If a number stands for the angle, both must name it, with the same sign. (Correlation 1: a rising line.)
 
 # %%
 encoder = 40 * np.polyfit(angles, pose, 1)[0]  # (16,), change from -20 to 20 degrees
@@ -218,13 +220,11 @@ plots.show(figure, "10_pose")
 
 # %% [markdown]
 # ## Summary
-#
 # - The 16 numbers of the longest capsule are enough to draw the image; the other capsules say little.
 # - Most couplings stay near an even share. A few capsules decide.
 # - When a digit turns, the length stays and the pose follows, by the numbers that also turn the drawing.
 #
 # ## Exercises
-#
 # 1. Break it: turn around the upper left pixel (`centre=0`). Which of the two checks fails?
 # 2. Why do so many couplings stay near 0.1? Compare them with the lengths of the predictions û_ij = u_i W_ij.
 # 3. Show the network an image without any digit, all black. Predict its answer.

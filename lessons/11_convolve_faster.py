@@ -33,22 +33,20 @@ assert y.tolist() == [0, 7, -2, 7]
 
 # %% [markdown]
 # ## Waves do not mix
-# A wave over n = 6 pixels is e^(2πi f j/n) at pixel j; f, 0 to 5, is its frequency. Move it by r pixels: what
-# leaves at one end comes in at the other. It is the same wave, times a number: e^(2πi f r/n). A convolution
-# adds up moved copies of the image, times w[r]. So it only multiplies wave f, by Σ_r w[r] e^(2πi f r/n).
+# A wave over n = 6 pixels is e^(2πi f j/n) at pixel j; f, 0 to 5, is its frequency. Move it to the left by r
+# pixels: what leaves at one end comes in at the other. Pixel j now shows what stood at j + r, which is
+# e^(2πi f (j + r)/n). It is the same wave, times a number: e^(2πi f r/n). And y[p] = Σ_r x[p + r] w[r] adds
+# up images moved to the left by r, times w[r]. So it only multiplies wave f, by Σ_r w[r] e^(2πi f r/n).
 #
 # A Fourier transform writes x as a sum of waves: X(f) = Σ_j x[j] e^(-2πi f j/n) says how much of wave f is in
-# it. W(f) is the same for w, and since w is real, the number above is its conjugate, conj W(f). So
-#
-#     Y(f) = X(f) · conj W(f)
-#
-# One product per frequency: this is the convolution theorem. Then add the waves up again (and divide by n).
+# it. W(f) is the same for w. The number above has i in place of -i. As w is real, it is conj W(f).
+# So Y(f) = X(f) · conj W(f): one product per frequency. This is the *convolution theorem*. Then add the waves
+# up again (and divide by n).
 
 # %%
 F = np.exp(-2j * np.pi * np.outer(np.arange(6), np.arange(6)) / 6)  # (6, 6), row f, column j
 wave = F[2].conj()
 assert np.allclose(np.roll(wave, -1), np.exp(2j * np.pi * 2 * 1 / 6) * wave), "moved by 1: times a number"
-
 X, W = F @ x, F[:, :3] @ w  # (6,), (6,)
 circle = (F.conj().T @ (X * W.conj())).real / 6  # (6,)
 assert np.allclose(circle[:4], y)
@@ -75,14 +73,19 @@ assert (k1 - k3) + 1j * (k1 + k2) == (1 + 2j) * (3 + 4j) == -5 + 10j
 
 # %% [markdown]
 # ## Three matrices
-# All but the products is linear. a = Σ_j x[j] cos(2π f j/n), so these cosines are a row of a matrix B; b and
-# a + b have rows too. In the same way c, d - c and c + d give a matrix A of cosines and sines for w, and
-# adding the waves up again is a matrix C. Nothing complex is left:
+# All but the products is linear. a = Σ_j x[j] cos(2π f j/n) and b = -Σ_j x[j] sin(2π f j/n). So these cosines
+# are a row of a matrix B that makes a from x; b and a + b have rows too. In the same way c, d - c and c + d
+# give a matrix A for w. (d has a plus before its sines: the conjugate.) Adding the waves up is a matrix C:
 #
 #     y = C [(A w) ⊙ (B x)]          ⊙ multiplies number by number
 #
-# This is a *bilinear algorithm*. A and B have T rows, and T counts the products: here 2·1 + 2·3 = 8. For the
-# columns of C: f and -f together give 2 Re(Y e^(iφ)) = 2 (k1 - k3) cos φ - 2 (k1 + k2) sin φ, φ = 2π f p/n.
+# This is a *bilinear algorithm*, and nothing complex is left. A and B have T rows, and T counts the products:
+# here 2·1 + 2·3 = 8. And C? At output p, φ = 2π f p/n, waves f and -f give Y e^(iφ) plus its conjugate:
+#
+#     2 Re(Y e^(iφ)) = 2 (k1 - k3) cos φ - 2 (k1 + k2) sin φ
+#                    = k1 · 2 (cos φ - sin φ) - k2 · 2 sin φ - k3 · 2 cos φ
+#
+# What stands beside k1, k2 and k3 are three columns of C. At the end divide by n, as before.
 
 
 # %%
@@ -93,7 +96,7 @@ def assemble(frequencies):
         if own_negative:
             A, B, C = A + [np.cos(at_w)], B + [np.cos(at_x)], C + [np.cos(at_y)]
         else:
-            a, b, c, d = np.cos(at_x), -np.sin(at_x), np.cos(at_w), np.sin(at_w)
+            a, b, c, d = np.cos(at_x), -np.sin(at_x), np.cos(at_w), np.sin(at_w)  # as rows
             A, B = A + [c, d - c, c + d], B + [a + b, a, b]
             C = C + [2 * (np.cos(at_y) - np.sin(at_y)), -2 * np.sin(at_y), -2 * np.cos(at_y)]
     return np.array(A), np.array(B), np.array(C).T / len(at_x)
@@ -111,9 +114,7 @@ assert all(map(np.allclose, (A, B, C), spectral.matrices(line, x)))
 # A wave now has two frequencies (f1, f2), and its angle at row r and column s is 2π (f1 r + f2 s)/n. All else
 # stays. Take a grid of 10×10 pixels and a kernel of 5×5: 6×6 outputs, 36·25 = 900 products directly.
 # 100 complex products are 400 real ones. But (0, 0), (0, 5), (5, 0), (5, 5) are their own negative, and the
-# other 96 frequencies are 48 pairs. That leaves 4 + 48·4 = 196, and with Gauss
-#
-#     T = 4·1 + 48·3 = 148
+# other 96 frequencies are 48 pairs. That leaves 4 + 48·4 = 196, and with Gauss T = 4·1 + 48·3 = 148.
 
 # %%
 role = np.zeros((10, 10), dtype=int)  # products for each frequency; 0 where its negative has them
@@ -122,16 +123,15 @@ for f1, f2 in np.ndindex(10, 10):
     negative = (-f1 % 10, -f2 % 10)
     if (f1, f2) <= negative:  # one of each pair
         role[f1, f2] = 1 if (f1, f2) == negative else 3
-        steps = [2 * np.pi * np.arange(size) / 10 for size in (5, 10, 6)]  # weights, pixels, outputs
-        frequencies.append(((f1, f2) == negative, *(np.add.outer(f1 * k, f2 * k).ravel() for k in steps)))
+        places = [np.indices((size, size)) for size in (5, 10, 6)]  # (r, s) of weights, pixels, outputs
+        turns = [2 * np.pi * (f1 * r + f2 * s).ravel() / 10 for r, s in places]  # the angles
+        frequencies.append(((f1, f2) == negative, *turns))
 A2, B2, C2 = assemble(frequencies)
 assert len(A2) == role.sum() == spectral.products((10, 10)) == 148
-
 image, kernel = rng.normal(size=(10, 10)), rng.normal(size=(5, 5))
 direct = np.lib.stride_tricks.sliding_window_view(image, (5, 5)) * kernel  # (6, 6, 5, 5), 900 products
 fast = C2 @ ((A2 @ kernel.ravel()) * (B2 @ image.ravel()))  # (36,)
 assert direct.size == 900 and np.allclose(fast, direct.sum(axis=(2, 3)).ravel())
-
 with matplotlib.rc_context(plots.STYLE):
     figure = Figure(figsize=(4.2, 3.6))
     axes = figure.subplots()
@@ -148,9 +148,10 @@ plots.show(figure, "11_count_products")
 # even weights, odd pixels only odd weights. So there are two convolutions of stride 1, on half of the pixels
 # with half of the weights, whose outputs are added. Such parts are called phases.
 #
-# In two dimensions stride 2 gives four phases. The paper's second convolution has 20×20 pixels, a kernel of
-# 9×9 and stride 2: four grids of 10×10, each with a kernel of 5×5. For every channel and filter that is
-# 4·148 = 592 products instead of 36·81 = 2916.
+# In two dimensions stride 2 gives four phases: even or odd rows, with even or odd columns. The paper's second
+# convolution has 20×20 pixels, a kernel of 9×9, stride 2, and 6×6 outputs. Of 9 weights 5 are even and 4 odd;
+# a 0 makes them 5 and 5. So it is four times what we had: a grid of 10×10 with a kernel of 5×5. For every
+# channel and filter that is 4·148 = 592 products instead of 36·81 = 2916.
 
 # %%
 pixels, weights = rng.normal(size=12), np.append(rng.normal(size=5), 0)  # a 0, for 3 even and 3 odd weights
@@ -163,15 +164,17 @@ assert np.allclose(sum(np.correlate(part, taps, mode="valid") for part, taps in 
 # But A, B and C multiply too, by their constants. With one channel nothing would be gained. With many, B x is
 # made once for a channel and serves every filter; C is applied once for a filter, to the sum over all
 # channels; A w is made once for all images. Each of the T products becomes a matrix product,
-# (images × channels)·(channels × filters), which is what a processor does best.
+# (images × channels)·(channels × filters), which is what a processor does best. With n channels and filters
+# an image costs n²·592 for the products, n·592·100 for B (100 pixels a phase) and n·36·148 for C.
 
 # %%
 paper = spectral.Geometry(size=(20, 20), kernel=(9, 9), stride=(2, 2), padding=(0, 0))
 assert (paper.outputs, paper.grid, paper.taps) == ((6, 6), (10, 10), (5, 5))
-for channels in (1, 16, 256):  # and as many filters; an image's share, with B and C, in multiplications
+for channels in (1, 16, 256):  # and as many filters; multiplications for one image
     plain, fast = spectral.multiplications(paper, channels, filters=channels)
     print(f"{channels:3} channels: {plain:11,} directly, {fast:10,} by frequencies")
-    assert plain == 2916 * channels**2 and (fast < plain) == (channels == 256)
+    assert plain == 2916 * channels**2 and fast == 592 * channels**2 + (592 * 100 + 36 * 148) * channels
+    assert (fast < plain) == (channels == 256)
 
 # %% [markdown]
 # ## Backward is the same, transposed
@@ -205,7 +208,6 @@ for name, layer in layers.items():
         seconds[f"{part}, {name}"] = min(timeit.repeat(code, globals=globals(), number=1, repeat=3))
 for one, other in zip(*results, strict=True):
     assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
-
 with matplotlib.rc_context(plots.STYLE):
     figure = Figure(figsize=(7.2, 2.2))
     axes = figure.subplots()
@@ -221,14 +223,12 @@ plots.show(figure, "11_time")
 # - So y = C[(A w) ⊙ (B x)] with constant matrices: T = 148 products instead of 900 on a 10×10 grid.
 # - Channels and filters share the transforms; with few of them, the direct way is the better one.
 # - Stride 2: four phases, as more channels with smaller kernels. Backward: the same matrices transposed.
-
-# %% [markdown]
+#
 # ## Exercises
 # 1. How many products does a grid of 9×9 take? Which frequencies are their own negative?
 # 2. Break it: forget the conjugate of W. Predict: does the check against y notice? What comes out instead?
 # 3. Winograd found matrices (in the solution) for 2 outputs and 3 weights. How many products? How many ours?
-
-# %% [markdown]
+#
 # ## Solutions
 
 # %% Solution 1

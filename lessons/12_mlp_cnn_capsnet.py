@@ -34,8 +34,8 @@ rng = np.random.default_rng(0)
 # accuracy on its validation images: 96.37 % for a multilayer perceptron (MLP), 97.46 % for a convolutional
 # network (CNN), 98.80 % for a capsule network (CapsNet). As 34,300 is 70 % of 49,000, its split was 70 to 30.
 # Of MNIST's 60,000 training images we take 6,000, for 5 epochs, so expect less. With `--full` we take 49,000,
-# for 15 epochs. Its choice of images, its seeds and its CapsNet are not ours, so expect similar results, not
-# equal ones.
+# for 15 epochs. The walk-through's choice of images, its seeds and its CapsNet are not ours, so expect
+# similar results, not equal ones.
 
 # %%
 full = "--full" in sys.argv
@@ -62,11 +62,13 @@ assert np.allclose(np.bincount(labels) / len(labels), 0.1, atol=0.03)  # each di
 #
 # The MLP sees 784 numbers in a row, without knowing which are neighbours: 784 → 50 → 10. The CNN looks
 # through windows: three convolutions with 25 filters each, of 5 × 5, 5 × 5 and 4 × 4 pixels, with two max
-# pools between them. One place is left of the image, so 25 → 50 → 10 follows. A pool keeps *whether*
-# something was seen and drops *where* within 2 × 2 places. Both are those of the walk-through. The size of
-# the CapsNet is ours: a very small one in the short run, the preset `small` in the full run.
+# pools between them. A window of 5 × 5 takes 4 off the width, a pool halves it: 28 → 24 → 12 → 8 → 4 → 1.
+# One place with 25 numbers is left, so 25 → 50 → 10 follows. A pool keeps *whether* something was seen and
+# drops *where* within 2 × 2 places. MLP and CNN are built as in the walk-through. The size of the CapsNet is
+# ours: a very small one in the short run, the preset `small` in the full run.
 #
-# Count the weights of the first two by hand. If you get the right number, you know how they are built.
+# Count the weights of the first two by hand, with a bias for each output or filter. If you get the right
+# number, you know how they are built.
 
 # %%
 short = {"conv_channels": 12, "conv_kernel": 9, "primary_types": 8, "primary_dimension": 8,
@@ -81,11 +83,14 @@ print({name: network.count_params() for name, network in networks.items()}, "par
 # %% [markdown]
 # ## Train
 #
-# Each gets the loss it was made for (cross-entropy; margin and reconstruction for the CapsNet), the same
-# batches in the same order, and Adam with a learning rate that falls to nearly 0 along half a cosine. The
-# first rate may differ, since what suits one network does not suit another. For the short run we tried two
-# for each and kept the better, judged by these same validation images. So its accuracies are a little too
-# kind. The rates of the full run are not tuned.
+# Each gets the loss it was made for. For the CapsNet this is margin and reconstruction. For the others it is
+# cross-entropy: a softmax makes probabilities of the ten outputs, and the loss is minus the logarithm of the
+# right digit's. All get the same batches in the same order, and Adam with a learning rate that falls to
+# nearly 0: first slowly, then faster, then slowly again, like a cosine from its top to its bottom.
+#
+# The first rate may differ, since what suits one network does not suit another. For the short run we tried
+# two for each and kept the better, judged by these same validation images. So its accuracies are a little
+# too kind. The rates of the full run are not tuned.
 
 # %%
 short_rates = {"MLP": 2e-3, "CNN": 2e-3, "CapsNet": 3e-3}
@@ -156,10 +161,12 @@ plots.show(figure, "12_validation_curves")
 # %% [markdown]
 # ## Is a difference real?
 #
-# CNN and CapsNet lie close together. Would other images turn the order round? Both were asked the same
-# questions, so only those count that exactly one of them got right: a the one, b the other. Were both equally
-# good, each of these a + b would be the toss of a coin. Then a - b is 0 on average, with a standard deviation
-# of √(a + b), and beyond twice that in one case of twenty. So a difference is real if |a - b| > 2 √(a + b).
+# CNN and CapsNet lie close together. Would other images turn the order round? Both saw the same images. Where
+# both are right or both wrong, we learn nothing. So count the others: a images that only the first got right,
+# b that only the second did. Were both equally good, each of these a + b would be the toss of a coin, +1 or
+# -1, and a - b their sum. It is 0 on average. A toss has variance 1 and variances add up, so its standard
+# deviation is √(a + b). Chance goes beyond twice that in only about one case of twenty. So we call a
+# difference real if |a - b| > 2 √(a + b). First we toss coins, to see whether this is true.
 
 # %%
 tosses = 2 * rng.binomial(100, 0.5, size=20_000) - 100  # a - b, in 20,000 comparisons with a + b = 100
