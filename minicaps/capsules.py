@@ -292,7 +292,7 @@ class CapsuleLayer(Layer):
 
         def work(part: tuple[slice, RoutingCache]) -> Array:
             chunk, routing = part
-            return self.routing.route_backward(dv[chunk], routing, du_hat[chunk])
+            return self.routing.route_backward(dv[chunk], routing, du_hat.of(chunk))
 
         dbias = sum(parallel(work, cache.parts))  # (J, E); in order, so it has the same bits each time
         if self.bias:

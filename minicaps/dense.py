@@ -74,7 +74,7 @@ class ReLU(Layer):
     def forward(self, x: Array) -> tuple[Array, ReLUCache]:
         """x of any shape -> y of the same shape."""
         xp = check_array("ReLU.forward", "x", x, *any_axes(x))
-        y, active = xp.empty_like(x), xp.empty_like(x, dtype=bool)
+        y, active = xp.empty_like(x), xp.empty_like(x, dtype=bool)  # of the shape of x
 
         def work(k: slice) -> None:
             xp.maximum(x[k], 0, out=y[k])
@@ -86,7 +86,8 @@ class ReLU(Layer):
     def backward(self, dy: Array, cache: ReLUCache) -> Array:
         """dy of the shape of y -> dx of the same shape."""
         check_gradient("ReLU.backward", dy, cache.active.shape, dy)
-        xp, dx = get_xp(dy), get_xp(dy).empty_like(dy)
+        xp = get_xp(dy)
+        dx = xp.empty_like(dy)  # of the shape of dy
         parallel(lambda k: xp.multiply(dy[k], cache.active[k], out=dx[k]), pieces(len(dy), dy[0].size, xp))
         return dx
 

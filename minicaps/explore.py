@@ -44,8 +44,8 @@ def draw_capsules(network: CapsNet, chosen: int, capsules: np.ndarray) -> np.nda
     -------
     array (N, H, W, C), 0 to 1
     """
-    # (N, J, E)
-    v = np.zeros((len(capsules), network.classes, network.class_dimension), capsules.dtype)
+    shape = (len(capsules), network.classes, network.class_dimension)
+    v = np.zeros(shape, dtype=capsules.dtype)  # (N, J, E)
     v[:, chosen] = capsules
     return network.reconstruct(network.mask(v, np.full(len(v), chosen)))
 

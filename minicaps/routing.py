@@ -61,7 +61,8 @@ class OuterProducts(NamedTuple):
     weights: Array  # (J, B, K, I)
     vectors: Array  # (J, B, K, E)
 
-    def __getitem__(self, samples: slice) -> OuterProducts:
+    def of(self, samples: slice) -> OuterProducts:
+        """Return those of some samples, a view."""
         return OuterProducts(self.weights[:, samples], self.vectors[:, samples])
 
     def put(self, k: int, weights: Array, vectors: Array) -> None:
@@ -74,9 +75,10 @@ class OuterProducts(NamedTuple):
         xp = get_xp(self.weights)
         weights = self.weights[..., lower].swapaxes(2, 3)  # (J, B, I, K)
         parents, batch, count, _ = weights.shape
-        du_hat = xp.empty((count, batch, parents, self.vectors.shape[3]), dtype=weights.dtype)
+        shape = (count, batch, parents, self.vectors.shape[3])
+        du_hat = xp.empty(shape, dtype=weights.dtype)  # (I, B, J, E)
         xp.matmul(weights, self.vectors, out=du_hat.transpose(2, 1, 0, 3))
-        return du_hat  # (I, B, J, E)
+        return du_hat
 
 
 def softmax_over_parents(b: Array, leaky: bool = False) -> Array:
@@ -198,7 +200,8 @@ class DynamicRouting(Layer):
         xp, (batch, lower, parents) = get_xp(dv), shape
         count = 2 * self.iterations - 1 if self._through_couplings else 1  # K
         weights = xp.empty((parents, batch, count, lower), dtype=dv.dtype)  # (J, B, K, I)
-        return OuterProducts(weights, xp.empty((parents, batch, count, dv.shape[2]), dtype=dv.dtype))
+        vectors = xp.empty((parents, batch, count, dv.shape[2]), dtype=dv.dtype)  # (J, B, K, E)
+        return OuterProducts(weights, vectors)
 
     def route_backward(self, dv: Array, cache: RoutingCache, du_hat: OuterProducts) -> Array:
         """Fill du_hat, return dbias (J, E), and change nothing else."""
