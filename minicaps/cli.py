@@ -100,7 +100,7 @@ def _add_command(commands: Any, name: str, function: Callable, text: str) -> arg
 
 
 def _add_train(commands: Any) -> None:
-    from minicaps.training import TrainConfig
+    from minicaps.runs import TrainConfig
 
     parser = _add_command(commands, "train", train, "train a network and test it once")
     add_options(parser, TrainConfig)
@@ -129,7 +129,7 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
 
 
 def train(options: argparse.Namespace) -> int:
-    from minicaps.training import Run, TrainConfig
+    from minicaps.runs import Run, TrainConfig
 
     given = {name: value for name, value in vars(options).items()
              if name in TrainConfig.__dataclass_fields__}  # fmt: skip
@@ -286,11 +286,12 @@ def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
 
 def load_data(options: argparse.Namespace, network: Any) -> Any:
     """Load the data set of --data or of the run, and check that it suits the network."""
-    from minicaps import datasets, training
+    from minicaps import datasets
+    from minicaps.runs import read_config
 
     data = options.data
     if data is None and options.run.is_dir():
-        data = training.read_config(options.run).data
+        data = read_config(options.run).data
     dataset = datasets.load(data)
     if dataset.image_shape != network.image_shape or dataset.classes > network.classes:
         raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minicaps import datasets, training
+from minicaps import datasets, runs
 
 IDX_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 
@@ -77,7 +77,7 @@ def quiet(line):
 
 
 def tiny_config(**options):
-    return training.TrainConfig(**{"preset": "tiny", "epochs": 1, "batch_size": 50, **options})
+    return runs.TrainConfig(**{"preset": "tiny", "epochs": 1, "batch_size": 50, **options})
 
 
 def interrupt_at(count):

@@ -14,7 +14,7 @@ import pytest
 from helpers import interrupt_at, read_metrics, small_dataset, small_folder, tiny_config, write_folder
 from PIL import Image
 
-from minicaps import __version__, checkpoint, cli, training
+from minicaps import __version__, checkpoint, cli, runs
 from minicaps.cli import main
 
 COMMANDS = ["train", "evaluate", "predict", "explore", "gradcheck"]
@@ -29,7 +29,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr(training.Run, "_draw", lambda run, test: None)
+    monkeypatch.setattr(runs.Run, "_draw", lambda run, test: None)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def unfinished(tmp_path_factory, data):
     """The folder of a run that was stopped after the first of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "unfinished"
     with pytest.raises(KeyboardInterrupt):
-        training.Run(tiny_config(epochs=2, data=data), folder, say=interrupt_at(1)).train()
+        runs.Run(tiny_config(epochs=2, data=data), folder, say=interrupt_at(1)).train()
     return folder
 
 
@@ -104,7 +104,7 @@ def test_help_of_every_command(call, command):
 def test_help_of_train_shows_every_option_with_its_default(call):
     _, text, _ = call("train", "--help")
     text = " ".join(text.split())
-    for name, option in training.TrainConfig.__dataclass_fields__.items():
+    for name, option in runs.TrainConfig.__dataclass_fields__.items():
         flag = name.replace("_", "-")
         assert f"--no-{flag}" in text if option.default is True else f"--{flag} " in text
         if option.default not in (None, True):
@@ -185,7 +185,7 @@ def test_every_option_reaches_the_configuration(call, data, tmp_path, no_figures
                "routing_iterations": 2, "seed": 7, "backend": "numpy", "data": data}  # fmt: skip
     flags = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
     assert call("train", *flags, "--no-decoder", "--out", tmp_path / "run")[0] == 0
-    assert training.read_config(tmp_path / "run") == training.TrainConfig(**options, decoder=False)
+    assert runs.read_config(tmp_path / "run") == runs.TrainConfig(**options, decoder=False)
 
 
 def test_train_without_out_numbers_the_folders(tmp_path):
@@ -241,7 +241,7 @@ def test_running_out_of_memory_says_what_may_help(complaint, data, monkeypatch):
     def train(run):
         raise MemoryError("Unable to allocate 9 TiB")
 
-    monkeypatch.setattr(training.Run, "train", train)
+    monkeypatch.setattr(runs.Run, "train", train)
     line = complaint(*QUICK, "--data", data, code=1)
     assert "out of memory (Unable to allocate 9 TiB); try a smaller --batch-size or --preset" in line
 
@@ -250,7 +250,7 @@ def test_an_unexpected_error_is_one_line_that_names_its_type(complaint, data, mo
     def train(run):
         raise ZeroDivisionError("a bug\nof ours")
 
-    monkeypatch.setattr(training.Run, "train", train)
+    monkeypatch.setattr(runs.Run, "train", train)
     line = complaint(*QUICK, "--data", data, code=1)
     assert "ZeroDivisionError: a bug of ours (--debug shows where)" in line
 
@@ -263,7 +263,7 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(complaint, data
         run.epochs.extend([{}, {}])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Run, "train", train)
+    monkeypatch.setattr(runs.Run, "train", train)
     line = complaint(*QUICK, "--data", data, "--out", tmp_path / "run", code=130)
     assert "interrupted; 2 complete epochs are kept" in line
     assert f"Continue with: python -m minicaps train --resume {tmp_path / 'run'}\n" in line
@@ -271,7 +271,7 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(complaint, data
 
 @pytest.mark.parametrize("arguments", [["train"], ["gradcheck"]])
 def test_an_interrupt_while_starting_ends_with_130(complaint, monkeypatch, arguments):
-    monkeypatch.setattr(training, "load", interrupt_at(1))
+    monkeypatch.setattr(runs, "load", interrupt_at(1))
     monkeypatch.setattr(importlib.import_module("minicaps.gradcheck"), "package_modules", interrupt_at(1))
     assert complaint(*arguments, code=130) == "minicaps: interrupted\n"
 

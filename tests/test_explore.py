@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minicaps import checkpoint, cli, explore, training
+from minicaps import checkpoint, cli, explore, runs
 from minicaps.explore import Explorer
 from minicaps.models import CapsNet, build
 
@@ -253,7 +253,7 @@ def data(small_folder):
 def run(tmp_path_factory, data):
     """The folder of a complete run, and what it computed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    training.Run(tiny_config(limit=100, data=data), folder, say=quiet).train()
+    runs.Run(tiny_config(limit=100, data=data), folder, say=quiet).train()
     return folder
 
 

@@ -19,6 +19,7 @@ from minicaps import (
     Squash,
     augment,
     gradcheck,
+    runs,
     training,
 )
 from minicaps.models import CapsNet, build
@@ -178,8 +179,8 @@ def test_adam_keeps_its_moments_from_step_to_step():
 
 
 def test_the_test_set_is_read_once_at_the_end_and_never_augmented(tmp_path, small_folder, monkeypatch):
-    config = training.TrainConfig(preset="tiny", data=str(small_folder), epochs=2, batch_size=50)
-    run = training.Run(config, tmp_path / "run", say=lambda line: None)
+    config = runs.TrainConfig(preset="tiny", data=str(small_folder), epochs=2, batch_size=50)
+    run = runs.Run(config, tmp_path / "run", say=lambda line: None)
     test, events = run.dataset.test_images, []
     evaluate, shift = training.evaluate, augment.shift
 
@@ -193,7 +194,7 @@ def test_the_test_set_is_read_once_at_the_end_and_never_augmented(tmp_path, smal
             assert (image == run.images).all(axis=(1, 2, 3)).any()
         return shift(images, *rest)
 
-    monkeypatch.setattr(training, "evaluate", watched_evaluate)
+    monkeypatch.setattr(runs, "evaluate", watched_evaluate)
     monkeypatch.setattr(augment, "shift", watched_shift)
     run.train()
     epoch = ["shift"] * run.steps_per_epoch + ["validation"]

@@ -10,9 +10,10 @@ from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_confi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import augment, checkpoint, datasets, training
+from minicaps import augment, checkpoint, datasets, runs, training
 from minicaps.optim import Adam
-from minicaps.training import Run, TrainConfig, evaluate
+from minicaps.runs import Run, TrainConfig
+from minicaps.training import evaluate
 
 THREE_EPOCHS = tiny_config(epochs=3)
 
@@ -21,7 +22,7 @@ THREE_EPOCHS = tiny_config(epochs=3)
 def small_mnist():
     """Every run here trains on 270 images, validates on 30 and is tested on 100."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "load", lambda data=None: small_dataset())
+        patch.setattr(runs, "load", lambda data=None: small_dataset())
         yield
 
 
@@ -230,7 +231,7 @@ def test_the_folder_has_every_file(straight):
 
 
 def test_config_json_holds_the_configuration(straight):
-    assert training.read_config(straight) == THREE_EPOCHS
+    assert runs.read_config(straight) == THREE_EPOCHS
 
 
 def test_metrics_has_one_object_for_every_epoch(straight):
@@ -285,7 +286,7 @@ def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
     def load(data):
         raise FileNotFoundError("no data")
 
-    monkeypatch.setattr(training, "load", load)
+    monkeypatch.setattr(runs, "load", load)
     with pytest.raises(FileNotFoundError, match="no data"):
         Run(tiny_config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -307,7 +308,7 @@ def marked(monkeypatch, no_figures):
         parts.append(images)
     train_images, labels = np.concatenate(parts[:2]), np.arange(300) % 10
     marked = datasets.Dataset(train_images, labels, parts[2], labels[:60], tuple("0123456789"), "marked")
-    monkeypatch.setattr(training, "load", lambda data=None: marked)
+    monkeypatch.setattr(runs, "load", lambda data=None: marked)
     return marked
 
 
@@ -325,7 +326,7 @@ def spy(monkeypatch, owner, name):
 
 def test_only_training_images_are_shifted_and_trained_on(marked, tmp_path, monkeypatch):
     shifted = spy(monkeypatch, augment, "shift")
-    steps = spy(monkeypatch, training, "train_step")
+    steps = spy(monkeypatch, runs, "train_step")
     run_to_the_end(tmp_path, tiny_config(epochs=2))
     assert len(shifted) == len(steps) == 12
     assert all((images.max(axis=(1, 2, 3)) == TRAINING).all() for images, *_ in shifted)
@@ -333,7 +334,7 @@ def test_only_training_images_are_shifted_and_trained_on(marked, tmp_path, monke
 
 
 def test_every_training_image_is_seen_once_per_epoch_with_its_label(tmp_path, monkeypatch, no_figures):
-    steps = spy(monkeypatch, training, "train_step")
+    steps = spy(monkeypatch, runs, "train_step")
     run_to_the_end(tmp_path, tiny_config(shift=0))
     seen = [(x.tobytes(), int(label)) for *_, images, labels in steps
             for x, label in zip(images, labels, strict=True)]  # fmt: skip
@@ -344,7 +345,7 @@ def test_every_training_image_is_seen_once_per_epoch_with_its_label(tmp_path, mo
 
 def test_limit_keeps_the_first_training_images_and_all_validation_images(marked, tmp_path, monkeypatch):
     shifted = spy(monkeypatch, augment, "shift")
-    evaluated = spy(monkeypatch, training, "evaluate")
+    evaluated = spy(monkeypatch, runs, "evaluate")
     run_to_the_end(tmp_path, tiny_config(limit=20))
     seen = np.concatenate([images for images, *_ in shifted])
     assert sorted(map(bytes, seen)) == sorted(map(bytes, marked.train_images[:20]))
@@ -352,7 +353,7 @@ def test_limit_keeps_the_first_training_images_and_all_validation_images(marked,
 
 
 def test_validation_and_test_images_are_evaluated_as_they_are(marked, tmp_path, monkeypatch):
-    evaluated = spy(monkeypatch, training, "evaluate")
+    evaluated = spy(monkeypatch, runs, "evaluate")
     run_to_the_end(tmp_path)
     parts = [(marked.train_images[270:], marked.train_labels[270:])] * 3
     for (_, *found, _), expected in zip(
@@ -374,14 +375,14 @@ def test_the_test_set_is_read_once_at_the_end_after_the_last_update(marked, tmp_
         happened.append("step")
         return train_step(*arguments)
 
-    monkeypatch.setattr(training, "evaluate", watched_evaluate)
-    monkeypatch.setattr(training, "train_step", watched_step)
+    monkeypatch.setattr(runs, "evaluate", watched_evaluate)
+    monkeypatch.setattr(runs, "train_step", watched_step)
     run.train()
     assert happened == (["step"] * 6 + ["validate"]) * 3 + ["test"]
 
 
 def test_the_test_set_is_judged_with_the_last_weights(marked, tmp_path, monkeypatch):
-    evaluated = spy(monkeypatch, training, "evaluate")
+    evaluated = spy(monkeypatch, runs, "evaluate")
     run_to_the_end(tmp_path)
     tested = evaluated[-1][0].state()
     assert {name: array.tobytes() for name, array in tested.items()} == weights(tmp_path)
@@ -450,7 +451,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(tmp_pa
         loss, correct = train_step(*arguments)
         return (np.float32(value) if next(calls) == 8 else loss), correct
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(runs, "train_step", step)
     with pytest.raises(RuntimeError, match=rf"the loss is {value} at step 9; a smaller learning rate"):
         Run(THREE_EPOCHS, tmp_path, say=quiet).train()
     assert not (tmp_path / "summary.json").exists()
