@@ -13,7 +13,7 @@ import functools
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -133,7 +133,7 @@ def to_backend(x: Array, xp: Any) -> Array:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt, from glibc's malloc.h
 PIECES = 4  # of a matrix product, for the threads
 MATMUL_LEAST = 1 << 20  # multiplications; smaller products are done before a thread has woken up
-PIECE_LEAST = 1 << 17  # numbers; the same for other work
+PIECE_LEAST = 1 << 19  # numbers; the same for other work
 PIECE = 3 << 18  # numbers: 3 MB in float32. Less would stay closer to a core's cache, but whenever a
 # thread comes back from NumPy for the next step it may have to wait for the interpreter
 LANES = 8  # what one batch is divided into; fixed, so that sums do not depend on the threads
@@ -156,6 +156,20 @@ def threads() -> int:
     return int(text)
 
 
+_busy_processes = 1  # that compute at the same time as this one, and leave it a share of the threads
+
+
+@contextlib.contextmanager
+def beside_other_processes(processes: int) -> Iterator[None]:
+    """Within it, ``parallel`` uses this process's share of the threads."""
+    global _busy_processes
+    before, _busy_processes = _busy_processes, processes
+    try:
+        yield
+    finally:
+        _busy_processes = before
+
+
 @functools.cache
 def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads() - 1, thread_name_prefix="minicaps")
@@ -172,7 +186,8 @@ def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     results independent of the number of BLAS threads.
     """
     _hold_blas_to_one_thread()
-    if threads() == 1 or len(items) < 2:
+    count = min(threads() // _busy_processes, len(items))
+    if count < 2:
         return [work(item) for item in items]
     results, left = [None] * len(items), deque(range(len(items)))
 
@@ -184,9 +199,7 @@ def parallel(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
                 return
             results[k] = work(items[k])
 
-    helpers = [
-        _helpers().submit(_under, np.geterr(), take_turns) for _ in range(min(threads(), len(items)) - 1)
-    ]
+    helpers = [_helpers().submit(_under, np.geterr(), take_turns) for _ in range(count - 1)]
     try:
         take_turns()
     finally:

@@ -14,11 +14,12 @@ import numpy as np
 
 from minicaps import augment, checkpoint, plots
 from minicaps.backend import resolve, to_numpy
+from minicaps.data_parallel import DataParallel
 from minicaps.datasets import Dataset, load, to_float
 from minicaps.layer import check_choice, check_positive
 from minicaps.models import NETWORKS, PRESETS, Network, build
 from minicaps.optim import Adam, Constant, Cosine, Exponential, Schedule
-from minicaps.training import Evaluation, batches, evaluate, library_of, to_batch, train_step
+from minicaps.training import Evaluation, batches, evaluate, library_of, to_batch
 
 
 def _option(default: Any, text: str, *choices: str) -> Any:
@@ -170,9 +171,14 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Train the epochs that are left, evaluate on the test set once, and return the summary."""
         self._write_metrics()  # a run that is resumed may have ended between its two files
+        with DataParallel(self.network, self.objective, self.config.batch_size) as parallel:
+            self._train_epochs(parallel)
+        return self._finish()
+
+    def _train_epochs(self, parallel: DataParallel) -> None:
         while len(self.epochs) < self.config.epochs:
             start = time.perf_counter()
-            metrics = self._train_epoch()
+            metrics = self._train_epoch(parallel)
             with np.errstate(over="ignore", invalid="ignore"):
                 validation = evaluate(self.network, *self.validation, self.config.batch_size)
             self._check_loss("validation loss", validation.loss)
@@ -187,16 +193,16 @@ class Run:
                 f"validation {100 * validation.accuracy:.2f} %  "
                 f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s"
             )
-        return self._finish()
 
-    def _train_epoch(self) -> dict[str, Any]:
+    def _train_epoch(self, parallel: DataParallel) -> dict[str, Any]:
         config, xp = self.config, library_of(self.network)
         start, loss_sum, correct, seen = time.perf_counter(), 0.0, 0, 0
         for chosen in batches(len(self.images), config.batch_size, self.rng):
             images = augment.shift(self.images[chosen], config.shift, self.rng)  # (B, H, W, C)
             x, y = to_batch(images, self.labels[chosen], xp)
             with np.errstate(over="ignore", invalid="ignore"):  # told in words, one line below
-                loss, right = train_step(self.network, self.objective, self.optimizer, x, y)
+                loss, right = parallel.gradients(x, y)
+                self.optimizer.step()
             both = to_numpy(xp.stack([loss, right.astype(loss.dtype)]))  # one copy from the device
             self._check_loss("loss", both[0])
             loss_sum += float(both[0]) * len(chosen)

@@ -1,4 +1,4 @@
-r"""Convolution by frequencies: the fast algorithm behind Conv2d.
+r"""Convolution by frequencies, or by points: the fast algorithm behind Conv2d.
 
 **One dimension.** The correlation y[p] = Σ_r x[p + r] w[r] of n numbers with k weights costs k
 multiplications for each of its n - k + 1 outputs. The convolution theorem says that a Fourier
@@ -35,6 +35,15 @@ smaller in each direction. At 20×20 and 9×9 with stride 2: four grids of 10×1
 dY = Cᵀ dy, dx = Bᵀ (dY · Wᵀ), dw = Aᵀ (Xᵀ · dY).
 
 **Rounding.** The transform is orthogonal up to its scale, so float32 keeps about seven digits.
+
+**Small grids by points.** Read w and y as coefficients of polynomials; then a frequency is a point at
+which they are evaluated, a root of unity. Any n different points determine their product, of degree
+n - 1. Small rational points are real, so one product for each suffices: 36 instead of 52 on a grid of
+6×6 (Toom and Cook; in two dimensions Winograd 1980, Lavin and Gray 2016). With V_m the powers 0 to
+m - 1 of the points (the last point is ∞, where the highest coefficient is the value), the product's
+coefficients are V_n⁻¹ [(V_k w) ⊙ (V_P y)], P = n - k + 1. This map of y, transposed, is the
+correlation: A = V_k, B = V_n⁻ᵀ, C = V_Pᵀ. Powers of more points than 6 differ too much in size for
+float32, so larger grids are left to the frequencies.
 """
 
 from __future__ import annotations
@@ -48,6 +57,8 @@ import numpy as np
 from minicaps.backend import Array, get_xp, parallel, pieces
 
 Pair = tuple[int, int]
+
+POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # and ∞; these round least of those tried (Barabasz et al. 2020)
 
 
 class Geometry(NamedTuple):
@@ -94,6 +105,31 @@ def matrices(geometry: Geometry, like: Array) -> Matrices:
 
 @functools.lru_cache(maxsize=32)
 def _matrices(grid: Pair, taps: Pair, outputs: Pair, dtype: str) -> Matrices:
+    make = by_points if _has_points(grid) else by_frequencies
+    return Matrices(*(np.ascontiguousarray(M, dtype=dtype) for M in make(grid, taps, outputs)))
+
+
+def _has_points(grid: Pair) -> bool:
+    return max(grid) <= len(POINTS) + 1
+
+
+def by_points(grid: Pair, taps: Pair, outputs: Pair) -> Matrices:
+    """Return the matrices of Toom and Cook, T = grid: rows and columns apart, then both at once."""
+
+    def powers(points: int, count: int) -> np.ndarray:
+        V = np.vander(POINTS[: points - 1], count, increasing=True)  # (points - 1, count)
+        return np.vstack([V, np.eye(count)[-1:]])  # (points, count); the last point is ∞
+
+    pairs = [
+        (powers(n, k), np.linalg.inv(powers(n, n)).T, powers(n, p).T)
+        for n, k, p in zip(grid, taps, outputs, strict=True)
+    ]
+    return Matrices(*(np.kron(rows, columns) for rows, columns in zip(*pairs, strict=True)))
+
+
+def by_frequencies(grid: Pair, taps: Pair, outputs: Pair) -> Matrices:
+    """Return the matrices of the Fourier transform in real numbers."""
+
     def angles(f: Pair, shape: Pair) -> np.ndarray:
         rows, columns = np.indices(shape).reshape(2, -1)
         return 2 * np.pi * (f[0] * rows / grid[0] + f[1] * columns / grid[1])
@@ -112,12 +148,13 @@ def _matrices(grid: Pair, taps: Pair, outputs: Pair, dtype: str) -> Matrices:
             B += [a + b, a, b]
             # y = 2 Re(Y e^iy) = 2 (k1 - k3) cos y - 2 (k1 + k2) sin y
             C += [2 * (np.cos(y) - np.sin(y)), -2 * np.sin(y), -2 * np.cos(y)]
-    C = np.stack(C, axis=1) / math.prod(grid)
-    return Matrices(*(np.ascontiguousarray(M, dtype=dtype) for M in (np.stack(A), np.stack(B), C)))
+    return Matrices(np.stack(A), np.stack(B), np.stack(C, axis=1) / math.prod(grid))
 
 
 def products(grid: Pair) -> int:
     """Return T, the multiplications of the bilinear algorithm on a grid."""
+    if _has_points(grid):
+        return math.prod(grid)
     own_negative = math.prod(2 if n % 2 == 0 else 1 for n in grid)
     return own_negative + 3 * (math.prod(grid) - own_negative) // 2
 

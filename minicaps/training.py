@@ -15,28 +15,42 @@ from minicaps.models import Network
 from minicaps.optim import Optimizer
 
 
-def train_step(
-    network: Network, objective: Loss, optimizer: Optimizer, images: Array, labels: Array
+def gradients(
+    network: Network, objective: Loss, images: Array, labels: Array, share: float = 1
 ) -> tuple[Array, Array]:
-    """Make one step of training: forward, loss, backward, update.
+    """Set the network's ``grads`` to the gradient of the loss of a batch.
 
     Parameters
     ----------
     images : float array (B, H, W, C), 0 to 1
     labels : integer array (B,)
+    share : float
+        Factor of the gradient: the part of a larger batch that these images are.
 
     Returns
     -------
     loss : scalar array
+        Of these images alone, whatever their share.
     correct : scalar array
-        How many of the batch were classified right, before the update.
+        How many of them were classified right.
     """
     outputs, cache = network.forward(*network.training_inputs(images, labels))
     loss, loss_cache = objective.forward(outputs, network.targets(images, labels))
+    doutputs = objective.backward(loss_cache)
+    if share != 1:
+        doutputs = tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
     network.zero_grad()
-    network.backward_params(objective.backward(loss_cache), cache)
-    optimizer.step()
+    network.backward_params(doutputs, cache)
     correct = (network.scores(outputs).argmax(axis=1) == labels).sum()
+    return loss, correct
+
+
+def train_step(
+    network: Network, objective: Loss, optimizer: Optimizer, images: Array, labels: Array
+) -> tuple[Array, Array]:
+    """Make one step of training: forward, loss, backward, update; return what ``gradients`` does."""
+    loss, correct = gradients(network, objective, images, labels)
+    optimizer.step()
     return loss, correct
 
 

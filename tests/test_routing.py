@@ -175,9 +175,9 @@ def test_the_cache_shows_every_iteration_of_the_whole_batch():
 
 @pytest.mark.parametrize("count", ["1", "2", "5"])
 def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
-    layer = CapsuleLayer(400, 3, 4, 6, bias=True, deviation=1.0, rng=0)
+    layer = CapsuleLayer(500, 3, 4, 6, bias=True, deviation=1.0, rng=0)
     rng = np.random.default_rng(0)
-    u, dv = rng.normal(size=(100, 400, 3)).astype("f"), rng.normal(size=(100, 4, 6)).astype("f")
+    u, dv = rng.normal(size=(100, 500, 3)).astype("f"), rng.normal(size=(100, 4, 6)).astype("f")
     results = []
     for threads in ("1", count):
         monkeypatch.setenv("MINICAPS_THREADS", threads)

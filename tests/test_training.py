@@ -10,7 +10,7 @@ from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_confi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import augment, checkpoint, datasets, runs, training
+from minicaps import augment, checkpoint, data_parallel, datasets, runs, training
 from minicaps.optim import Adam
 from minicaps.runs import Run, TrainConfig
 from minicaps.training import evaluate
@@ -326,7 +326,7 @@ def spy(monkeypatch, owner, name):
 
 def test_only_training_images_are_shifted_and_trained_on(marked, tmp_path, monkeypatch):
     shifted = spy(monkeypatch, augment, "shift")
-    steps = spy(monkeypatch, runs, "train_step")
+    steps = spy(monkeypatch, data_parallel, "gradients")
     run_to_the_end(tmp_path, tiny_config(epochs=2))
     assert len(shifted) == len(steps) == 12
     assert all((images.max(axis=(1, 2, 3)) == TRAINING).all() for images, *_ in shifted)
@@ -334,7 +334,7 @@ def test_only_training_images_are_shifted_and_trained_on(marked, tmp_path, monke
 
 
 def test_every_training_image_is_seen_once_per_epoch_with_its_label(tmp_path, monkeypatch, no_figures):
-    steps = spy(monkeypatch, runs, "train_step")
+    steps = spy(monkeypatch, data_parallel, "gradients")
     run_to_the_end(tmp_path, tiny_config(shift=0))
     seen = [(x.tobytes(), int(label)) for *_, images, labels in steps
             for x, label in zip(images, labels, strict=True)]  # fmt: skip
@@ -365,7 +365,7 @@ def test_validation_and_test_images_are_evaluated_as_they_are(marked, tmp_path, 
 
 def test_the_test_set_is_read_once_at_the_end_after_the_last_update(marked, tmp_path, monkeypatch):
     run, happened = Run(THREE_EPOCHS, tmp_path, say=quiet), []
-    evaluate, train_step = training.evaluate, training.train_step
+    evaluate, gradients = training.evaluate, training.gradients
 
     def watched_evaluate(network, images, *rest):
         happened.append({VALIDATION: "validate", TEST: "test"}[int(images.max())])
@@ -373,10 +373,10 @@ def test_the_test_set_is_read_once_at_the_end_after_the_last_update(marked, tmp_
 
     def watched_step(*arguments):
         happened.append("step")
-        return train_step(*arguments)
+        return gradients(*arguments)
 
     monkeypatch.setattr(runs, "evaluate", watched_evaluate)
-    monkeypatch.setattr(runs, "train_step", watched_step)
+    monkeypatch.setattr(data_parallel, "gradients", watched_step)
     run.train()
     assert happened == (["step"] * 6 + ["validate"]) * 3 + ["test"]
 
@@ -445,13 +445,13 @@ def test_evaluation_of_no_images_is_refused():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(tmp_path, monkeypatch, value):
-    train_step, calls = training.train_step, iter(range(100))
+    gradients, calls = training.gradients, iter(range(100))
 
     def step(*arguments):
-        loss, correct = train_step(*arguments)
+        loss, correct = gradients(*arguments)
         return (np.float32(value) if next(calls) == 8 else loss), correct
 
-    monkeypatch.setattr(runs, "train_step", step)
+    monkeypatch.setattr(data_parallel, "gradients", step)
     with pytest.raises(RuntimeError, match=rf"the loss is {value} at step 9; a smaller learning rate"):
         Run(THREE_EPOCHS, tmp_path, say=quiet).train()
     assert not (tmp_path / "summary.json").exists()

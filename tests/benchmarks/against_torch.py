@@ -24,9 +24,9 @@ import numpy as np
 
 from minicaps import backend
 from minicaps.bench import sgemm_rate
+from minicaps.data_parallel import DataParallel
 from minicaps.models import build
 from minicaps.optim import Adam
-from minicaps.training import train_step
 
 CONTENDERS = ("eager", "channels_last", "compile")
 MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways
@@ -174,8 +174,15 @@ def prepare_minicaps(net, task, images, labels):
     if task == "infer":
         ready = net.for_inference()
         return lambda count: [ready(images) for _ in range(count)]
-    optimizer, objective = Adam(net, 1e-3), net.objective()
-    return lambda count: [train_step(net, objective, optimizer, images, labels) for _ in range(count)]
+    optimizer = Adam(net, 1e-3)
+    steps = DataParallel(net, net.objective(), len(images))  # what a run uses
+
+    def train(count):
+        for _ in range(count):
+            steps.gradients(images, labels)
+            optimizer.step()
+
+    return train
 
 
 def prepare_torch(net, contender, task, images, labels):

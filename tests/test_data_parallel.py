@@ -1,0 +1,198 @@
+"""Data-parallel training: the same gradient as in one piece, and the same bits for any processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from minicaps import backend, data_parallel
+from minicaps.data_parallel import DataParallel, parts, place_arrays
+from minicaps.models import build
+from minicaps.optim import Adam
+from minicaps.training import gradients, train_step
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Return a function that sets MINICAPS_THREADS."""
+
+    def choose(count):
+        monkeypatch.setenv("MINICAPS_THREADS", str(count))
+        backend.threads.cache_clear()
+
+    yield choose
+    monkeypatch.undo()
+    backend.threads.cache_clear()
+
+
+def batch(network, count, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.random((count, *network.image_shape)).astype(next(iter(network.params.values())).dtype)
+    return images, rng.integers(0, network.classes, count)
+
+
+def tiny(name="capsnet", **options):
+    return build(name, "tiny", rng=0, **options)
+
+
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_gradient_is_that_of_the_whole_batch(name, processes, threads):
+    threads(processes)
+    network, plain = tiny(name, dtype=np.float64), tiny(name, dtype=np.float64)
+    images, labels = batch(network, 170)
+    loss, correct = gradients(plain, plain.objective(), images, labels)
+    with DataParallel(network, network.objective(), 170) as parallel:
+        assert len(parts(network, 170)) == 4 and len(parallel.workers) == processes - 1
+        for _ in range(2):  # the second call must not add to the first
+            found = parallel.gradients(images, labels)
+        np.testing.assert_allclose(found[0], loss, rtol=1e-12)
+        assert found[1] == correct
+        for key, grad in plain.grads.items():
+            np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("count", [1, 79, 80, 97, 170])
+def test_batches_of_any_size_up_to_the_largest(count, threads):
+    threads(2)
+    network, plain = tiny(dtype=np.float64), tiny(dtype=np.float64)
+    images, labels = batch(network, count)
+    loss, _ = gradients(plain, plain.objective(), images, labels)
+    with DataParallel(network, network.objective(), 170) as parallel:
+        np.testing.assert_allclose(parallel.gradients(images, labels)[0], loss, rtol=1e-12)
+        for key, grad in plain.grads.items():
+            np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
+
+
+def test_the_number_of_processes_does_not_change_a_bit(threads):
+    results = []
+    for count in (1, 2, 4):
+        threads(count)
+        network = tiny()
+        optimizer = Adam(network, 0.01)
+        with DataParallel(network, network.objective(), 160) as parallel:
+            for step, size in enumerate((160, 160, 81, 40, 160)):
+                parallel.gradients(*batch(network, size, seed=step))
+                optimizer.step()
+        results.append(network.state())
+    for other in results[1:]:
+        for key, value in results[0].items():
+            np.testing.assert_array_equal(value, other[key])
+
+
+def test_the_network_can_be_used_on_after_the_end(threads):
+    threads(2)
+    network = tiny()
+    images, labels = batch(network, 80)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        parallel.gradients(images, labels)
+        worker = parallel.workers[0]
+    assert worker.process.returncode == 0
+    before = network.state()
+    train_step(network, network.objective(), Adam(network, 0.01), images, labels)
+    assert all((before[key] != value).any() for key, value in network.params.items())
+
+
+def test_how_a_batch_is_cut():
+    network = tiny()
+    assert [len(parts(network, n)) for n in (1, 79, 80, 159, 160, 320)] == [1, 1, 2, 2, 4, 8]
+    for count in (80, 97, 163, 321):
+        cuts = parts(network, count)
+        assert [k for cut in cuts for k in range(count)[cut]] == list(range(count))
+        assert max(c.stop - c.start for c in cuts) <= -(-count // len(cuts))
+    assert len(parts(build("capsnet", "paper", rng=0), 128)) == 1
+
+
+def test_arrays_keep_their_names_and_values_when_they_move():
+    network = tiny()
+    before, flat = network.state(), np.concatenate([p.ravel() for p in network.params.values()])
+    place_arrays(network, "_params", flat)
+    assert list(network.params) == list(before)
+    for name, value in network.params.items():
+        np.testing.assert_array_equal(value, before[name])
+        assert np.shares_memory(value, flat)
+
+
+def test_a_failure_in_another_process_is_told(threads):
+    threads(2)
+    network = tiny()
+    images, labels = batch(network, 80)
+    labels[-1] = 10  # no such class; the image is in the second part
+    with DataParallel(network, network.objective(), 80) as parallel:
+        with pytest.raises(RuntimeError, match="labels run from 0 to 10, expected 0 to 9"):
+            parallel.gradients(images, labels)
+        labels[-1] = 9
+        parallel.gradients(images, labels)  # it lives on
+
+
+def test_a_process_that_was_killed_is_told(threads):
+    threads(2)
+    network = tiny()
+    images, labels = batch(network, 80)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        parallel.workers[0].process.kill()
+        parallel.workers[0].process.wait()
+        with pytest.raises(RuntimeError, match=r"ended with status -9; MINICAPS_THREADS=1"):
+            parallel.gradients(images, labels)
+
+
+def test_the_error_state_of_the_first_process_holds_in_all(threads):
+    threads(2)
+    network = tiny()
+    network.params["conv.W"][...] = 1e38
+    images, labels = batch(network, 80)
+    images[:40] = 0  # only the second part overflows
+    with DataParallel(network, network.objective(), 80) as parallel:
+        with np.errstate(over="ignore", invalid="ignore"):
+            assert not np.isfinite(parallel.gradients(images, labels)[0])
+        with np.errstate(over="raise", invalid="raise"), pytest.raises(RuntimeError, match="FloatingPoint"):
+            parallel.gradients(images, labels)
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{process}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_no_process_outlives_the_first(threads):
+    threads(2)
+    program = (
+        "import sys, time\n"
+        "from minicaps.models import build\n"
+        "from minicaps.data_parallel import DataParallel\n"
+        "network = build('capsnet', 'tiny', rng=0)\n"
+        "parallel = DataParallel(network, network.objective(), 80)\n"
+        "print(parallel.workers[0].process.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=subprocess.PIPE, text=True)
+    other = int(first.stdout.readline())
+    assert alive(other)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    end = time.monotonic() + 20
+    while alive(other) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not alive(other)
+
+
+def test_it_works_in_one_process_where_python_cannot_start_another(threads, monkeypatch):
+    threads(2)
+    monkeypatch.setattr(data_parallel.sys, "executable", "")
+    network, plain = tiny(dtype=np.float64), tiny(dtype=np.float64)
+    images, labels = batch(network, 80)
+    gradients(plain, plain.objective(), images, labels)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        assert not parallel.workers
+        parallel.gradients(images, labels)
+        for key, grad in plain.grads.items():
+            np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
