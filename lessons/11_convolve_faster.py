@@ -106,8 +106,7 @@ angles = [[2 * np.pi * f * np.arange(size) / 6 for size in (3, 6, 4)] for f in r
 A, B, C = assemble([(f in (0, 3), *angles[f]) for f in range(4)])
 print("A, which makes 8 sums of the 3 weights:", np.round(A, 2) + 0.0, sep="\n")
 assert len(A) == len(B) == 8 and np.allclose(C @ ((A @ w) * (B @ x)), y)
-line = spectral.Geometry(size=(1, 6), kernel=(1, 3), stride=(1, 1), padding=(0, 0))
-assert all(map(np.allclose, (A, B, C), spectral.matrices(line, x)))
+assert all(map(np.allclose, (A, B, C), spectral.by_frequencies(grid=(1, 6), taps=(1, 3), outputs=(1, 4))))
 
 # %% [markdown]
 # ## Two dimensions
@@ -227,7 +226,7 @@ plots.show(figure, "11_time")
 # ## Exercises
 # 1. How many products does a grid of 9×9 take? Which frequencies are their own negative?
 # 2. Break it: forget the conjugate of W. Predict: does the check against y notice? What comes out instead?
-# 3. Winograd found matrices (in the solution) for 2 outputs and 3 weights. How many products? How many ours?
+# 3. Winograd found matrices (in the solution) for 2 outputs and 3 weights. How many products? How many here?
 #
 # ## Solutions
 
@@ -242,8 +241,12 @@ assert not np.allclose(broken[:4], [0, 7, -2, 7])
 assert np.allclose(broken[2:], np.convolve(x, w, mode="valid")), "0 and 1 go round the start now"
 
 # %% Solution 3
-# 4, ours 2 + 3 = 5, directly 6. On larger grids Winograd's matrices hold large numbers, and rounding grows.
+# 4, here 2 + 3 = 5, directly 6. On larger grids Winograd's matrices hold large numbers, and rounding grows.
+# So spectral.py takes such matrices up to grids of 6×6 (its docstring derives them), and waves beyond.
 A = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 C = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-assert np.allclose(C @ ((A @ w) * (B @ x[:4])), [0, 7]) and spectral.products((1, 4)) == 5
+assert np.allclose(C @ ((A @ w) * (B @ x[:4])), [0, 7])
+assert (
+    len(A) == spectral.products((1, 4)) == 4 and len(spectral.by_frequencies((1, 4), (1, 3), (1, 2)).A) == 5
+)

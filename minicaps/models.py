@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
              "primary_dimension": 4, "primary_kernel": 5, "class_dimension": 8,
              "decoder_hidden": (32, 64)},
     "small": {"conv_channels": 64, "conv_kernel": 7, "conv_stride": 2, "primary_types": 8,
-              "primary_kernel": 5, "decoder_hidden": (256, 512)},
+              "primary_kernel": 5, "decoder_hidden": (128, 256)},
     "paper": {},
 }  # fmt: skip
 

@@ -40,17 +40,31 @@ def test_it_agrees_with_im2col_for_any_size_stride_kernel_and_padding(
         assert np.abs(fast - plain).max() <= ALLOWED[dtype] * max(1e-3, np.abs(plain).max())
 
 
+@pytest.mark.parametrize("size, kernel", [(20, 9), (11, 5)], ids=["paper", "small"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_it_agrees_at_the_size_of_the_paper(dtype):
-    x = np.random.default_rng(0).normal(size=(5, 20, 20, 32)).astype(dtype)
-    for plain, fast in both(x, 1, 32, 64, 9, dtype, stride=2):
+def test_it_agrees_at_the_sizes_of_the_presets(size, kernel, dtype):
+    x = np.random.default_rng(0).normal(size=(5, size, size, 32)).astype(dtype)
+    for plain, fast in both(x, 1, 32, 64, kernel, dtype, stride=2):
         assert np.abs(fast - plain).max() <= ALLOWED[dtype] * np.abs(plain).max()
 
 
+@pytest.mark.parametrize("make", [spectral.by_points, spectral.by_frequencies])
+@given(st.tuples(st.integers(1, 6), st.integers(1, 6)), pairs)
+def test_the_three_matrices_are_a_bilinear_algorithm_for_correlation(make, grid, taps):
+    outputs = tuple(max(1, n - k + 1) for n, k in zip(grid, taps, strict=True))
+    taps = tuple(n - p + 1 for n, p in zip(grid, outputs, strict=True))
+    A, B, C = make(grid, taps, outputs)
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=grid), rng.normal(size=taps)
+    direct = [(x[p : p + taps[0], q : q + taps[1]] * w).sum() for p, q in np.ndindex(*outputs)]
+    np.testing.assert_allclose(C @ ((A @ w.ravel()) * (B @ x.ravel())), direct, rtol=1e-9, atol=1e-10)
+
+
 @given(sizes, pairs, pairs)
-def test_the_three_matrices_are_a_bilinear_algorithm_for_correlation(size, kernel, stride):
+def test_small_grids_go_by_points_and_large_ones_by_frequencies(size, kernel, stride):
     geometry = spectral.Geometry(size, kernel, stride, (0, 0))
     A, B, C = spectral._matrices(geometry.grid, geometry.taps, geometry.outputs, "float64")
+    assert (len(A) == math.prod(geometry.grid)) == (max(geometry.grid) <= 6)
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=geometry.grid), rng.normal(size=geometry.taps)
     direct = [(x[p : p + w.shape[0], q : q + w.shape[1]] * w).sum() for p, q in np.ndindex(*geometry.outputs)]

@@ -156,9 +156,11 @@ def worker(contender, options, task, batch):
 
 
 def peak_memory():
-    """Return the most memory that this process has held, in MB."""
-    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    """Return the most memory that this process and those it started have held, in MB."""
+    children = open("/proc/thread-self/children").read().split()
+    statuses = "".join(open(f"/proc/{process}/status").read() for process in ["self", *children])
+    peaks = [line.split()[1] for line in statuses.splitlines() if line.startswith("VmHWM")]
+    return sum(map(int, peaks)) / 1024
 
 
 def prepare(contender, options, task, batch):
