@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicaps import backend
+from minicaps.data_parallel import DataParallel
 from minicaps.models import CapsNet, build
 from minicaps.optim import Adam
 from minicaps.training import train_step
@@ -34,8 +35,9 @@ class Bench:
     preset: str
     batch_size: int
     threads: int
+    processes: int  # that share a batch in training
     stages: list[StageTime]
-    step: float
+    step: float  # of a whole batch in one process
     train_images_per_second: float
     infer_images_per_second: float
     sgemm_gflops: float
@@ -53,8 +55,9 @@ class Bench:
             lines.append(f"{stage.name:<12} {1e3 * stage.forward:7.1f} ms {1e3 * stage.backward:7.1f} ms "
                          f"{100 * seconds / self.step:5.1f} % {rate}")  # fmt: skip
         lines.append(
-            f"a step of {self.batch_size} images: {1e3 * self.step:.1f} ms on {self.threads} threads\n"
-            f"training {self.train_images_per_second:,.0f} images/s, inference "
+            f"a step of {self.batch_size} images: {1e3 * self.step:.1f} ms in one process of "
+            f"{self.threads} threads\n"
+            f"training {self.train_images_per_second:,.0f} images/s by {self.processes} processes, inference "
             f"{self.infer_images_per_second:,.0f} images/s, peak memory {self.peak_memory_mb:,.0f} MB\n"
             f"GFLOP/s counts the direct method's arithmetic; a matrix product reaches "
             f"{self.sgemm_gflops:.0f} GFLOP/s on this machine in this run"
@@ -97,8 +100,9 @@ def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Benc
     step = clock.median("step")
     rest = step - sum(stage.forward + stage.backward for stage in stages)
     stages.append(StageTime("the rest", rest, 0.0, 0))
-    return Bench(preset, batch_size, backend.threads(), stages, step, batch_size / step,
-                 inference_rate(net, images, steps), sgemm_rate() / 1e9, peak_memory())  # fmt: skip
+    processes, train_rate = training_rate(net, images, labels, steps)
+    return Bench(preset, batch_size, backend.threads(), processes, stages, step, train_rate,
+                 inference_rate(net, images, steps), sgemm_rate() / 1e9, peak_memory(processes))  # fmt: skip
 
 
 class Clock:
@@ -151,6 +155,18 @@ def multiply_adds(net: CapsNet) -> dict[str, int]:
     return work
 
 
+def training_rate(net: CapsNet, images: np.ndarray, labels: np.ndarray, repeat: int) -> tuple[int, float]:
+    """Return how many processes share a batch in a run, and how many images per second they train."""
+    optimizer, times = Adam(net, 1e-3), []
+    with DataParallel(net, net.objective(), len(images)) as parallel:
+        for _ in range(repeat + 2):
+            start = time.perf_counter()
+            parallel.gradients(images, labels)
+            optimizer.step()
+            times.append(time.perf_counter() - start)
+        return len(parallel.workers) + 1, len(images) / float(np.median(times[2:]))
+
+
 def inference_rate(net: CapsNet, images: np.ndarray, repeat: int) -> float:
     """Return how many images per second the network classifies and draws."""
     ready, times = net.for_inference(), []
@@ -173,11 +189,17 @@ def sgemm_rate(rounds: int = 5) -> float:
     return 2 * 2048**3 / float(np.median(times))
 
 
-def peak_memory() -> float:
-    """Return the most memory that this process has held, in MB, or NaN where that is not known."""
+def peak_memory(processes: int = 1) -> float:
+    """Return the most memory that so many processes have held, in MB, or NaN where that is not known.
+
+    Those beside this one count like the largest of them that has ended.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return math.nan
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    own, other = (
+        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return (own + (processes - 1) * other) * unit / 2**20

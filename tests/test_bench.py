@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from minicaps import data_parallel
 from minicaps.bench import bench, multiply_adds
 from minicaps.cli import main
 from minicaps.models import build
@@ -16,8 +17,15 @@ def test_the_stages_and_the_rest_add_up_to_the_step():
     ]  # fmt: skip
     total = sum(stage.forward + stage.backward for stage in result.stages)
     assert np.isclose(total, result.step)
-    assert np.isclose(result.train_images_per_second, 8 / result.step)
+    assert result.processes == 1 and result.train_images_per_second > 0
     assert all(stage.backward > 0 for stage in result.stages[:5])
+
+
+def test_training_is_timed_with_as_many_processes_as_a_run_uses(monkeypatch):
+    monkeypatch.setattr(data_parallel, "threads", lambda: 2)
+    one, two = bench("tiny", 8, 1), bench("tiny", 80, 1)
+    assert (one.processes, two.processes) == (1, 2)
+    assert two.peak_memory_mb > one.peak_memory_mb
 
 
 def test_the_paper_s_network_costs_what_it_costs_directly():
