@@ -34,7 +34,7 @@ class TrainConfig:
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
     data: str | None = _option(None, "folder of four IDX files (default: MNIST)")
     limit: int | None = _option(None, "train on the first LIMIT images only")
-    epochs: int = _option(5, "passes over the training images")
+    epochs: int = _option(8, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
         None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
