@@ -24,7 +24,7 @@ CLOSE = 0.0005
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "CapsNet": ("capsnet", {}),
     "CapsNet without routing (R = 1)": ("capsnet", {"iterations": 1}),
-    "CNN": ("cnn", {"filters": 64, "hidden": 256}),
+    "CNN": ("cnn", {"filters": 32, "hidden": 512}),
 }
 RATES = {"capsnet": 4e-3, "cnn": 2e-3}
 PUBLISHED = {"CapsNet": "79 (paper), 85.5 (hinton-problems)", "CNN": "66 (paper), 87.5 (hinton-problems)"}
@@ -34,7 +34,7 @@ SWEEPS = {
     "shear": np.linspace(-0.4, 0.4, 9),
     "scale": np.linspace(0.6, 1.4, 9),
 }
-SWEEP_IMAGES = 2_000
+SWEEP_IMAGES = 1_000
 
 
 def affine(study: Study) -> None:

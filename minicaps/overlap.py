@@ -95,7 +95,7 @@ def build_for_pairs(name: str, preset: str, classes: int, seed: int) -> Network:
     """Build a network for pairs, with first weights from the seed."""
     options = {"image_shape": (FRAME, FRAME, 1), "classes": classes, "rng": np.random.default_rng([seed, 0])}
     if name == "cnn":
-        return OverlapCNN(filters=64, hidden=256, **options)
+        return OverlapCNN(filters=32, hidden=512, **options)
     return OverlapCapsNet(**{**PRESETS[preset], **options})
 
 
