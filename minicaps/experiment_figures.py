@@ -13,6 +13,7 @@ from minicaps.plots import COLOURS, HEAT, LINES, STYLE, draw_image, headline, li
 from minicaps.study import Row, mean_and_spread
 
 RANGES = {"angle": (-20, 20), "shear": (-0.2, 0.2), "scale": (0.8, 1.2)}  # of affNIST
+FAR = 0.05  # below the base: a variant's accuracy is written instead of drawn
 AXES = {"angle": "Turned by (degrees)", "shear": "Shear", "scale": "Scale of both axes"}
 
 
@@ -114,16 +115,21 @@ def variants(groups: Mapping[str, Mapping[str, Sequence[float]]], base: float) -
     """
     with matplotlib.rc_context(STYLE):
         count = sum(map(len, groups.values()))
-        figure = Figure(figsize=(7.2, 0.2 * count + 0.22 * len(groups) + 1))
+        figure = Figure(figsize=(7.2, 0.17 * count + 0.2 * len(groups) + 1))
         axes = figure.subplots()
         axes.axvline(100 * base, color=COLOURS[1], linewidth=0.8)
+        least = 100 * (base - FAR)
         row, ticks = 0.0, {}
         for group, members in groups.items():
-            ticks[row] = f"{group}:"
+            ticks[row] = group.capitalize()
             for name, values in members.items():
                 row += 1
                 ticks[row] = name
                 mean, spread = mean_and_spread(values)
+                if 100 * mean < least:
+                    axes.text(0.01, row, f"◂ {100 * mean:.2f} %", va="center", fontsize=8,
+                              transform=axes.get_yaxis_transform())  # fmt: skip
+                    continue
                 axes.plot(100 * np.asarray(values), np.full(len(values), row), "|", color="0.4", markersize=8)
                 axes.errorbar(100 * mean, row, xerr=100 * spread, fmt="o", color=COLOURS[0], markersize=4,
                               capsize=3)  # fmt: skip
@@ -131,9 +137,9 @@ def variants(groups: Mapping[str, Mapping[str, Sequence[float]]], base: float) -
         axes.set_yticks(list(ticks), list(ticks.values()))
         axes.tick_params("y", length=0)
         for label in axes.get_yticklabels():
-            label.set_fontweight("bold" if label.get_text().endswith(":") else "normal")
+            label.set_fontweight("bold" if label.get_text()[:1].isupper() else "normal")
         axes.grid(False, axis="y")
-        axes.invert_yaxis()
+        axes.set(xlim=(max(least, axes.get_xlim()[0]), None), ylim=(row, -1))
         axes.set_xlabel("Validation images classified right (%)")
         headline(figure, "Dots: mean over the seeds, with standard deviation; ticks: each seed; "
                  "blue line: the base")  # fmt: skip
@@ -183,7 +189,7 @@ def sweeps(
                 )
             axes.set(xlabel=AXES[kind])
         panels[0].set_ylabel("Test images classified right (%)")
-        panels[1].legend(fontsize=7, loc="lower center")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
         headline(figure, "One kind of warp at a time (shaded: the range of the test with all warps at once)")
         return figure
 
