@@ -1,8 +1,16 @@
-"""Augmentation of training images (never of validation or test images)."""
+"""New images from old: shifts, places in a frame, overlapping pairs, affine warps.
+
+Training shifts its images; the experiments also place, overlay and warp those that they test with.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
+
+from minicaps.backend import Array, get_xp
 
 
 def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndarray:
@@ -41,3 +49,143 @@ def shift_by(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndar
     )[:, None, :]  # (B, H, W)  # fmt: skip
     moved[outside] = 0
     return moved
+
+
+# -- frames and pairs -------------------------------------------------------------------------
+
+
+def place(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Put every image at a random place into a black frame of `size` × `size` pixels.
+
+    Parameters
+    ----------
+    images : array (B, H, W, C) of any dtype
+    size : int
+        Every place at which the whole image lies in the frame is equally likely.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    array (B, size, size, C) of the same dtype
+    """
+    batch, height, width, channels = images.shape
+    if size < max(height, width):
+        raise ValueError(f"place: size is {size}, expected {max(height, width)} or more, the larger side "
+                         "of the images")  # fmt: skip
+    frames = np.zeros((batch, size, size, channels), dtype=images.dtype)  # (B, size, size, C)
+    frames[:, :height, :width] = images
+    down = rng.integers(0, size - height, size=batch, endpoint=True)  # (B,)
+    right = rng.integers(0, size - width, size=batch, endpoint=True)  # (B,)
+    return shift_by(frames, down, right)
+
+
+def pairs(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, size: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches of pairs of images of different classes, without end, each batch made anew.
+
+    The two parts of a pair stand at random places in a frame; laid over each other by ``overlay``
+    they are an image of MultiMNIST (Sabour et al. 2017, §6).
+
+    Parameters
+    ----------
+    images : array (N, H, W, C)
+    labels : integer array (N,)
+        Of two classes at least.
+    batch_size : int
+    size : int
+        Side of the frame: 36 for MNIST's 28 pixels, shifted by up to 4.
+    rng : numpy.random.Generator
+
+    Yields
+    ------
+    parts : array (B, 2, size, size, C) of the dtype of `images`
+    labels : array (B, 2)
+    """
+    if len(np.unique(labels)) < 2:
+        raise ValueError("pairs: all labels are of one class, expected two classes at least")
+    while True:
+        chosen = rng.integers(len(images), size=(batch_size, 2))  # (B, 2)
+        while (same := labels[chosen[:, 0]] == labels[chosen[:, 1]]).any():
+            chosen[same, 1] = rng.integers(len(images), size=same.sum())
+        parts = place(images[chosen.reshape(-1)], size, rng)  # (2B, size, size, C)
+        yield parts.reshape(batch_size, 2, *parts.shape[1:]), labels[chosen]
+
+
+def overlay(parts: Array) -> Array:
+    """Add the parts (B, K, H, W, C) of images, clipped at white: 255, or 1 for floats: (B, H, W, C)."""
+    if parts.dtype == np.uint8:
+        return np.minimum(parts.sum(axis=1, dtype=np.uint16), 255).astype(np.uint8)  # (B, H, W, C)
+    return get_xp(parts).minimum(parts.sum(axis=1), 1)  # (B, H, W, C)
+
+
+# -- affine warps -----------------------------------------------------------------------------
+
+
+class Warps(NamedTuple):
+    """An affine warp for each of B images: scaled, then sheared, turned and moved, about its centre."""
+
+    angle: np.ndarray  # (B,), in degrees, counter-clockwise
+    shear: np.ndarray  # (B,), columns to the right for each row down
+    scale: np.ndarray  # (B, 2), of rows and columns
+    move: np.ndarray  # (B, 2), pixels down and right
+
+    @classmethod
+    def none(cls, count: int) -> Warps:
+        """Return the warps that leave `count` images as they are."""
+        return cls(np.zeros(count), np.zeros(count), np.ones((count, 2)), np.zeros((count, 2)))
+
+    @classmethod
+    def random(cls, count: int, rng: np.random.Generator) -> Warps:
+        """Draw warps from the ranges of affNIST, without moves.
+
+        Angles up to ±20°, shear up to ±0.2, each axis scaled by 0.8 to 1.2, all evenly.
+        """
+        angle, shear = rng.uniform(-20, 20, size=count), rng.uniform(-0.2, 0.2, size=count)
+        return cls(angle, shear, rng.uniform(0.8, 1.2, size=(count, 2)), np.zeros((count, 2)))
+
+    def sources(self) -> np.ndarray:
+        """Return the matrices (B, 2, 2) from (row, column) in the warped image to that in the old."""
+        radians = np.deg2rad(self.angle)
+        cos, sin, zero, one = np.cos(radians), np.sin(radians), 0 * radians, 0 * radians + 1  # (B,)
+        turn = np.array([[cos, sin], [-sin, cos]])  # (2, 2, B), as the two below
+        shear = np.array([[one, zero], [-self.shear, one]])
+        scale = np.array([[1 / self.scale[:, 0], zero], [zero, 1 / self.scale[:, 1]]])
+        return scale.transpose(2, 0, 1) @ shear.transpose(2, 0, 1) @ turn.transpose(2, 0, 1)
+
+
+def warp(images: np.ndarray, warps: Warps) -> np.ndarray:
+    """Warp images, each pixel from the four nearest of the old one (bilinear), black outside.
+
+    Parameters
+    ----------
+    images : array (B, H, W, C)
+        8-bit values are rounded.
+    warps : Warps
+        Of B images.
+
+    Returns
+    -------
+    array of the same shape and dtype
+    """
+    batch, height, width, _ = images.shape
+    if len(warps.angle) != batch:
+        raise ValueError(f"warp: got {len(warps.angle)} warps for {batch} images, expected one for each")
+    centre = np.array([(height - 1) / 2, (width - 1) / 2])
+    grid = np.stack(np.mgrid[:height, :width], axis=-1) - centre  # (H, W, 2)
+    moved = grid - warps.move[:, None, None]  # (B, H, W, 2)
+    source = (warps.sources()[:, None, None] @ moved[..., None])[..., 0] + centre  # (B, H, W, 2)
+    corner = np.floor(source)  # (B, H, W, 2), the nearest pixel above and left
+    share = (source - corner)[..., None]  # (B, H, W, 2, 1), of the pixels below and right
+    black = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))  # (B, H + 2, W + 2, C)
+    last = np.array([height + 1, width + 1])
+    near, far = ((corner + k).clip(0, last).astype(int) for k in (1, 2))  # (B, H, W, 2), in `black`
+
+    def row(rows: np.ndarray) -> np.ndarray:
+        each = np.arange(batch)[:, None, None]
+        left, right = black[each, rows, near[..., 1]], black[each, rows, far[..., 1]]
+        return left * (1 - share[..., 1, :]) + right * share[..., 1, :]  # (B, H, W, C)
+
+    above, below = row(near[..., 0]), row(far[..., 0])
+    mixed = above * (1 - share[..., 0, :]) + below * share[..., 0, :]  # (B, H, W, C)
+    return (np.rint(mixed) if images.dtype.kind in "iu" else mixed).astype(images.dtype)

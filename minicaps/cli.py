@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_explore(commands)
+    _add_experiment(commands)
     _add_gradcheck(commands)
     _add_bench(commands)
     return parser
@@ -339,6 +340,77 @@ def explore(options: argparse.Namespace) -> int:
     else:
         explore.open_window(pyplot, network, dataset, class_names, options.image)
     return OK
+
+
+# -- experiment -------------------------------------------------------------------------------
+
+
+def _add_experiment(commands: Any) -> None:
+    from minicaps.checkpoint import PRETRAINED
+    from minicaps.experiments import EXPERIMENTS
+    from minicaps.models import PRESETS
+
+    text = "run an experiment, and set its result beside what was published"
+    parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
+    names = parser.add_subparsers(title="experiments", required=True, metavar="NAME", dest="experiment")
+    for name, each in EXPERIMENTS.items():
+        parser = _add_command(names, name, experiment, each.text)
+        parser.add_argument("--data", metavar="FOLDER", help="folder of four IDX files (default: MNIST)")
+        parser.add_argument("--out", metavar="FOLDER", type=Path,
+                            help=f"folder of the result (default: runs/experiments/{name})")  # fmt: skip
+        if not each.defaults:
+            parser.add_argument("--run", metavar="RUN", type=Path, default=PRETRAINED,
+                                help="folder of a finished run, or its model.npz (default: the weights "
+                                "that come along)")  # fmt: skip
+            continue
+        default = {"minutes": "15 epochs", "preset": "small", **each.defaults}
+        parser.add_argument("--seeds", type=int, metavar="N",
+                            help=f"networks of each kind (default: {default['seeds']})")  # fmt: skip
+        parser.add_argument("--seed", type=int, metavar="N", help="the first of them (default: 0)")
+        parser.add_argument("--minutes", type=float, metavar="X",
+                            help="about how long the CapsNet trains for each seed; its speed is measured, "
+                            f"then a number of steps is fixed (default: {default['minutes']})")  # fmt: skip
+        parser.add_argument("--steps", type=int, metavar="N",
+                            help="training steps of the CapsNet, in place of --minutes")  # fmt: skip
+        parser.add_argument("--preset", choices=PRESETS,
+                            help=f"size of the CapsNet (default: {default['preset']})")  # fmt: skip
+        if "networks" in default:
+            parser.add_argument("--networks", nargs="+", choices=default["networks"],
+                                help="train these only")  # fmt: skip
+
+
+def experiment(options: argparse.Namespace) -> int:
+    from minicaps.experiments import EXPERIMENTS, settings_of
+    from minicaps.study import Settings, Study
+
+    name, out = options.experiment, options.out or Path("runs") / "experiments" / options.experiment
+    given = {key: value for key, value in vars(options).items() if key in Settings.__dataclass_fields__}
+    if given.get("networks"):
+        given["networks"] = tuple(dict.fromkeys(given["networks"]))
+    try:
+        settings = settings_of(name, **given)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    progress = ProgressLine()
+    what = _run_and_data(options) if "run" in options else ()
+    study = Study(name, settings, out, progress.say, progress.show)
+    try:
+        EXPERIMENTS[name].run(study, *what)
+    except KeyboardInterrupt:
+        progress.clear()
+        _complain(f"interrupted; {len(study.result['rows'])} finished trainings are kept in {out}. "
+                  "The same command goes on from there")  # fmt: skip
+        return INTERRUPTED
+    print(f"written: {out}/ (result.json, table.md, figures)")
+    return OK
+
+
+def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
+    from minicaps.explore import check_capsnet
+
+    network, _ = load_run(options.run)
+    check_capsnet(network)
+    return network, load_data(options, network)
 
 
 # -- gradcheck --------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Shared(NamedTuple):
 
     params: np.ndarray  # (N,), all parameters one after another
     grads: np.ndarray  # (parts, N)
-    images: np.ndarray  # (B, H, W, C)
+    images: np.ndarray  # (B, H, W, C), or what else the network's ``sample_shapes`` says
     labels: np.ndarray  # (B,)
     results: np.ndarray  # (parts, 2), the loss of a part and how many images are right
 
@@ -60,9 +60,9 @@ class Shared(NamedTuple):
 def shared_arrays(network: Network, batch_size: int, memory: Any = None) -> tuple[Shared, int]:
     """Return the arrays in `memory` (without one: in memory of this process) and their bytes."""
     count, numbers = len(parts(network, batch_size)), network.count_params()
-    dtype = next(iter(network.params.values())).dtype
-    layout = [((numbers,), dtype), ((count, numbers), dtype), ((batch_size, *network.image_shape), dtype),
-              ((batch_size,), np.int64), ((count, 2), np.float64)]  # fmt: skip
+    dtype, (image, label) = next(iter(network.params.values())).dtype, network.sample_shapes()
+    layout = [((numbers,), dtype), ((count, numbers), dtype), ((batch_size, *image), dtype),
+              ((batch_size, *label), np.int64), ((count, 2), np.float64)]  # fmt: skip
     arrays, end = [], 0
     for shape, kind in layout:
         arrays.append(np.ndarray(shape, kind, memory, end) if memory else np.zeros(shape, kind))

@@ -118,22 +118,23 @@ class ReconstructionLoss(Loss):
 
 class CrossEntropyCache(NamedTuple):
     p: Array  # (B, J), the softmax
-    T: Array  # (B, J), 1 at the class
+    T: Array  # (B, J), 1 where the class is present
 
 
 class CrossEntropyLoss(Loss):
-    r"""Cross-entropy of a softmax over logits: L = -log p_label, p = softmax(x).
+    r"""Cross-entropy of a softmax over logits: L = -Σ_k T_k log p_k, p = softmax(x).
 
-    Gradient: dx = (p - T) / B, where T is 1 at the label and 0 elsewhere.
+    T is 1 at the label and 0 elsewhere: -log p_label; of several labels each has its term.
+
+    Gradient: dx = (p Σ_k T_k - T) / B.
     """
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, CrossEntropyCache]:
-        """prediction: logits (B, J); target: classes (B,)."""
+        """prediction: logits (B, J); target: classes (B,), or T (B, J) of 0 and 1 for several."""
         place = "CrossEntropyLoss.forward"
         axes = (("batch B", None), ("classes J", None))
         xp = check_array(place, "prediction", prediction, *axes)
-        check_labels(place, target, *prediction.shape)
-        T = one_hot(target, prediction.shape[1], prediction.dtype)  # (B, J)
+        T = class_targets(place, target, *prediction.shape, prediction.dtype)  # (B, J)
         shifted = prediction - prediction.max(axis=1, keepdims=True)  # (B, J), exp cannot overflow
         exp_x = xp.exp(shifted)  # (B, J)
         total = exp_x.sum(axis=1, keepdims=True)  # (B, 1)
@@ -142,12 +143,15 @@ class CrossEntropyLoss(Loss):
 
     def backward(self, cache: CrossEntropyCache) -> Array:
         """-> the gradient of the logits (B, J)."""
-        return (cache.p - cache.T) / len(cache.T)
+        T = cache.T
+        return (cache.p * T.sum(axis=1, keepdims=True) - T) / len(T)
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
         logits = rng.normal(size=(3, 4)).astype(dtype)
-        yield Example("logits", cls(), (logits, np.array([1, 3, 0])))
+        yield Example("one class", cls(), (logits, np.array([1, 3, 0])))
+        several = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
+        yield Example("several classes", cls(), (logits, several))
 
 
 class WeightedSum(Loss):

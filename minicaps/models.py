@@ -68,6 +68,14 @@ class Network(Layer):
         exp_x = xp.exp(outputs - outputs.max(axis=1, keepdims=True))  # (B, J)
         return exp_x / exp_x.sum(axis=1, keepdims=True)
 
+    def sample_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of a training image and of its label."""
+        return self.image_shape, ()
+
+    def right(self, outputs: Any, labels: Array) -> Array:
+        """Return for each sample (B,) whether it is classified right: boolean."""
+        return self.scores(outputs).argmax(axis=1) == labels
+
     def for_inference(self) -> Network:
         """Return a snapshot for inference: later training of this network does not change it."""
         return copy.deepcopy(self)
@@ -211,9 +219,20 @@ class CapsNet(Network):
         by_label = labels is not None
         if not self.decoder:
             return v, CapsNetCache(conv, relu, primary, capsules, None, None, v, by_label)
-        masked, mask = self.mask.forward(v, *([labels] if by_label else []))  # (B, J·E)
-        image, decoder = self.reconstruct.forward(masked)  # (B, H, W, C)
+        image, mask, decoder = self.decode(v, labels)  # (B, H, W, C)
         return (v, image), CapsNetCache(conv, relu, primary, capsules, mask, decoder, v, by_label)
+
+    def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
+        """v (B, J, E), labels (B,) -> image (B, H, W, C), and the caches of mask and decoder."""
+        masked, mask = self.mask.forward(v, *([] if labels is None else [labels]))  # (B, J·E)
+        image, decoder = self.reconstruct.forward(masked)  # (B, H, W, C)
+        return image, mask, decoder
+
+    def decode_backward(self, dimage: Array, cache: CapsNetCache) -> Array:
+        """dimage (B, H, W, C) -> dv (B, J, E)."""
+        dmasked = self.reconstruct.backward(dimage, cache.decoder)  # (B, J·E)
+        dv = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
+        return dv[0] if cache.by_label else dv
 
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
         """dv, or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
@@ -226,9 +245,7 @@ class CapsNet(Network):
     def _backward_to_conv(self, dy: Any, cache: CapsNetCache) -> Array:
         if self.decoder:
             dv, dimage = dy
-            dmasked = self.reconstruct.backward(dimage, cache.decoder)  # (B, J·E)
-            from_mask = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
-            dv = dv + (from_mask[0] if cache.by_label else from_mask)  # (B, J, E)
+            dv = dv + self.decode_backward(dimage, cache)  # (B, J, E)
         else:
             dv = dy
         du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
@@ -241,8 +258,7 @@ class CapsNet(Network):
         v = self.capsules(self.primary(self.relu(self.conv(images))))  # (B, J, E)
         if not self.decoder:
             return v
-        masked = self.mask(v) if labels is None else self.mask(v, labels)  # (B, J·E)
-        return v, self.reconstruct(masked)
+        return v, self.decode(v, labels)[0]
 
     def for_inference(self) -> CapsNet:
         """Return a snapshot that brings the weights of both capsule layers into the form that they
@@ -277,13 +293,19 @@ class CapsNet(Network):
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
+        yield from cls.examples_with(images, np.array([3, 1]), rng, dtype)
+
+    @classmethod
+    def examples_with(
+        cls, images: Array, labels: Array, rng: np.random.Generator, dtype: Any
+    ) -> Iterator[Example]:
+        """Yield small networks for images (B, 9, 8, 3) of 5 classes."""
         small = {
             "image_shape": (9, 8, 3), "classes": 5, "conv_channels": 4, "conv_kernel": 3,
             "primary_types": 2, "primary_dimension": 3, "primary_kernel": (3, 2),
             "class_dimension": 6, "decoder_hidden": (7, 11), "rng": rng, "dtype": dtype,
         }  # fmt: skip
-        images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
-        labels = np.array([3, 1])
         cases = {
             "by label": ({}, (images, labels)),
             "longest": ({}, (images,)),
@@ -313,8 +335,7 @@ class CapsNet(Network):
             v, _ = self.capsules.with_couplings(u, c)  # (B, J, E)
             if not self.decoder:
                 return v, relu
-            masked, mask = self.mask.forward(v, labels)  # (B, J·E)
-            image, decoder = self.reconstruct.forward(masked)
+            image, mask, decoder = self.decode(v, labels)
             return (v, image), (relu, mask, decoder)
 
         return forward

@@ -127,13 +127,13 @@ def reconstructions(
         figure = Figure(figsize=(0.75 * count + 0.6, 2.1))
         grid = figure.subplots(2, count, squeeze=False)
         for k in range(count):
-            _show(grid[0, k], images[k], class_names[labels[k]])
+            draw_image(grid[0, k], images[k], class_names[labels[k]])
             right = labels[k] == predictions[k]
             name = class_names[predictions[k]]
-            _show(grid[1, k], drawn[k], name if right else f"{name} ✗")
+            draw_image(grid[1, k], drawn[k], name if right else f"{name} ✗")
         for row, text in enumerate(("input", "drawn")):
             grid[row, 0].set_ylabel(text)
-        _say(figure, "Inputs with their class, and what the decoder draws for the predicted class")
+        headline(figure, "Inputs with their class, and what the decoder draws for the predicted class")
         return figure
 
 
@@ -166,12 +166,12 @@ def mistakes(
         for k, axes in enumerate(grid):
             if k < shown:
                 text = f"{class_names[labels[k]]} → {class_names[predictions[k]]}"
-                _show(axes, images[k], text)
+                draw_image(axes, images[k], text)
             else:
                 axes.axis("off")
         count = "all" if shown == len(images) else f"the first {shown}"
         text = f"{len(images)} of {total:,} images are classified wrongly; {count} of them, true → predicted"
-        _say(figure, text)
+        headline(figure, text)
         return figure
 
 
@@ -273,7 +273,7 @@ def couplings_per_iteration(
         panels[0].set_ylabel("Lower capsule i")
         figure.colorbar(drawn, ax=list(panels), label="Coupling c")
         first, last = (each.max(axis=1).mean() for each in (c[0], c[-1]))
-        _say(figure, "The strongest coupling of a lower capsule,\n"
+        headline(figure, "The strongest coupling of a lower capsule,\n"
                      f"on average: {first:.2f} at first, {last:.2f} at the end")  # fmt: skip
         return figure
 
@@ -316,14 +316,14 @@ def couplings_over_image(
     most = max(maps.max(), least + 0.1 / classes)  # so that rounding errors do not look like a pattern
     with matplotlib.rc_context(STYLE):
         figure, panels = _image_and_panels(classes)
-        _show(panels["image"], image, "image")
+        draw_image(panels["image"], image, "image")
         for j, name in enumerate(class_names):
             drawn = panels[j].imshow(maps[..., j], cmap=HEAT, vmin=least, vmax=most)
             _bare(panels[j], f"to {name}")
         figure.colorbar(drawn, ax=[panels[j] for j in range(classes)], label="Coupling c, mean over types")
         mean = maps.mean(axis=(0, 1))  # (J,)
         best = int(mean.argmax())
-        _say(figure, f"Where the couplings go: most to {class_names[best]},\n"
+        headline(figure, f"Where the couplings go: most to {class_names[best]},\n"
                      f"{mean[best]:.2f} on average (an even share is {1 / classes:.2f})")  # fmt: skip
         return figure
 
@@ -358,12 +358,12 @@ def dimension_grid(drawn: np.ndarray, offsets: Sequence[float]) -> Figure:
         size = (max(3.6, 0.5 * count + 0.7), 0.5 * dimensions * height / width + 1.1)
         figure = Figure(figsize=size)
         axes = figure.subplots()
-        _show(axes, sheet, "")
+        draw_image(axes, sheet, "")
         axes.set_xticks((width + 1) * (np.arange(count) + 0.5), [f"{x:+.2f}" for x in offsets])
         axes.set_yticks((height + 1) * (np.arange(dimensions) + 0.5), range(dimensions))
         axes.tick_params(length=0)
         axes.set(xlabel="Added to this dimension", ylabel="Dimension")
-        _say(figure, "In each row one dimension moves;\n"
+        headline(figure, "In each row one dimension moves;\n"
                      f"number {change.argmax()} changes the image most")  # fmt: skip
         return figure
 
@@ -373,7 +373,8 @@ def dimension_grid(drawn: np.ndarray, offsets: Sequence[float]) -> Figure:
 IMAGE = (("height H", None), ("width W", None), ("channels C", None))
 
 
-def _say(figure: Figure, text: str) -> None:
+def headline(figure: Figure, text: str) -> None:
+    """Put a sentence above all panels."""
     figure.suptitle(text, fontsize=10, x=0.01, ha="left")
 
 
@@ -397,7 +398,8 @@ def _write_numbers(drawn: Any, values: np.ndarray, text: Callable[[Any], str]) -
                         color="white" if dark[row, column] else "black")  # fmt: skip
 
 
-def _show(axes: Any, image: np.ndarray, title: str) -> None:
+def draw_image(axes: Any, image: np.ndarray, title: str) -> None:
+    """Draw an image (H, W, C), 0 to 1, without ticks."""
     axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, vmin=0, vmax=1)
     _bare(axes, title)
 

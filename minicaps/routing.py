@@ -176,7 +176,7 @@ class DynamicRouting(Layer):
     def route(self, predictions: Any) -> tuple[Array, RoutingCache]:
         """What ``forward`` does, for predictions of any kind and without its checks: v (B, J, E)."""
         total = predictions.total()  # (B, J, E)
-        xp, share = get_xp(total), 1 / (total.shape[1] + self.leaky)  # the softmax of zeros
+        xp, share = get_xp(total), self._even_share(predictions.shape)
         b = xp.broadcast_to(xp.zeros(1, dtype=total.dtype), predictions.shape)  # (B, I, J)
         c = xp.broadcast_to(xp.full(1, share, dtype=total.dtype), predictions.shape)  # (B, I, J)
         s = total * share  # (B, J, E)
@@ -213,7 +213,7 @@ class DynamicRouting(Layer):
             if r == 0 or not self._through_couplings:
                 break  # the couplings of the first iteration are constant
             dc = cache.predictions.agree(ds)  # (B, I, J)
-            db = db + softmax_backward(dc, cache.c[r])  # (B, I, J), b^r feeds b^(r+1) too
+            db = db + self._couple_backward(dc, cache.c[r])  # (B, I, J), b^r feeds b^(r+1) too
             du_hat.put(2 * (self.iterations - 1 - r) + 1, db, cache.v[r - 1])
             dv = cache.predictions.combine(db)  # (B, J, E)
         return dbias
@@ -225,12 +225,19 @@ class DynamicRouting(Layer):
     def _add_bias(self, s: Array) -> Array:
         return s if self.bias_shape is None else s + self.params["bias"]  # (B, J, E)
 
+    def _even_share(self, shape: tuple[int, int, int]) -> float:
+        """Return the coupling for logits (B, I, J) that are all 0."""
+        return 1 / (shape[2] + self.leaky)
+
     def _couple(self, b: Array, cache: RoutingCache) -> Array:
         if self.coupling == "softmax":
             return softmax_over_parents(b, self.leaky)  # (B, I, J)
         best = best_parent(b, self.leaky)  # (B, I)
         cache.best.append(best)
         return (best[..., None] == get_xp(b).arange(b.shape[-1])).astype(b.dtype)  # (B, I, J)
+
+    def _couple_backward(self, dc: Array, c: Array) -> Array:
+        return softmax_backward(dc, c)  # (B, I, J)
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:

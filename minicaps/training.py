@@ -41,8 +41,7 @@ def gradients(
         doutputs = tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
     network.zero_grad()
     network.backward_params(doutputs, cache)
-    correct = (network.scores(outputs).argmax(axis=1) == labels).sum()
-    return loss, correct
+    return loss, network.right(outputs, labels).sum()
 
 
 def train_step(

@@ -13,6 +13,7 @@ from minicaps import backend, data_parallel
 from minicaps.data_parallel import DataParallel, parts, place_arrays
 from minicaps.models import build
 from minicaps.optim import Adam
+from minicaps.overlap import build_for_pairs
 from minicaps.training import gradients, train_step
 
 
@@ -196,3 +197,18 @@ def test_it_works_in_one_process_where_python_cannot_start_another(threads, monk
         parallel.gradients(images, labels)
         for key, grad in plain.grads.items():
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
+
+
+def test_pairs_of_images_are_shared_too(threads):
+    threads(2)
+    network, plain = (build_for_pairs("capsnet", "tiny", 10, seed=0) for _ in range(2))
+    rng = np.random.default_rng(0)
+    parts = rng.random((80, 2, *network.image_shape), dtype=np.float32)
+    labels = np.stack([np.arange(80) % 10, (np.arange(80) + 3) % 10], axis=1)
+    loss, correct = gradients(plain, plain.objective(), parts, labels)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        assert parallel.workers
+        found = parallel.gradients(parts, labels)
+        assert found == (pytest.approx(loss, rel=1e-5), correct)
+        for key, grad in plain.grads.items():
+            np.testing.assert_allclose(network.grads[key], grad, rtol=1e-3, atol=1e-4 * np.abs(grad).max())

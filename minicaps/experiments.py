@@ -1,0 +1,51 @@
+"""The experiments by name, each with its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from minicaps.ablation import ablation
+from minicaps.affine import affine
+from minicaps.comparison import compare, few
+from minicaps.overlap import overlap
+from minicaps.rotation import rotate
+from minicaps.study import Settings
+
+ALL = ("mlp", "cnn", "capsnet")
+
+
+class Experiment(NamedTuple):
+    run: Callable[..., None]
+    text: str  # for the help
+    defaults: dict[str, Any]  # of Settings
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "compare": Experiment(
+        compare, "MLP, CNN and CapsNet on the terms of a published walk-through, 15 epochs",
+        {"seeds": 1, "networks": ALL},
+    ),
+    "few": Experiment(
+        few, "the three networks on 100, 1,000 and 10,000 images",
+        {"seeds": 3, "minutes": 1.0, "networks": ALL},
+    ),
+    "ablation": Experiment(
+        ablation, "what each choice in a CapsNet is worth, wrong choices included",
+        {"seeds": 3, "minutes": 0.25, "preset": "tiny"},
+    ),
+    "affine": Experiment(
+        affine, "trained on upright digits, tested on warped ones", {"seeds": 3, "minutes": 5.0},
+    ),
+    "overlap": Experiment(
+        overlap, "two digits over each other, both to be read",
+        {"seeds": 1, "minutes": 6.5, "networks": ("cnn", "capsnet")},
+    ),
+    "rotate": Experiment(rotate, "what a class capsule does while its digit turns (trains nothing)", {}),
+}  # fmt: skip
+
+
+def settings_of(name: str, **given: Any) -> Settings:
+    """Return the settings of an experiment: its defaults, but for what is given (and not None)."""
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return Settings(**{**EXPERIMENTS[name].defaults, **chosen})

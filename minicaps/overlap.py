@@ -1,0 +1,189 @@
+"""Experiment: two digits over each other (MultiMNIST), and the networks that read both."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from minicaps import augment, experiment_figures
+from minicaps.backend import Array, get_xp, to_numpy
+from minicaps.datasets import load, to_float
+from minicaps.layer import Example, one_hot
+from minicaps.models import CNN, PRESETS, CapsNet, CapsNetCache, Network
+from minicaps.optim import Adam, Cosine
+from minicaps.study import Batches, Row, Study, learn, percent, seeds_in_words, table
+from minicaps.training import library_of, to_batch
+
+FRAME = 36  # pixels: 28 and up to 4 to each side
+BATCH = 100
+RATES = {"capsnet": 4e-3, "cnn": 2e-3}
+NAMES = {"capsnet": "CapsNet", "cnn": "CNN"}
+PUBLISHED = {"capsnet": 94.8, "cnn": 91.9}  # %, Sabour et al. 2017, table 1
+VALIDATION_PAIRS, TEST_PAIRS = 2_000, 5_000
+
+
+def highest_two(scores: Array) -> Array:
+    """Return the classes of the two highest scores: (B, J) -> (B, 2), the highest first."""
+    return get_xp(scores).argsort(scores, axis=1)[:, :-3:-1]
+
+
+class OfPairs:
+    """What a network needs to learn pairs: an "image" is its two parts (B, 2, H, W, C).
+
+    The network sees their overlay; its labels are (B, 2).
+    """
+
+    def sample_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (2, *self.image_shape), (2,)
+
+    def training_inputs(self, parts: Array, labels: Array) -> tuple[Array, ...]:
+        return super().training_inputs(augment.overlay(parts), labels)
+
+    def targets(self, parts: Array, labels: Array) -> Any:
+        first, second = (one_hot(labels[:, k], self.classes, parts.dtype) for k in (0, 1))  # (B, J)
+        return super().targets(parts, first + second)
+
+    def right(self, outputs: Any, labels: Array) -> Array:
+        """Whether the two highest scores are those of both labels (B,)."""
+        found = highest_two(self.scores(outputs))  # (B, 2)
+        return ((found == labels) | (found == labels[:, ::-1])).all(axis=1)
+
+
+class OverlapCapsNet(OfPairs, CapsNet):
+    r"""A CapsNet for two overlapping digits (Sabour et al. 2017, §6).
+
+    It routes once and decodes twice, with the same decoder: once from the capsule of each label, or of
+    the two longest. Each drawing is compared with its own part.
+
+    Gradient: that of CapsNet; v receives the sum over both drawings.
+    """
+
+    def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
+        """v (B, J, E), labels (B, 2) -> images (B, 2, H, W, C), and the caches of mask and decoder."""
+        if labels is None:
+            labels = highest_two((v * v).sum(axis=-1))  # (B, 2)
+        twice = get_xp(v).repeat(v, 2, axis=0)  # (2B, J, E)
+        images, mask, decoder = super().decode(twice, labels.reshape(-1))  # (2B, H, W, C)
+        return images.reshape(len(v), 2, *self.image_shape), mask, decoder
+
+    def decode_backward(self, dimages: Array, cache: CapsNetCache) -> Array:
+        """dimages (B, 2, H, W, C) -> dv (B, J, E)."""
+        dimage = dimages.reshape(-1, *self.image_shape)  # (2B, H, W, C)
+        dtwice = super().decode_backward(dimage, cache._replace(by_label=True))  # (2B, J, E)
+        return dtwice.reshape(-1, 2, *dtwice.shape[1:]).sum(axis=1)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        images = rng.uniform(size=(4, 9, 8, 3)).astype(dtype)
+        yield from cls.examples_with(images, np.array([[3, 1], [0, 2], [4, 3], [1, 0]]), rng, dtype)
+
+
+class OverlapCNN(OfPairs, CNN):
+    r"""A CNN for two overlapping digits: one softmax, cross-entropy for both labels.
+
+    At best it gives each of the two classes a probability of a half.
+
+    Gradient: that of CNN.
+    """
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        yield from super().examples(rng, dtype)
+
+
+def build_for_pairs(name: str, preset: str, classes: int, seed: int) -> Network:
+    """Build a network for pairs, with first weights from the seed."""
+    options = {"image_shape": (FRAME, FRAME, 1), "classes": classes, "rng": np.random.default_rng([seed, 0])}
+    if name == "cnn":
+        return OverlapCNN(filters=32, hidden=512, **options)
+    return OverlapCapsNet(**{**PRESETS[preset], **options})
+
+
+def some_pairs(images: np.ndarray, labels: np.ndarray, count: int) -> Batches:
+    """Yield the same `count` pairs each time, in batches."""
+    drawn = augment.pairs(images, labels, BATCH, FRAME, np.random.default_rng(0))
+    return itertools.islice(drawn, count // BATCH)
+
+
+def examine(network: Network, drawn: Batches) -> Row:
+    """Return the share of pairs with both digits right, and of digits found."""
+    network, found, labels = network.for_inference(), [], []
+    for parts, both in drawn:
+        x, y = to_batch(parts, both, library_of(network))
+        outputs = network(*network.training_inputs(x, y))
+        found.append(np.sort(to_numpy(highest_two(network.scores(outputs))), axis=1))
+        labels.append(np.sort(both, axis=1))
+    predicted, true = np.concatenate(found), np.concatenate(labels)  # (N, 2)
+    hit = (true[:, :, None] == predicted[:, None]).any(axis=2)  # (N, 2)
+    return {"exact_match": float(hit.all(axis=1).mean()), "per_digit": float(hit.mean())}
+
+
+def overlap(study: Study) -> None:
+    """Train CapsNet and CNN on pairs, validate them on the way, and test them once."""
+    dataset = load(study.settings.data)
+    images, labels, *validation = dataset.split()
+    test = dataset.test_images, dataset.test_labels
+
+    def start(name: str, seed: int) -> tuple[Network, Batches]:
+        network = build_for_pairs(name, study.settings.preset, dataset.classes, seed)
+        return network, augment.pairs(images, labels, BATCH, FRAME, np.random.default_rng([seed, 1]))
+
+    def train(name: str, seed: int) -> Row:
+        network, drawn = start(name, seed)
+        curve = learn(network, Adam(network, Cosine(RATES[name], steps)), drawn, steps,
+                      lambda network: examine(network, some_pairs(*validation, VALIDATION_PAIRS)), 10,
+                      study.progress_of(NAMES[name]))  # fmt: skip
+        if name == "capsnet" and network.decoder and seed == study.settings.seed:
+            _draw_pairs(study, network, next(some_pairs(*test, BATCH)))
+        result = examine(network, some_pairs(*test, TEST_PAIRS))
+        return {
+            "parameters": network.count_params(),
+            "seconds": curve[-1]["seconds"],
+            **result,
+            "curve": curve,
+        }
+
+    trial, drawn = start("capsnet", study.settings.seed)
+    adam = Adam(trial, 1e-3)
+    steps = study.fix_steps(trial, adam, drawn)
+    names = study.settings.networks
+    for seed in study.seeds:
+        for name in names:
+            row = study.row(lambda name=name, seed=seed: train(name, seed), network=name, seed=seed)
+            study.say(f"{NAMES[name]}, seed {seed}: both digits right {100 * row['exact_match']:.2f} %, "
+                      f"digits right {100 * row['per_digit']:.2f} %, {row['seconds']:.0f} s")  # fmt: skip
+    _report(study, steps)
+
+
+def _draw_pairs(study: Study, network: OverlapCapsNet, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    parts, labels = to_float(pairs[0]), pairs[1]  # (B, 2, H, W, C), (B, 2)
+    x = augment.overlay(parts)
+    v, drawn = network(x)  # (B, J, E), (B, 2, H, W, C)
+    predictions = highest_two(network.scores((v, drawn)))  # (B, 2)
+    right = network.right((v, drawn), labels)
+    study.draw("reconstructions", experiment_figures.pairs(x, parts, drawn, labels, predictions, right))
+
+
+def _report(study: Study, steps: int) -> None:
+    names = study.settings.networks
+
+    def values(name: str, key: str) -> list[float]:
+        return [row[key] for row in study.rows(network=name)]
+
+    lines = [[NAMES[name], f"{values(name, 'parameters')[0]:,}", percent(values(name, "exact_match")),
+              percent(values(name, "per_digit")), f"{np.mean(values(name, 'seconds')):.0f}",
+              f"{PUBLISHED[name]:.1f}"] for name in names]  # fmt: skip
+    head = ["network", "parameters", "both digits right, %", "digits right, %", "training, s", "paper, %"]
+    note = (f"{TEST_PAIRS:,} pairs of test images, {FRAME}×{FRAME}; {steps:,} steps of {BATCH} new pairs, "
+            f"CapsNet `{study.settings.preset}`; {seeds_in_words(study.seeds)}. Paper: Sabour et al. 2017, "
+            "table 1, 100 minus its error. hinton-problems (NumPy): 48.6 % after 395 s.")  # fmt: skip
+    study.draw("validation_curves", experiment_figures.curves(
+        {NAMES[name]: [row["curve"] for row in study.rows(network=name)] for name in names},
+        x="step", y="exact_match", xlabel="Training step", ylabel="Pairs with both digits right (%)",
+    ))  # fmt: skip
+    found = {name: {key: float(np.mean(values(name, key))) for key in ("exact_match", "per_digit")}
+             for name in names}  # fmt: skip
+    study.finish(table(head, lines) + "\n\n" + note, **found.get("capsnet", {}), networks=found)

@@ -1,0 +1,93 @@
+"""The figures of the experiments: drawn whole, with a title and named axes."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from minicaps import experiment_figures as figures
+
+
+def shares(*shape):
+    return np.random.default_rng(0).uniform(0.9, 1, size=shape)
+
+
+def curve(k):
+    return [{"step": 10 * n, "accuracy": 1 - 0.5 / n - 0.01 * k} for n in range(1, 6)]
+
+
+def pair_images(count):
+    return np.random.default_rng(0).uniform(size=(count, 2, 8, 8, 1))
+
+
+FIGURES = {
+    "curves": lambda: figures.curves(
+        {"CNN": [curve(0), curve(1)], "CapsNet": [curve(2), curve(3)]}, x="step", y="accuracy",
+        xlabel="Step", ylabel="Right (%)"),
+    "curves, published": lambda: figures.curves(
+        {"CNN, batch 1000": [curve(0)]}, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)",
+        published={"CNN, batch 1000": 98.8}),
+    "curves, one point": lambda: figures.curves(
+        {"CNN": [curve(0)[:1]]}, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)"),
+    "spread_lines": lambda: figures.spread_lines(
+        {"CNN": ([100, 1000, 10_000], shares(3, 2)), "CapsNet": ([100, 1000, 10_000], shares(3, 2))},
+        title="Few images", xlabel="Images", ylabel="Right (%)", logarithmic=True),
+    "variants": lambda: figures.variants(
+        {"iterations": {"1": shares(3), "3": shares(3)}, "W": {"1": [0.1, 0.2, 0.1], "0.05": [0.95]}}, 0.95),
+    "samples": lambda: figures.samples(
+        *np.random.default_rng(0).integers(0, 256, size=(2, 14, 9, 8, 1), dtype=np.uint8)),
+    "sweeps": lambda: figures.sweeps(
+        {name: [{kind: shares(5) for kind in figures.RANGES}] * 2 for name in ("CNN", "CapsNet")},
+        {"angle": [-40, -20, 0, 20, 40], "shear": [-1, -0.5, 0, 0.5, 1], "scale": [0.5, 0.8, 1, 1.2, 1.5]}),
+    "pairs": lambda: figures.pairs(
+        pair_images(9).sum(axis=1) / 2, pair_images(9), pair_images(9), np.arange(18).reshape(9, 2) % 10,
+        np.arange(18).reshape(9, 2) % 10, np.arange(9) % 2 == 0),
+    "turning": lambda: figures.turning(
+        [{"angle": a, "length": 0.9, "length_spread": 0.1, "direction": abs(a), "direction_spread": 2,
+          "accuracy_of_class": [0.5, None, 0.75]} for a in range(-60, 61, 10)], ["a", "b", "c"]),
+    "one_turning_digit": lambda: figures.one_turning_digit(
+        shares(13, 9, 8, 1), np.arange(-60, 61, 10), shares(13, 16), ["7"] * 13),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_whole_and_says_what_it_shows(name):
+    figure = FIGURES[name]()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    assert np.asarray(canvas.buffer_rgba())[..., :3].std() > 10
+    drawn, page = figure.get_tightbbox(), figure.bbox_inches
+    assert drawn.x0 > -0.01 and drawn.y0 > -0.01
+    assert drawn.x1 < page.x1 + 0.01 and drawn.y1 < page.y1 + 0.01
+    assert figure.get_suptitle() or any(axes.get_title(loc="left") for axes in figure.axes)
+    for axes in figure.axes:
+        if axes.lines:
+            assert axes.get_xlabel()
+
+
+def test_two_colours_keep_the_parts_apart():
+    parts = np.zeros((2, 1, 3, 1))
+    parts[0, 0, 0], parts[1, 0, 2] = 1, 1
+    coloured = figures.two_colours(parts)[0]
+    assert (coloured[1] == 0).all() and coloured[0, 0] > coloured[0, 2] and coloured[2, 2] > coloured[2, 0]
+
+
+def test_a_drawn_digit_has_the_colour_of_the_true_one():
+    parts = np.zeros((1, 2, 4, 4, 1))
+    parts[0, 0, :2], parts[0, 1, 2:] = 1, 1
+    figure = figures.pairs(parts.sum(axis=1), parts, parts[:, ::-1], np.array([[3, 5]]), np.array([[5, 3]]),
+                           np.array([True]))  # fmt: skip
+    true, drawn = (axes.images[0].get_array() for axes in figure.axes[1:3])
+    np.testing.assert_array_equal(true, drawn)
+    assert [axes.get_title() for axes in figure.axes] == ["right", "3 + 5", "3 + 5"]
+
+
+def test_a_variant_far_below_is_written_instead_of_pressing_the_rest_together():
+    figure = FIGURES["variants"]()
+    (axes,) = figure.axes
+    assert axes.get_xlim()[0] > 80
+    assert any("13.33 %" in text.get_text() for text in axes.texts)
+
+
+def test_first_points_far_below_do_not_press_the_rest_together():
+    (axes,) = FIGURES["curves"]().axes
+    assert axes.get_ylim()[0] > 49

@@ -1,0 +1,299 @@
+"""Every experiment on small data and a few steps, and what each counts, chooses and writes."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from helpers import mnist, small_dataset, write_folder
+
+from minicaps import affine, comparison, overlap, rotation, study
+from minicaps.ablation import BASE, GROUPS, RoutingOverChildren, Variant
+from minicaps.augment import Warps
+from minicaps.checkpoint import load_pretrained
+from minicaps.cli import main
+from minicaps.experiments import EXPERIMENTS, settings_of
+from minicaps.gradcheck import gradcheck
+
+TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(write_folder(tmp_path_factory.mktemp("data"), small_dataset(300, 60)))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for module, sizes in {
+        overlap: {"BATCH": 10, "VALIDATION_PAIRS": 20, "TEST_PAIRS": 40},
+        affine: {"BATCH": 10, "SWEEP_IMAGES": 10},
+        rotation: {"IMAGES": 30},
+        comparison: {"FEW": (20, 100, 1_000), "FEW_BATCH": 10},
+    }.items():
+        for name, size in sizes.items():
+            monkeypatch.setattr(module, name, size)
+
+
+@pytest.fixture(scope="module")
+def results(data, tmp_path_factory):
+    """Return a function that runs an experiment once and returns its folder."""
+    folders = {}
+
+    def run(name):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            assert main(arguments(name, data, folders[name])) == 0
+        return folders[name]
+
+    return run
+
+
+def arguments(name, data, folder, *more):
+    seeds = "1" if name in ("ablation", "affine") else "2"
+    options = ["--steps", "3", "--seeds", seeds, "--preset", "tiny"] if name in TRAINED else []
+    return ["experiment", name, *options, "--data", data, "--out", str(folder), "--debug", *more]
+
+
+def read(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_writes_its_result_its_table_and_its_figures(results, name):
+    folder = results(name)
+    assert read(folder)["experiment"] == name
+    lines = (folder / "table.md").read_text().splitlines()
+    assert lines[1].startswith("| --- |") and len({line.count("|") for line in lines[: lines.index("")]}) == 1
+    assert not re.search(r"\bnan\b|None", (folder / "table.md").read_text())
+    assert list(folder.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_finished_experiment_trains_nothing_again(results, data, name, monkeypatch, capsys):
+    folder = results(name)
+    before = read(folder)
+    monkeypatch.setattr(study, "fit", lambda *_: pytest.fail("trained again"))
+    assert main(arguments(name, data, folder)) == 0
+    assert read(folder) == before
+    assert f"{len(before['rows'])} finished trainings are taken over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["few", "overlap"])
+def test_the_same_settings_give_the_same_result(results, data, name, tmp_path):
+    assert main(arguments(name, data, tmp_path)) == 0
+    assert without_times(read(tmp_path)) == without_times(read(results(name)))
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(part) for key, part in value.items() if not key.startswith("seconds")}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
+
+
+def test_an_interrupted_experiment_keeps_what_is_finished(data, tmp_path, monkeypatch, capsys):
+    save, saved = study.Study.save, []
+
+    def interrupted(self):
+        save(self)
+        saved.append(1)
+        if len(self.result["rows"]) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(study.Study, "save", interrupted)
+    assert main(arguments("few", data, tmp_path)) == 130
+    assert "2 finished trainings are kept" in capsys.readouterr().err
+    assert len(read(tmp_path)["rows"]) == 2
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+def test_help_lists_the_experiments_and_their_options(capsys):
+    assert main(["experiment", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in EXPERIMENTS)
+    for name in TRAINED:
+        assert main(["experiment", name, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        for flag in ("--seeds", "--minutes", "--preset", "--seed", "--out", "--steps"):
+            assert flag in text
+        assert f"(default: {settings_of(name).seeds})" in text
+
+
+@pytest.mark.parametrize("line, reason", [
+    ("", "required: NAME"), ("fly", "invalid choice: 'fly'"), ("few --seeds 0", "seeds"),
+    ("few --minutes -1", "minutes is -1.0"), ("few --steps 0", "steps"), ("rotate --seeds 2", "unrecognized"),
+    ("affine --networks cnn", "unrecognized"), ("rotate --run nowhere", "nowhere"),
+    ("few --data nowhere", "nowhere"),
+])  # fmt: skip
+def test_wrong_use_ends_with_2(line, reason, capsys, tmp_path):
+    assert main(["experiment", *line.split(), *(["--out", str(tmp_path)] if line else [])]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_folder_of_other_settings_ends_with_2(results, data, capsys):
+    folder = results("few")
+    assert main([*arguments("few", data, folder)[:-1], "--seed", "7"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_networks_can_be_chosen(data, tmp_path):
+    assert main(arguments("overlap", data, tmp_path, "--networks", "capsnet")) == 0
+    result = read(tmp_path)
+    assert {row["network"] for row in result["rows"]} == {"capsnet"}
+    rows = result["rows"]
+    assert result["exact_match"] == pytest.approx(np.mean([row["exact_match"] for row in rows]))
+    assert 0 <= result["exact_match"] <= result["per_digit"] <= 1
+
+
+# -- compare and few ---------------------------------------------------------------------------
+
+
+def test_compare_trains_as_many_epochs_whatever_the_batch(data, tmp_path):
+    assert main([*arguments("compare", data, tmp_path), "--steps", "6", "--seeds", "1"]) == 0
+    rows = {row["label"]: row for row in read(tmp_path)["rows"]}  # 210 of 300 images: 3 batches of 100
+    assert {label: row["epochs"] for label, row in rows.items()} == {label: 2 for label in rows}
+    assert [point["epoch"] for point in rows["CapsNet, batch 100"]["curve"]] == [1, 2]
+    assert rows["MLP, batch 128"]["curve"][-1]["step"] == 2 * math.ceil(210 / 128)
+    assert rows["CNN, batch 1000"]["curve"][-1]["step"] == 2
+
+
+def test_few_leaves_out_what_the_data_does_not_have(results):
+    rows = read(results("few"))["rows"]
+    assert {(row["network"], row["images"]) for row in rows} == {
+        (name, count) for name in ("mlp", "cnn", "capsnet") for count in (20, 100)
+    }
+    assert {row["step"] for row in rows} == {3}
+
+
+# -- ablation ----------------------------------------------------------------------------------
+
+
+def test_the_ablation_trains_each_variant_once_on_as_many_images(results):
+    rows = read(results("ablation"))["rows"]
+    variants = {variant for members in GROUPS.values() for variant in members.values()}
+    assert len(variants) == len(rows) == 20
+    assert {row["step"] for row in rows if "batch_size=32" in row["variant"]} == {12}
+    assert {row["step"] for row in rows if "batch_size=128" in row["variant"]} == {3}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_variants_of_a_group_differ_in_one_thing(group):
+    members = list(GROUPS[group].values())
+    differing = [name for name in vars(BASE) if len({getattr(each, name) for each in members}) > 1]
+    assert len(differing) == (2 if group == "learning rate" else 1)
+
+
+def network_of(**options):
+    return Variant(**options).build("tiny", small_dataset(20, 10), seed=3)
+
+
+def test_a_variant_is_what_it_says():
+    base = network_of()
+    assert (base.iterations, base.gradient, base.class_dimension) == (3, "full", 16)
+    assert base.reconstruction_scale == 0.0005
+    assert network_of(reconstruction="mean").reconstruction_scale == 0.0005 / 784
+    assert not network_of(reconstruction="none").decoder
+    W, wide = (network_of(deviation=d).params["capsules.prediction.W"] for d in (0.05, 1.0))
+    assert np.isclose(W.std(), 0.05, rtol=0.02) and np.isclose(wide.std(), 1.0, rtol=0.02)
+    np.testing.assert_allclose(wide, 20 * W, rtol=1e-5)
+    assert isinstance(network_of(softmax_over="children").capsules.routing, RoutingOverChildren)
+
+
+def test_couplings_over_children_sum_to_1_over_the_children_and_not_the_parents():
+    u_hat = np.random.default_rng(0).normal(size=(2, 5, 3, 4))
+    _, cache = RoutingOverChildren(3).forward(u_hat)
+    for c in cache.c:
+        np.testing.assert_allclose(c.sum(axis=1), 1)
+    assert np.allclose(cache.c[0], 1 / 5) and not np.allclose(cache.c[2].sum(axis=2), 1)
+
+
+def test_the_capsule_layer_of_the_wrong_variant_has_the_gradient_of_what_it_computes():
+    rng = np.random.default_rng(1)
+    layer = network_of(softmax_over="children").capsules
+    small = type(layer)(5, 3, 4, 6, deviation=0.7, rng=rng, dtype=np.float64)
+    small.add_sublayers(routing=RoutingOverChildren(3))
+    gradcheck(small, [rng.normal(size=(2, 5, 3))]).raise_if_failed()
+
+
+# -- affine ------------------------------------------------------------------------------------
+
+
+def moments(*accuracies):
+    return [{"step": k, "accuracy": accuracy} for k, accuracy in enumerate(accuracies)]
+
+
+def test_the_chosen_moments_are_nearest_to_what_all_reach():
+    chosen = affine.choose({"a": moments(0.5, 0.9, 0.95), "b": moments(0.4, 0.88, 0.91, 0.93)})
+    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 2, "b": 3}
+    chosen = affine.choose({"a": moments(0.5, 0.93, 0.95), "b": moments(0.4, 0.91, 0.93)})
+    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 2}
+
+
+def test_no_moment_beyond_the_goal_is_wanted():
+    chosen = affine.choose({"a": moments(0.9, 0.9921, 0.995), "b": moments(0.99, 0.9918, 0.994)})
+    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 1}
+
+
+def test_the_chosen_weights_are_kept_and_tested(results, data):
+    folder = results("affine")
+    tests = [row for row in read(folder)["rows"] if row["kind"] == "test"]
+    assert len(tests) == len(affine.NETWORKS) == len(list((folder / "weights").glob("*.npz")))
+    for row in tests:
+        (training,) = (each for each in read(folder)["rows"] if each["kind"] == "training"
+                       and (each["network"], each["seed"]) == (row["network"], row["seed"]))  # fmt: skip
+        point = training["curve"][row["step"] - 1]
+        assert row["validation"] == point["accuracy"]
+
+
+def test_warped_test_images_stand_where_the_placed_ones_do():
+    images = mnist().test_images[:300]
+    placed, warped = affine.warped_test(images)
+    assert placed.shape == warped.shape == (300, 40, 40, 1)
+    np.testing.assert_array_equal(placed.sum(axis=(1, 2, 3)), images.sum(axis=(1, 2, 3)))  # whole digits
+    rows = np.arange(40)[:, None, None]
+    middles = [(x * rows).sum(axis=(1, 2, 3)) / x.sum(axis=(1, 2, 3)) for x in (placed, warped)]
+    assert np.abs(middles[0] - middles[1]).max() < 5 and np.ptp(middles[0]) > 10
+    np.testing.assert_array_equal(affine.warped_test(images)[1], warped)
+
+
+def test_the_sweeps_pass_through_the_images_that_are_not_warped(results):
+    for row in read(results("affine"))["rows"]:
+        if row["kind"] == "test":
+            assert len({each[len(each) // 2] for each in row["sweeps"].values()}) == 1
+            assert all(len(each) == len(affine.SWEEPS[kind]) for kind, each in row["sweeps"].items())
+    assert {kind: float(x[len(x) // 2]) for kind, x in affine.SWEEPS.items()} == pytest.approx(
+        {"angle": 0, "shear": 0, "scale": 1}
+    )
+
+
+# -- rotate ------------------------------------------------------------------------------------
+
+
+def test_upright_is_where_the_capsule_starts_and_turning_moves_it_away(results):
+    rows = {row["angle"]: row for row in read(results("rotate"))["rows"]}
+    assert min(rows) == -60 and max(rows) == 60
+    assert rows[0]["direction"] == pytest.approx(0, abs=0.1) and rows[0]["same_class"] == 1
+    assert rows[60]["direction"] > rows[20]["direction"] > 5
+    assert rows[60]["length"] < rows[20]["length"] < rows[0]["length"]
+
+
+def test_class_capsules_are_those_of_the_network_whatever_the_batch(monkeypatch):
+    monkeypatch.setattr(rotation, "BATCH", 7)
+    network, images = load_pretrained(), mnist().test_images[:20]
+    expected = network(images.astype(np.float32) / np.float32(255))[0]
+    np.testing.assert_allclose(rotation.class_capsules(network, images), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_angles_between_vectors():
+    e = np.array([[1.0, 0], [0, 1], [-1, 0], [1, 0]])
+    f = np.array([[1.0, 0], [1, 0], [1, 0], [np.sqrt(0.5), np.sqrt(0.5)]])
+    np.testing.assert_allclose(rotation.angles_between(e, f), [0, 90, 180, 45])
+
+
+def test_turned_turns_counter_clockwise():
+    images = mnist().test_images[:2]
+    np.testing.assert_array_equal(rotation.turned(images, 90), np.rot90(images, axes=(1, 2)))
+    assert Warps.none(2).angle.tolist() == [0, 0]

@@ -1,0 +1,138 @@
+"""Pairs of digits: the networks that read both, and how their answers are counted."""
+
+import numpy as np
+import pytest
+from helpers import mnist
+
+from minicaps import CrossEntropyLoss, MarginLoss
+from minicaps.gradcheck import JACOBIAN_COLUMNS
+from minicaps.models import CapsNet
+from minicaps.optim import Adam
+from minicaps.overlap import (
+    OverlapCapsNet,
+    OverlapCNN,
+    build_for_pairs,
+    examine,
+    highest_two,
+    some_pairs,
+)
+from minicaps.training import train_step
+
+SMALL = {"image_shape": (10, 9, 2), "classes": 4, "conv_channels": 3, "conv_kernel": 3, "primary_types": 2,
+         "primary_dimension": 3, "primary_kernel": 3, "class_dimension": 5, "decoder_hidden": (6, 7),
+         "dtype": np.float64}  # fmt: skip
+
+
+def small_pair_batch():
+    rng = np.random.default_rng(3)
+    return rng.uniform(size=(3, 2, 10, 9, 2)) / 2, np.array([[2, 1], [0, 3], [3, 2]])
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(decoder):
+    net = OverlapCapsNet(**SMALL, decoder=decoder, reconstruction_scale=0.05, rng=0)
+    net.params["capsules.prediction.W"][...] *= 20
+    (parts, labels), objective, rng = small_pair_batch(), net.objective(), np.random.default_rng(4)
+
+    def loss():
+        outputs, _ = net.forward(*net.training_inputs(parts, labels))
+        return objective.forward(outputs, net.targets(parts, labels))[0]
+
+    outputs, cache = net.forward(*net.training_inputs(parts, labels))
+    net.backward(objective.backward(objective.forward(outputs, net.targets(parts, labels))[1]), cache)
+    for name, param in net.params.items():
+        d = rng.normal(size=param.shape) * min(1.0, (JACOBIAN_COLUMNS / param.size) ** 0.5)
+        kept, values = param.copy(), []
+        for h in (1e-5, -1e-5):
+            param += h * d
+            values.append(loss())
+            param[...] = kept
+        numeric, analytic = (values[0] - values[1]) / 2e-5, (net.grads[name] * d).sum()
+        assert abs(numeric - analytic) <= 1e-6 * max(abs(numeric), abs(analytic)), name
+
+
+def test_each_drawing_is_that_of_a_capsnet_that_was_told_one_of_the_labels():
+    net, plain = OverlapCapsNet(**SMALL, rng=0), CapsNet(**SMALL, rng=0)
+    (parts, labels) = small_pair_batch()
+    x = parts.sum(axis=1)
+    v, drawn = net(x, labels)
+    for k in (0, 1):
+        expected_v, expected = plain(x, labels[:, k])
+        np.testing.assert_array_equal(v, expected_v)
+        np.testing.assert_allclose(drawn[:, k], expected, rtol=1e-12)
+
+
+def test_the_loss_is_the_margin_loss_for_both_and_the_errors_of_both_drawings():
+    net, (parts, labels) = OverlapCapsNet(**SMALL, rng=0, reconstruction_scale=0.3), small_pair_batch()
+    x, given = net.training_inputs(parts, labels)
+    np.testing.assert_array_equal(x, parts.sum(axis=1))
+    v, drawn = net(x, given)
+    T = np.array([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 1]])
+    expected = MarginLoss()(v, T) + 0.3 * ((drawn - parts) ** 2).sum() / 3
+    assert net.objective()((v, drawn), net.targets(parts, labels)) == pytest.approx(expected)
+
+
+def test_the_network_sees_the_sum_clipped_at_white():
+    parts = np.full((2, 2, 10, 9, 2), 0.75)
+    x, _ = OverlapCapsNet(**SMALL, rng=0).training_inputs(parts, np.array([[0, 1], [2, 3]]))
+    assert (x == 1).all()
+
+
+def test_without_labels_the_two_longest_capsules_are_drawn():
+    net, (parts, _) = OverlapCapsNet(**SMALL, rng=0), small_pair_batch()
+    x = parts.sum(axis=1)
+    v, drawn = net(x)
+    longest = np.argsort(-np.linalg.norm(v, axis=-1), axis=1)[:, :2]
+    np.testing.assert_array_equal(drawn, net(x, longest)[1])
+
+
+def test_the_cnn_learns_both_labels_with_one_softmax():
+    net = OverlapCNN(image_shape=(28, 28, 1), classes=3, filters=2, hidden=4, rng=0, dtype=np.float64)
+    parts, labels = np.zeros((2, 2, 28, 28, 1)), np.array([[0, 2], [1, 0]])
+    assert isinstance(net.objective(), CrossEntropyLoss)
+    assert net.targets(parts, labels).tolist() == [[1, 0, 1], [1, 1, 0]]
+    logits = np.log([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]])
+    loss, cache = net.objective().forward(logits, net.targets(parts, labels))
+    assert loss == pytest.approx(-np.log(0.5 * 0.25))
+    expected = [[2 * 0.5 - 1, 2 * 0.25, 2 * 0.25 - 1], [2 * 0.5 - 1, 2 * 0.25 - 1, 2 * 0.25]]
+    np.testing.assert_allclose(net.objective().backward(cache), np.array(expected) / 2)
+
+
+def test_an_answer_is_right_if_it_names_both_in_any_order():
+    net = OverlapCNN(image_shape=(28, 28, 1), classes=4, rng=0)
+    logits = np.array([[9.0, 8, 1, 0]] * 5)
+    labels = np.array([[0, 1], [1, 0], [0, 2], [3, 1], [2, 3]])
+    assert net.right(logits, labels).tolist() == [True, True, False, False, False]
+
+
+def test_the_highest_two_come_in_order():
+    assert highest_two(np.array([[0.1, 0.7, 0.9, 0.3], [5.0, 0, -1, 6]])).tolist() == [[2, 1], [3, 0]]
+
+
+def test_exact_match_and_digits_are_counted_apart(monkeypatch):
+    net = build_for_pairs("cnn", "tiny", 10, seed=0)
+    logits = np.zeros((4, 10), np.float32)
+    logits[:, [3, 5]] = 9
+    monkeypatch.setattr(OverlapCNN, "__call__", lambda net, images: logits)
+    labels = np.array([[3, 5], [5, 3], [3, 4], [0, 1]])  # both, both, one, none
+    batch = np.zeros((4, 2, 36, 36, 1), np.uint8), labels
+    assert examine(net, [batch]) == {"exact_match": 0.5, "per_digit": 5 / 8}
+
+
+def test_the_pairs_to_examine_with_are_always_the_same():
+    images, labels = mnist().test_images[:50], mnist().test_labels[:50]
+    first, again = (list(some_pairs(images, labels, 200)) for _ in range(2))
+    assert len(first) == 2 and len(first[0][0]) == 100
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+    assert (first[0][0] != first[1][0]).any()
+
+
+@pytest.mark.parametrize("name", ["capsnet", "cnn"])
+def test_both_learn_a_batch_by_heart(name):
+    net = build_for_pairs(name, "tiny", 10, seed=0)
+    parts, labels = next(some_pairs(mnist().train_images[:50], mnist().train_labels[:50], 100))
+    parts, labels = parts[:20].astype(np.float32) / 255, labels[:20]
+    adam, objective = Adam(net, 3e-3), net.objective()
+    right = [int(train_step(net, objective, adam, parts, labels)[1]) for _ in range(80)]
+    assert right[-1] > 15 > right[0]

@@ -1,0 +1,184 @@
+"""What the experiments share: the one way of training, the result that grows, tables."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import mnist, quiet
+
+from minicaps import study as shared
+from minicaps.models import build
+from minicaps.optim import Adam
+from minicaps.study import Settings, Study, endless, fit, learn, prepared
+from minicaps.training import batches, train_step
+
+
+def some_images(count=60):
+    return mnist().train_images[:count], mnist().train_labels[:count]
+
+
+def fit_alone(network, optimizer, batches, steps):
+    with prepared(network, batches) as (parallel, batches):
+        return fit(parallel, optimizer, batches, steps)
+
+
+def test_fit_makes_the_steps_of_the_training_loop():
+    images, labels = some_images()
+    fitted, looped = build("mlp", rng=0), build("mlp", rng=0)
+    adam = Adam(fitted, 1e-3)
+    loss = fit_alone(fitted, adam, endless(images, labels, 20, np.random.default_rng(1)), 5)
+    rng, other, losses = np.random.default_rng(1), Adam(looped, 1e-3), []
+    for chosen in [*batches(60, 20, rng), *batches(60, 20, rng)][:5]:
+        x = images[chosen].astype(np.float32) / np.float32(255)
+        losses.append(train_step(looped, looped.objective(), other, x, labels[chosen])[0])
+    assert adam.steps == 5 and loss == pytest.approx(np.mean(losses))
+    for name, param in fitted.params.items():
+        np.testing.assert_array_equal(param, looped.params[name])
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_in_words():
+    network = build("mlp", rng=0)
+    network.params["fc2.bias" if "fc2.bias" in network.params else "chain.fc2.bias"][0] = np.nan
+    with pytest.raises(RuntimeError, match=r"the loss is nan at step 1; .*\(it is 0\.001\)"):
+        fit_alone(network, Adam(network, 1e-3), endless(*some_images(), 20, np.random.default_rng(1)), 3)
+
+
+def test_endless_batches_go_through_all_images_again_and_again():
+    images, labels = np.arange(7).reshape(7, 1, 1, 1), np.arange(7) + 10
+    drawn = endless(images, labels, 3, np.random.default_rng(0), lambda x: 2 * x)
+    for _ in range(2):
+        epoch = [next(drawn) for _ in range(3)]
+        assert [len(x) for x, _ in epoch] == [3, 3, 1]
+        x, y = (np.concatenate(part).ravel() for part in zip(*epoch, strict=True))
+        assert sorted(x) == [0, 2, 4, 6, 8, 10, 12]
+        np.testing.assert_array_equal(x, 2 * (y - 10))
+
+
+def test_learn_examines_after_equal_parts_and_trains_as_fit_does():
+    images, labels = some_images()
+    whole, parts = build("mlp", rng=0), build("mlp", rng=0)
+    fit_alone(whole, Adam(whole, 1e-3), endless(images, labels, 20, np.random.default_rng(1)), 7)
+    adam, lines = Adam(parts, 1e-3), []
+    curve = learn(parts, adam, endless(images, labels, 20, np.random.default_rng(1)), 7,
+                  lambda network: {"seen": adam.steps}, 3, lines.append)  # fmt: skip
+    assert [(point["step"], point["seen"]) for point in curve] == [(2, 2), (4, 4), (7, 7)]
+    assert np.all(np.diff([point["seconds"] for point in curve]) > 0)
+    assert len(lines) == 7 and lines[-1].startswith("step 7/7  loss ") and lines[-1].endswith("0:00 left")
+    for name, param in whole.params.items():
+        np.testing.assert_array_equal(param, parts.params[name])
+
+
+def test_there_are_no_more_rounds_than_steps():
+    network = build("mlp", rng=0)
+    drawn = endless(*some_images(), 20, np.random.default_rng(1))
+    curve = learn(network, Adam(network, 1e-3), drawn, 2, lambda network: {}, 5)
+    assert [point["step"] for point in curve] == [1, 2]
+
+
+# -- the study ---------------------------------------------------------------------------------
+
+
+def a_study(folder, **settings):
+    return Study("few", Settings(**settings), folder, quiet)
+
+
+def test_a_row_is_written_at_once_and_never_made_twice(tmp_path):
+    study, made = a_study(tmp_path), []
+
+    def work():
+        made.append(1)
+        return {"accuracy": 0.5, "curve": ({"step": 1},)}
+
+    row = study.row(work, network="cnn", seed=0)
+    assert row == {"network": "cnn", "seed": 0, "accuracy": 0.5, "curve": [{"step": 1}]}
+    assert json.loads((tmp_path / "result.json").read_text())["rows"] == [row]
+    assert study.row(work, network="cnn", seed=0) == row and len(made) == 1
+    again = a_study(tmp_path)  # as after a kill
+    assert again.row(work, network="cnn", seed=0) == row and len(made) == 1
+    again.row(work, network="cnn", seed=1)
+    assert len(made) == 2 and [r["seed"] for r in again.rows(network="cnn")] == [0, 1]
+
+
+def test_a_row_that_fails_leaves_the_others(tmp_path):
+    study = a_study(tmp_path)
+    study.row(dict, seed=0)
+    with pytest.raises(ZeroDivisionError):
+        study.row(lambda: {"x": 1 / 0}, seed=1)
+    assert [row["seed"] for row in a_study(tmp_path).rows()] == [0]
+
+
+def test_a_folder_of_other_settings_is_left_alone(tmp_path):
+    a_study(tmp_path, steps=5).row(dict, seed=0)
+    before = (tmp_path / "result.json").read_text()
+    with pytest.raises(FileExistsError, match="other settings; name another folder with --out"):
+        a_study(tmp_path, steps=6)
+    with pytest.raises(FileExistsError, match="other settings"):
+        Study("compare", Settings(steps=5), tmp_path, quiet)
+    assert (tmp_path / "result.json").read_text() == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"experiment": "few"}'])
+def test_a_damaged_result_is_told(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=r"result\.json: damaged"):
+        a_study(tmp_path)
+
+
+def trial():
+    network = build("mlp", rng=0)
+    return network, Adam(network, 1e-3), endless(*some_images(), 20, np.random.default_rng(1))
+
+
+def test_steps_win_over_minutes_and_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "seconds_per_step", lambda train: pytest.fail("nothing is to be timed"))
+    study = a_study(tmp_path, steps=12, minutes=3.0)
+    assert study.fix_steps(*trial()) == 12
+    assert json.loads((tmp_path / "result.json").read_text())["steps"] == 12
+
+
+def test_minutes_become_steps_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "seconds_per_step", lambda train: 0.5)
+    assert a_study(tmp_path, minutes=2.0).fix_steps(*trial()) == 240
+    monkeypatch.setattr(shared, "seconds_per_step", lambda train: 0.1)
+    assert a_study(tmp_path, minutes=2.0).fix_steps(*trial()) == 240  # gone on with, at another speed
+
+
+def test_without_steps_and_minutes_the_default_is_taken(tmp_path):
+    assert a_study(tmp_path).fix_steps(*trial(), 77) == 77
+
+
+def test_the_time_of_a_step_is_measured_after_the_first_steps(monkeypatch):
+    now, counts = [0.0], []
+    monkeypatch.setattr(shared.time, "perf_counter", lambda: now[0])
+
+    def train(count):
+        now[0] += 100 if not counts else 0.25 * count  # the first call is slow
+        counts.append(count)
+
+    assert shared.seconds_per_step(train, least=2.0) == pytest.approx(0.25)
+    assert counts[0] == 3 and sum(counts[1:]) * 0.25 >= 2
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"seeds": 0}, "seeds"), ({"steps": 0}, "steps"), ({"seed": -1}, "seed is -1"),
+    ({"minutes": 0.0}, "minutes is 0.0"), ({"minutes": float("nan")}, "minutes is nan"),
+    ({"preset": "huge"}, "preset"),
+])  # fmt: skip
+def test_wrong_settings_are_told(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**wrong)
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def test_a_table_is_markdown():
+    assert shared.table(["a", "b"], [[1, "x"], [2, "y"]]) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+
+
+def test_mean_and_spread_are_those_of_a_sample():
+    assert shared.mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert shared.mean_and_spread([0.7]) == (0.7, 0.0)
+    assert shared.percent([0.985, 0.987]) == "98.60 ± 0.14"
+    assert shared.percent([0.987]) == "98.70"
+    assert shared.percent([-0.02], sign=True) == "-2.00" and shared.percent([0.02], sign=True) == "+2.00"
