@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, (ValueError, OSError, RuntimeError, ImportError)):
             _complain(_one_line(error))
         elif isinstance(error, MemoryError):
-            _complain(f"out of memory ({_one_line(error)}); try a smaller --batch-size or --preset")
+            _complain(f"out of memory ({_one_line(error)}); try a smaller --batch-size, --preset or --size")
         else:
             _complain(f"{type(error).__name__}: {_one_line(error)} (--debug shows where)")
         return FAILED
@@ -218,24 +218,26 @@ def _add_evaluate(commands: Any) -> None:
     parser = _add_command(commands, "evaluate", evaluate, "test a trained network again")
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or its model.npz")
     parser.add_argument("--data", metavar="FOLDER",
-                        help="folder of four IDX files (default: the run's)")  # fmt: skip
+                        help="folder of IDX files or of pictures, as for train (default: the run's)"
+                        )  # fmt: skip
 
 
 def evaluate(options: argparse.Namespace) -> int:
     from minicaps import training
 
     network, class_names = load_run(options.run)
-    dataset = load_data(options, network)
+    dataset = load_data(options, network, class_names)
     labels = dataset.test_labels
     result = training.evaluate(network, dataset.test_images, labels)
     wrong = int((result.predictions != labels).sum())
     print(f"accuracy {100 * result.accuracy:.2f} % (error {100 * (1 - result.accuracy):.2f} %): "
           f"{wrong:,} of {len(labels):,} images wrong")  # fmt: skip
+    width = max(12, *map(len, class_names))
     for k, name in enumerate(class_names):
         own = labels == k
         if own.any():
             right = float((result.predictions[own] == k).mean())
-            print(f"  class {name:<12} {100 * right:6.2f} % of {own.sum():,}")
+            print(f"  class {name:<{width}} {100 * right:6.2f} % of {own.sum():,}")
     return OK
 
 
@@ -249,23 +251,25 @@ def _add_predict(commands: Any) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from minicaps import datasets
+    from minicaps import pictures
+    from minicaps.datasets import to_float
     from minicaps.models import CapsNet
 
     network, class_names = load_run(options.run)
     what = "length" if isinstance(network, CapsNet) else "probability"
+    numbered = class_names == tuple(map(str, range(len(class_names))))  # as MNIST and other IDX files are
     failed = OK
     for path in options.images:
         try:
-            picture = datasets.read_picture(path, network.image_shape[2], options.invert)
+            picture = pictures.read_picture(path, network.image_shape[2], options.invert)
         except (FileNotFoundError, ValueError) as error:  # say it, and go on with the others
             _complain(str(error))
             failed = max(failed, WRONG_USE if isinstance(error, FileNotFoundError) else FAILED)
             continue
-        if datasets.border_is_light(picture):
+        if numbered and pictures.border_is_light(picture):
             _complain(f"warning: {path}: its border is light; MNIST is light on dark, "
                       + ("try without --invert" if options.invert else "try --invert"))  # fmt: skip
-        image = datasets.fit_picture(picture, network.image_shape)  # (H, W, C)
+        image = to_float(pictures.fit_picture(picture, network.image_shape))  # (H, W, C)
         scores = network.scores(network(image[None]))[0]  # (J,)
         best, second = np.argsort(scores)[::-1][:2]
         print(f"{path}: {class_names[best]} ({what} {scores[best]:.3f}), "
@@ -285,20 +289,23 @@ def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
     return checkpoint.load_network(path / "model.npz" if path.is_dir() else path)
 
 
-def load_data(options: argparse.Namespace, network: Any) -> Any:
+def load_data(options: argparse.Namespace, network: Any, class_names: tuple[str, ...]) -> Any:
     """Load the data set of --data or of the run, and check that it suits the network."""
-    from minicaps import datasets
+    from minicaps.datasets import load
     from minicaps.runs import read_config
 
     data = options.data
     if data is None and options.run.is_dir():
         data = read_config(options.run).data
-    dataset = datasets.load(data)
+    dataset = load(data, network.image_shape[:2])
     if dataset.image_shape != network.image_shape or dataset.classes > network.classes:
         raise ValueError(
             f"{dataset.source}: {dataset.classes} classes of {dataset.image_shape} pixels, but the "
             f"network was trained on {network.classes} classes of {network.image_shape}"
         )
+    for found, trained in zip(dataset.class_names, class_names, strict=False):
+        if found != trained:
+            raise ValueError(f"{dataset.source}: has a class {found} where the network has {trained}")
     return dataset
 
 
@@ -310,7 +317,8 @@ def _add_explore(commands: Any) -> None:
     parser = _add_command(commands, "explore", explore, text)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a finished run, or its model.npz")
     parser.add_argument("--data", metavar="FOLDER",
-                        help="folder of four IDX files (default: the run's)")  # fmt: skip
+                        help="folder of IDX files or of pictures, as for train (default: the run's)"
+                        )  # fmt: skip
     parser.add_argument("--image", type=int, default=0, metavar="N",
                         help="number of the test image, from 0 (default: 0)")  # fmt: skip
     parser.add_argument("--out", metavar="FOLDER", type=Path,
@@ -324,7 +332,7 @@ def explore(options: argparse.Namespace) -> int:
 
     network, class_names = load_run(options.run)
     explore.check_capsnet(network)
-    dataset = load_data(options, network)
+    dataset = load_data(options, network, class_names)
     if not 0 <= options.image < len(dataset.test_images):
         raise UsageError(f"--image is {options.image}, expected 0 to {len(dataset.test_images) - 1}")
     pyplot, why_not = explore.find_window(network)

@@ -1,4 +1,4 @@
-"""Reading images: MNIST and other sets of IDX files, and single images."""
+"""Labelled images: MNIST wherever it is, other sets of IDX files, and folders of pictures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+
+from minicaps.image_folders import list_visible, read_image_folder
 
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
          "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")  # fmt: skip
@@ -169,6 +171,9 @@ def read_idx_folder(folder: str | Path) -> Dataset:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     paths = [_find_part(folder, part) for part in PARTS]
+    for part, path in zip(PARTS, paths, strict=True):
+        if path is None:
+            raise FileNotFoundError(f"{folder}: holds no {part} (plain or .gz)")
     arrays = [read_idx(path) for path in paths]
     for images, labels, images_path, labels_path in (
         (*arrays[:2], *paths[:2]),
@@ -192,12 +197,10 @@ def read_idx_folder(folder: str | Path) -> Dataset:
                    test_labels.astype(np.int64), tuple(map(str, range(classes))), str(folder))  # fmt: skip
 
 
-def _find_part(folder: Path, part: str) -> Path:
+def _find_part(folder: Path, part: str) -> Path | None:
     names = [part, part.replace("-idx", ".idx")]  # both spellings are about
-    for name in [name + ending for name in names for ending in ("", ".gz")]:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder}: holds no {part} (plain or .gz)")
+    paths = [folder / (name + ending) for name in names for ending in ("", ".gz")]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _check_pair(images: np.ndarray, labels: np.ndarray, images_path: Path, labels_path: Path) -> None:
@@ -212,45 +215,59 @@ def _check_pair(images: np.ndarray, labels: np.ndarray, images_path: Path, label
                          f"{images_path.name}")  # fmt: skip
 
 
-# -- finding MNIST ----------------------------------------------------------------------------
+# -- finding a data set -----------------------------------------------------------------------
 
 
-def load(data: str | Path | None = None) -> Dataset:
+def load(data: str | Path | None = None, size: int | tuple[int, int] | None = None) -> Dataset:
     """Load a data set.
 
     Parameters
     ----------
     data : path, optional
-        A folder of four IDX files. Without it MNIST comes from the first of these that is there:
-        the folder named by MINICAPS_DATA, the repository's ``data/``, the user's cache, a download.
+        A folder of four IDX files, or of pictures in one subfolder for every class
+        (``image_folders.py`` says how it is read); its content tells which. Without it MNIST comes
+        from the first of these that is there: the folder named by MINICAPS_DATA, the repository's
+        ``data/``, the user's cache, a download.
+    size : int or (int, int), optional
+        Height and width to which pictures are scaled. Without it they must all have one size.
 
     Raises
     ------
     FileNotFoundError
         If the folder, or a file in it, is missing.
     ValueError
-        If the files are damaged or do not belong together.
+        If the files are damaged or do not belong together, or if IDX files have another size.
     RuntimeError
         If MNIST has to be downloaded and no mirror serves it.
     """
     if data is None:
-        data = os.environ.get("MINICAPS_DATA") or None
-    if data is not None:
-        return read_idx_folder(data)
+        data = os.environ.get("MINICAPS_DATA") or _find_mnist()
+    folder = Path(data)
+    size = (size, size) if isinstance(size, int) else size
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if any(_find_part(folder, part) for part in PARTS):
+        dataset = read_idx_folder(folder)
+        height, width, _ = dataset.image_shape
+        if size not in (None, (height, width)):
+            raise ValueError(f"{folder}: IDX files of {height}×{width} pixels, expected {size[0]}×{size[1]}; "
+                             "only pictures are scaled")  # fmt: skip
+        return dataset
+    if any(path.is_dir() for path in list_visible(folder)):
+        return Dataset(*read_image_folder(folder, size), source=str(folder))
+    raise FileNotFoundError(
+        f"{folder}: holds no data set, which is four IDX files ({PARTS[0]}, …) or one subfolder of "
+        "pictures for every class"
+    )
+
+
+def _find_mnist() -> Path:
     cache = cache_folder()
     for folder in (REPOSITORY_DATA, cache):
-        if has_all_parts(folder):
-            return read_idx_folder(folder)
+        if all(_find_part(folder, part) for part in PARTS):
+            return folder
     download_mnist(cache)
-    return read_idx_folder(cache)
-
-
-def has_all_parts(folder: Path) -> bool:
-    """Whether the four files of MNIST are there."""
-    try:
-        return all(_find_part(folder, part) for part in PARTS)
-    except FileNotFoundError:
-        return False
+    return cache
 
 
 def cache_folder() -> Path:
@@ -302,102 +319,3 @@ def _download(name: str, folder: Path, mirrors: Sequence[str], sha256: str) -> N
         f"MNIST is not on this machine and {name} could not be downloaded ({'; '.join(reasons)}); "
         f"put the four files into {folder}, or name their folder with --data or MINICAPS_DATA"
     )
-
-
-# -- single images ----------------------------------------------------------------------------
-
-
-def read_image(path: str | Path, image_shape: tuple[int, int, int], invert: bool = False) -> np.ndarray:
-    """Read a PNG, JPEG or other image and scale it to what a network takes.
-
-    ``fit_picture`` of ``read_picture``, which say how, and what is raised.
-
-    Parameters
-    ----------
-    path : path
-    image_shape : (int, int, int)
-        Height, width and channels: 1 (grey) or 3 (red, green, blue).
-    invert : bool
-        Turn dark on light into light on dark.
-
-    Returns
-    -------
-    float32 array (H, W, C), pixels 0 to 1
-    """
-    return fit_picture(read_picture(path, image_shape[2], invert), image_shape)
-
-
-def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.ndarray:
-    """Read an image file in its own size: 8-bit pixels (height, width, channels).
-
-    It is turned as its EXIF data says. Transparent pixels count as white paper.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is not an image, or `channels` is neither 1 nor 3.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError  # comes with matplotlib
-
-    if channels not in (1, 3):
-        raise ValueError(f"the network takes {channels} channels; image files have 1 or 3")
-    try:
-        with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            picture = _as_8_bit(picture, "L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except PermissionError:
-        raise
-    except IsADirectoryError:
-        raise ValueError(f"{path}: a folder, expected an image file") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image that can be read (PNG and JPEG are)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: damaged image ({error})") from None
-    pixels = np.array(picture).reshape(picture.height, picture.width, channels)  # (height, width, C)
-    return 255 - pixels if invert else pixels
-
-
-def fit_picture(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Scale 8-bit pixels (height, width, C) to fit (H, W, C) and centre them; the rest is black.
-
-    Returns
-    -------
-    float32 array (H, W, C), 0 to 1
-    """
-    from PIL import Image  # comes with matplotlib
-
-    height, width, channels = image_shape
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    rows, columns = (max(1, round(scale * n)) for n in pixels.shape[:2])
-    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    picture = picture.resize((columns, rows), Image.Resampling.BILINEAR)
-    image = np.zeros(image_shape, dtype=np.uint8)  # (H, W, C)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    image[top : top + rows, left : left + columns] = np.asarray(picture).reshape(rows, columns, channels)
-    return to_float(image)
-
-
-def _as_8_bit(picture: Any, mode: str) -> Any:
-    """Return a PIL image with 8 bits in each channel, laid on white where it is transparent."""
-    from PIL import Image
-
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits: 255 is full brightness
-        pixels = np.asarray(picture, dtype=np.float64)
-        full = 65535 if picture.mode != "F" and pixels.max() > 255 else 255
-        picture = Image.fromarray((pixels * 255 / full).clip(0, 255).astype(np.uint8))
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        paper = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(paper, picture)
-    return picture.convert(mode)
-
-
-def border_is_light(image: np.ndarray) -> bool:
-    """Whether the outermost pixels of an image (H, W, C), 8-bit or 0 to 1, are light on average."""
-    edges = [image[0], image[-1], image[:, 0], image[:, -1]]
-    mean = float(np.concatenate([edge.ravel() for edge in edges]).mean())
-    return mean > (127.5 if image.dtype == np.uint8 else 0.5)

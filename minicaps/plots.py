@@ -124,12 +124,12 @@ def reconstructions(
     """
     with matplotlib.rc_context(STYLE):
         count = len(images)
-        figure = Figure(figsize=(0.75 * count + 0.6, 2.1))
+        figure = Figure(figsize=(max(5.6, 0.75 * count + 0.6), 2.1))
         grid = figure.subplots(2, count, squeeze=False)
         for k in range(count):
-            draw_image(grid[0, k], images[k], class_names[labels[k]])
+            draw_image(grid[0, k], images[k], _short(class_names[labels[k]]))
             right = labels[k] == predictions[k]
-            name = class_names[predictions[k]]
+            name = _short(class_names[predictions[k]])
             draw_image(grid[1, k], drawn[k], name if right else f"{name} ✗")
         for row, text in enumerate(("input", "drawn")):
             grid[row, 0].set_ylabel(text)
@@ -165,8 +165,9 @@ def mistakes(
         grid = figure.subplots(rows, 8, squeeze=False).ravel()
         for k, axes in enumerate(grid):
             if k < shown:
-                text = f"{class_names[labels[k]]} → {class_names[predictions[k]]}"
-                draw_image(axes, images[k], text)
+                true, predicted = _short(class_names[labels[k]]), _short(class_names[predictions[k]])
+                space = " " if len(true + predicted) < 11 else "\n"
+                draw_image(axes, images[k], f"{true}{space}→ {predicted}")
             else:
                 axes.axis("off")
         count = "all" if shown == len(images) else f"the first {shown}"
@@ -201,7 +202,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, class_names: S
             _write_numbers(drawn, counts, lambda count: str(count or ""))
         figure.colorbar(drawn, label="Images taken for another class", shrink=0.8,
                         ticks=MaxNLocator(integer=True))  # fmt: skip
-        axes.set_title(_most_frequent_mistake(wrong.filled(0), len(labels), class_names))
+        _say(figure, _most_frequent_mistake(wrong.filled(0), len(labels), class_names))
         return figure
 
 
@@ -211,7 +212,8 @@ def _most_frequent_mistake(wrong: np.ndarray, total: int, class_names: Sequence[
     true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
     times = "once" if wrong.max() == 1 else f"{wrong.max():,} times"
     return (f"{total - wrong.sum():,} of {total:,} images are classified right;\n"
-            f"most often, {times}, {class_names[true]} is taken for {class_names[predicted]}")  # fmt: skip
+            f"most often, {times}, {_short(class_names[true])} is taken for "
+            f"{_short(class_names[predicted])}")  # fmt: skip
 
 
 # -- inside a capsule network -----------------------------------------------------------------
@@ -319,7 +321,7 @@ def couplings_over_image(
         draw_image(panels["image"], image, "image")
         for j, name in enumerate(class_names):
             drawn = panels[j].imshow(maps[..., j], cmap=HEAT, vmin=least, vmax=most)
-            _bare(panels[j], f"to {name}")
+            _bare(panels[j], f"to {_short(name)}")
         figure.colorbar(drawn, ax=[panels[j] for j in range(classes)], label="Coupling c, mean over types")
         mean = maps.mean(axis=(0, 1))  # (J,)
         best = int(mean.argmax())
@@ -376,6 +378,11 @@ IMAGE = (("height H", None), ("width W", None), ("channels C", None))
 def headline(figure: Figure, text: str) -> None:
     """Put a sentence above all panels."""
     figure.suptitle(text, fontsize=10, x=0.01, ha="left")
+
+
+def _short(name: str) -> str:
+    """Return a class's name as it fits above a small image."""
+    return name if len(name) <= 10 else f"{name[:9]}…"
 
 
 def _name_ticks(axes: Any, columns: Sequence[str] | None, rows: Sequence[str] | None) -> None:

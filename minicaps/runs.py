@@ -32,7 +32,14 @@ class TrainConfig:
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
-    data: str | None = _option(None, "folder of four IDX files (default: MNIST)")
+    data: str | None = _option(
+        None,
+        "folder of four IDX files, or with a subfolder of PNG or JPEG files for every class; these may "
+        "be in train/ and test/, otherwise every fifth file is for the test (default: MNIST)",
+    )
+    size: int | None = _option(
+        None, "scale PNG and JPEG files to NxN pixels (default: their size, if they all have the same)"
+    )
     limit: int | None = _option(None, "train on the first LIMIT images only")
     epochs: int = _option(8, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
@@ -48,7 +55,7 @@ class TrainConfig:
     backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "limit", "routing_iterations"):
+        for name in ("size", "limit", "epochs", "batch_size", "routing_iterations"):
             if getattr(self, name) is not None:
                 check_positive("train", **{name: getattr(self, name)})
         for name in ("warmup", "shift", "seed"):
@@ -151,7 +158,7 @@ class Run:
 
     def _prepare(self) -> None:
         config = self.config
-        self.dataset = load(config.data)
+        self.dataset = load(config.data, config.size)
         images, labels, *self.validation = self.dataset.split()
         self.images, self.labels = images[: config.limit], labels[: config.limit]
         self.network = config.network(self.dataset)

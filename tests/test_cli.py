@@ -180,7 +180,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, data, tmp_path):
 
 
 def test_every_option_reaches_the_configuration(call, data, tmp_path, no_figures):
-    options = {"model": "capsnet", "preset": "tiny", "limit": 40, "epochs": 1, "batch_size": 20,
+    options = {"model": "capsnet", "preset": "tiny", "size": 28, "limit": 40, "epochs": 1, "batch_size": 20,
                "learning_rate": 0.01, "schedule": "exponential", "warmup": 2, "shift": 1,
                "routing_iterations": 2, "seed": 7, "backend": "numpy", "data": data}  # fmt: skip
     flags = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
@@ -243,7 +243,7 @@ def test_running_out_of_memory_says_what_may_help(complaint, data, monkeypatch):
 
     monkeypatch.setattr(runs.Run, "train", train)
     line = complaint(*QUICK, "--data", data, code=1)
-    assert "out of memory (Unable to allocate 9 TiB); try a smaller --batch-size or --preset" in line
+    assert "out of memory (Unable to allocate 9 TiB); try a smaller --batch-size, --preset or --size" in line
 
 
 def test_an_unexpected_error_is_one_line_that_names_its_type(complaint, data, monkeypatch):
@@ -366,7 +366,7 @@ def test_evaluating_on_images_of_another_size_ends_with_1(complaint, finished, t
     cut = {name: getattr(small, name)[:, :20] for name in ("train_images", "test_images")}
     folder = write_folder(tmp_path / "cut", replace(small, **cut))
     line = complaint("evaluate", finished, "--data", folder, code=1)
-    assert "(20, 28, 1)" in line and "(28, 28, 1)" in line
+    assert "cut: IDX files of 20×28 pixels, expected 28×28; only pictures are scaled" in line
 
 
 # -- predict -----------------------------------------------------------------------------------

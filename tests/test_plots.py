@@ -16,6 +16,14 @@ from minicaps.routing import softmax_over_parents
 
 DIGITS = tuple("0123456789")
 NAMES = ("boat", "car", "aeroplane")
+LONG = (
+    "Newfoundland",
+    "golden retriever",
+    "T-shirt or top",
+    "violoncello",
+    "ankle boot",
+    "double-decker bus",
+)
 
 
 def couplings(*shape, scale=2.0, seed=0):
@@ -47,6 +55,13 @@ FIGURES = {
     "learning_curves": lambda: plots.learning_curves(EPOCHS),
     "reconstructions": lambda: plots.reconstructions(
         images(8, 7, 6, 1), images(8, 7, 6, 1), np.arange(8), np.arange(8), DIGITS),
+    "reconstructions, long names": lambda: plots.reconstructions(
+        images(6, 7, 7, 1), images(6, 7, 7, 1), np.arange(6), np.arange(6)[::-1], LONG),
+    "mistakes, long names": lambda: plots.mistakes(
+        images(12, 7, 7, 1), np.arange(12) % 6, (np.arange(12) + 1) % 6, LONG, 20),
+    "confusion_matrix, long names": lambda: plots.confusion_matrix(np.arange(6), np.arange(6)[::-1], LONG),
+    "couplings_over_image, long names": lambda: plots.couplings_over_image(
+        images(28, 28, 1), couplings(8, 6), (2, 2), LONG),
     "mistakes": lambda: plots.mistakes(images(9, 6, 7, 3), np.arange(9), np.arange(9)[::-1], DIGITS, 20),
     "confusion_matrix": lambda: plots.confusion_matrix(np.arange(100) % 10, np.arange(100) // 10, DIGITS),
     "confusion_matrix, names": lambda: plots.confusion_matrix(
@@ -84,6 +99,13 @@ def test_every_figure_can_be_drawn_and_nothing_is_cut_off(figure):
     drawn, page = figure.get_tightbbox(), figure.bbox_inches
     assert drawn.x0 > -0.01 and drawn.y0 > -0.01
     assert drawn.x1 < page.x1 + 0.01 and drawn.y1 < page.y1 + 0.01
+
+
+def test_titles_of_panels_do_not_run_into_each_other(figure):
+    FigureCanvasAgg(figure).draw()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
 
 
 def test_every_figure_has_a_title_and_names_its_axes(figure):
