@@ -94,10 +94,15 @@ def replacements(node: ast.AST) -> list[ast.AST]:
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         larger = node.value + 1 if isinstance(node.value, int) else (2 * node.value or 1.0)
         return [ast.Constant(larger)]
-    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "transpose" and len(node.args) > 1:
+    if method(node) == "transpose" and len(node.args) > 1:
         *first, a, b = node.args
         return [ast.Call(node.func, [*first, b, a], [])]
     return []
+
+
+def method(node: ast.AST) -> str:
+    """Return the name of the method that is called, if one is."""
+    return getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
 
 
 def skipped(node: ast.AST) -> bool:
@@ -119,12 +124,18 @@ def sites(node: ast.AST, function: str = "", context: ast.AST | None = None):
         for index, child in children:
             if not isinstance(child, ast.AST) or skipped(child):
                 continue
+            if field in ("defaults", "kw_defaults"):
+                names = node.args[-len(value) :] if field == "defaults" else node.kwonlyargs
+                place = f"{function}, default of {names[index].arg}"
+            else:
+                place = function
             around = node if isinstance(node, SHOWN) else child
             if isinstance(node, (ast.UnaryOp, ast.Slice, ast.Tuple)) and isinstance(context, SHOWN):
                 around = context
             for new in replacements(child):
-                yield Site(function, around, node, field, index, new)
-            yield from sites(child, function, around)
+                yield Site(place, around, node, field, index, new)
+            if method(node) != "reshape" or not isinstance(child, ast.UnaryOp):  # -2 means what -1 does
+                yield from sites(child, place, around)
 
 
 def put(site: Site, new: ast.AST) -> ast.AST:
@@ -164,6 +175,7 @@ class QuietHypothesis:
 
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
         hypothesis.settings.register_profile("mutate", deadline=None, derandomize=True, database=None,
+            report_multiple_bugs=False,
                                              phases=phases)  # fmt: skip
         hypothesis.settings.load_profile("mutate")
 
@@ -176,7 +188,7 @@ def run_tests(project: Path, file: str) -> bool:
     sys.path.insert(0, str(project))
     sys.dont_write_bytecode = True
     # hypothesis is loaded before pytest can look at it, see run_all
-    flags = ["-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    flags = ["-x", "--tb=no", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
@@ -213,6 +225,7 @@ def run_all(mutants: list[Mutant], projects: list[Path], lock: Path | None) -> l
         project, mutant = running.pop(pid)
         shutil.copyfile(ROOT / "minicaps" / mutant.file, project / "minicaps" / mutant.file)
         projects.append(project)
+        print(f"{len(mutants) - len(waiting) - len(running)} of {len(mutants)}", end="\r", file=sys.stderr)
         if status == 0:
             survivors.append(mutant)
             print(f"survived: {mutant.name}", flush=True)

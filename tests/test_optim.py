@@ -1,5 +1,6 @@
 """Optimisers and schedules beside their formulas."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -103,6 +104,8 @@ def test_constant():
 
 
 def test_exponential():
+    assert math.isclose(Exponential(1e-3, every=1)(3), 1e-3 * 0.96**3)
+    assert Exponential(1e-3, decay=1.0)(3) == 1e-3
     schedule = Exponential(1e-3)
     assert schedule(0) == 1e-3
     assert math.isclose(schedule(2000), 0.96e-3)
@@ -115,6 +118,7 @@ def test_cosine():
     assert schedule(0) == 1e-2
     assert math.isclose(schedule(50), (1e-2 + 1e-4) / 2)
     assert math.isclose(schedule(100), 1e-4) and math.isclose(schedule(500), 1e-4)
+    assert Cosine(1e-2, steps=1)(1) == Cosine(1e-2, steps=5, warmup=5)(6) == 1e-5
 
 
 @pytest.mark.parametrize("schedule", [Constant(0.1, 10), Exponential(0.1, 10), Cosine(0.1, 110, 10)])
@@ -127,11 +131,18 @@ def test_warmup_grows_in_equal_steps_to_the_rate(schedule):
     assert math.isclose(schedule(10), 0.1, rel_tol=1e-3)
 
 
+@pytest.mark.parametrize("schedule", [Constant(0.1), Exponential(0.1), Cosine(0.1, 10)])
+def test_a_schedule_cannot_be_changed_under_an_optimizer(schedule):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        schedule.rate = 0.2
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Constant(0.0), lambda: Constant(float("nan")), lambda: Constant(0.1, -1),
-        lambda: Exponential(0.1, decay=0.0), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
+        lambda: Exponential(0.1, decay=0.0),
+        lambda: Exponential(0.1, decay=1.5), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
         lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=1.0),
         lambda: SGD(Dense(1, 1), -0.1),
     ],
