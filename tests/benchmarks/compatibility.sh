@@ -4,7 +4,8 @@
 #   tests/benchmarks/compatibility.sh python3.10 numpy==1.26.4 matplotlib==3.8.4    # the oldest supported
 #   tests/benchmarks/compatibility.sh python3                                       # the newest there are
 #
-# Only the tests, the lessons and the data are taken from the repository: the code comes from the wheel.
+# Only the tests, the lessons, the data and pytest's settings are taken from the repository: the code comes
+# from the wheel.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 python=${1:-python3}
@@ -15,7 +16,7 @@ cp -r "$repository"/{minicaps,pyproject.toml,README.md,LICENSE} "$place"  # the 
 "$python" -m venv "$place/venv"
 bin="$place/venv/bin"
 "$bin/pip" wheel --quiet --no-deps --wheel-dir "$place" "$place"
-rm -r "$place"/{minicaps,pyproject.toml}
+rm -r "$place/minicaps"
 "$bin/pip" install --quiet "$(echo "$place"/minicaps-*.whl)[test]" "${@:2}"
 cp -r "$repository"/{tests,lessons} "$place"
 
@@ -25,6 +26,4 @@ export MINICAPS_DATA="$repository/data"
 "$bin/python" -c 'import sys, numpy, matplotlib, minicaps
 print("Python", sys.version.split()[0], "NumPy", numpy.__version__, "matplotlib", matplotlib.__version__)
 print(minicaps.__file__)'
-"$bin/python" -m pytest -q -p no:cacheprovider -W error -W "ignore::DeprecationWarning:pyparsing" \
-    -W "ignore::DeprecationWarning:dateutil" -W "ignore::DeprecationWarning:matplotlib" \
-    --doctest-modules --ignore=tests/benchmarks tests --pyargs minicaps
+"$bin/python" -m pytest -p no:cacheprovider tests --pyargs minicaps
