@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minicaps import Dense, Sequential
-from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
+from minicaps.optim import BLOCK, SGD, Adam, Constant, Cosine, Exponential, in_blocks
 
 GRADIENTS = (0.5, -2.0, 1.0, 0.25)
 
@@ -39,7 +39,8 @@ def test_sgd_is_its_formula(layer, momentum):
     np.testing.assert_allclose(weights_after(SGD(layer, 0.1, momentum=momentum), layer), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1}])
+@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1},
+                                     {"beta1": 0.0}, {"beta2": 0.0}])  # fmt: skip
 def test_adam_is_its_formula(layer, options):
     beta1, beta2 = options.get("beta1", 0.9), options.get("beta2", 0.999)
     epsilon = options.get("epsilon", 1e-8)
@@ -50,6 +51,23 @@ def test_adam_is_its_formula(layer, options):
         w -= 0.1 * (m / (1 - beta1**t)) / (math.sqrt(v / (1 - beta2**t)) + epsilon)
         expected.append(w)
     np.testing.assert_allclose(weights_after(Adam(layer, 0.1, **options), layer), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_parameter_that_does_not_lie_in_one_piece_is_updated_too(layer, optimizer):
+    layer.add_param("W", np.ones((3, 2)).T)
+    layer.grads["W"][...] = 1.0
+    optimizer(layer, 0.1).step()
+    assert (layer.params["W"] < 1.0).all()
+
+
+def test_blocks_cover_the_arrays_and_are_views():
+    arrays = np.zeros((2, BLOCK - 1)), np.ones((2, BLOCK - 1))
+    blocks = in_blocks(arrays)
+    assert [block[0].size for block in blocks] == [BLOCK, BLOCK - 2]
+    for one, other in blocks:
+        one += other
+    assert (arrays[0] == 1).all()
 
 
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
@@ -143,7 +161,9 @@ def test_a_schedule_cannot_be_changed_under_an_optimizer(schedule):
         lambda: Constant(0.0), lambda: Constant(float("nan")), lambda: Constant(0.1, -1),
         lambda: Exponential(0.1, decay=0.0),
         lambda: Exponential(0.1, decay=1.5), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
-        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=1.0),
+        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: Adam(Dense(1, 1), 0.1, beta1=-0.1),
+        lambda: Adam(Dense(1, 1), 0.1, beta2=1.0), lambda: Adam(Dense(1, 1), 0.1, beta2=-0.1),
+        lambda: SGD(Dense(1, 1), 0.1, momentum=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=-0.1),
         lambda: SGD(Dense(1, 1), -0.1),
     ],
 )  # fmt: skip
