@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.datasets import REPOSITORY_DATA
+from minicaps import datasets
 from minicaps.models import NETWORKS, Network
 
 FORMAT = 1  # raised when older code could not read what newer code writes
-PRETRAINED = REPOSITORY_DATA / "capsnet-small.npz"
+PRETRAINED = "capsnet-small.npz"
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[str, Any]) -> None:
@@ -110,8 +110,14 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
         raise ValueError(f"{path}: no network that this minicaps can build ({error})") from None
 
 
-def load_pretrained(path: str | Path = PRETRAINED) -> Network:
+def load_pretrained(path: str | Path | None = None) -> Network:
     """Load the trained CapsNet that comes with the repository; its classes are the digits 0 to 9.
+
+    Parameters
+    ----------
+    path : path, optional
+        By default ``capsnet-small.npz`` in the first of these folders that has it: the one named by
+        MINICAPS_DATA, the repository's ``data/``, the user's cache.
 
     Raises
     ------
@@ -120,7 +126,18 @@ def load_pretrained(path: str | Path = PRETRAINED) -> Network:
     ValueError
         If the file is damaged or not of a network.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; the repository has it. To make it again: python -m "
-                                f"minicaps train --out RUN, then copy RUN/model.npz to {path}")  # fmt: skip
+    path = find_pretrained() if path is None else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; it is in the repository's data/, which MINICAPS_DATA can name. To make "
+            f"it again: python -m minicaps train --out RUN, then copy RUN/model.npz to {path}"
+        )
     return load_network(path)[0]
+
+
+def find_pretrained() -> Path:
+    """Return where the trained CapsNet is, or where it should be."""
+    named = os.environ.get("MINICAPS_DATA")
+    folders = [*([Path(named)] if named else []), datasets.REPOSITORY_DATA, datasets.cache_folder()]
+    paths = [folder / PRETRAINED for folder in folders]
+    return next((path for path in paths if path.is_file()), paths[0])

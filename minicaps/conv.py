@@ -58,12 +58,15 @@ def pad(x: Array, padding: Pair) -> Array:
 
 def im2col(x: Array, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:
     """Lay every window of x (B, H, W, C) out as a row: (B, P, Q, KH·KW·C)."""
-    xp = get_xp(x)
     grid = output_size("im2col", x.shape[1:3], kernel, stride, padding)
-    windows = xp.lib.stride_tricks.sliding_window_view(
-        pad(x, padding), kernel, axis=(1, 2)
-    )[:, :: stride[0], :: stride[1]]  # (B, P, Q, C, KH, KW), a view  # fmt: skip
-    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(len(x), *grid, -1)  # (B, P, Q, KH·KW·C)
+    x = pad(x, padding)
+    sample, row, column, channel = x.strides
+    windows = get_xp(x).lib.stride_tricks.as_strided(  # CuPy's sliding_window_view waits for the GPU
+        x,
+        (len(x), *grid, *kernel, x.shape[3]),
+        (sample, row * stride[0], column * stride[1], row, column, channel),
+    )  # (B, P, Q, KH, KW, C), a view
+    return windows.reshape(len(x), *grid, -1)  # (B, P, Q, KH·KW·C)
 
 
 def col2im(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:

@@ -127,7 +127,16 @@ class Optimizer(ABC):
         for name, param in self.layer.params.items():
             arrays = (param, grads[name], *(self.averages[moment][name] for moment in self.moments))
             blocks += in_blocks(arrays)
-        parallel(lambda block: self.update(block[0], block[1], rate, *block[2:]), blocks)
+
+        def work(block: tuple[Array, ...]) -> None:
+            param, grad, *averages = block
+            self.update(param, grad, rate, *averages)
+
+        if blocks and get_xp(*blocks[0]) is not np:  # helper threads know nothing of the caller's GPU
+            for block in blocks:
+                work(block)
+        else:
+            parallel(work, blocks)
 
     @abstractmethod
     def update(self, param: Array, grad: Array, rate: float, *averages: Array) -> None:

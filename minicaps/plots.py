@@ -202,7 +202,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, class_names: S
             _write_numbers(drawn, counts, lambda count: str(count or ""))
         figure.colorbar(drawn, label="Images taken for another class", shrink=0.8,
                         ticks=MaxNLocator(integer=True))  # fmt: skip
-        _say(figure, _most_frequent_mistake(wrong.filled(0), len(labels), class_names))
+        headline(figure, _most_frequent_mistake(wrong.filled(0), len(labels), class_names))
         return figure
 
 

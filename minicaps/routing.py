@@ -102,7 +102,7 @@ def softmax_backward(dc: Array, c: Array) -> Array:
     return c * (dc - (c * dc).sum(axis=-1, keepdims=True))
 
 
-def best_parent(b: Array, leaky: bool = False) -> Array:
+def best_parent(b: Array, leaky: bool) -> Array:
     """Return argmax_j b_ij (B, I); with `leaky` J, "none", where all logits are below 0."""
     best = b.argmax(axis=-1)  # (B, I)
     return get_xp(b).where(b.max(axis=-1) < 0, b.shape[-1], best) if leaky else best

@@ -73,7 +73,7 @@ def evaluate(network: Network, images: np.ndarray, labels: np.ndarray, batch_siz
     for start in range(0, len(images), batch_size):
         x, y = to_batch(images[start : start + batch_size], labels[start : start + batch_size], xp)
         outputs = network(*network.training_inputs(x, y))
-        losses.append(float(objective(outputs, network.targets(x, y))) * len(x))
+        losses.append(float(to_numpy(objective(outputs, network.targets(x, y)))) * len(x))
         scores.append(to_numpy(network.scores(outputs)))
     all_scores = np.concatenate(scores)  # (N, J)
     predictions = all_scores.argmax(axis=1)  # (N,)

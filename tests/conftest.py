@@ -3,12 +3,29 @@
 import helpers
 import hypothesis
 import pytest
+import strict_backend
 
 from minicaps import backend
 
 # No deadline: what a single example takes on a busy machine says nothing about the code.
 hypothesis.settings.register_profile("minicaps", deadline=None)
 hypothesis.settings.load_profile("minicaps")
+
+
+def devices():
+    """The array libraries to test beside NumPy: the stand-in, and CuPy where there is a GPU."""
+    try:
+        return [strict_backend.strict, backend.resolve("cupy")]
+    except RuntimeError:
+        return [strict_backend.strict]
+
+
+@pytest.fixture(params=devices(), ids=lambda library: library.__name__)
+def device(request, monkeypatch):
+    """A library of arrays on a device. Each test begins with no transfer counted."""
+    monkeypatch.setitem(backend._LIBRARIES, strict_backend.StrictArray, strict_backend.strict)
+    monkeypatch.setattr(strict_backend.strict, "transfers", 0, raising=False)
+    return request.param
 
 
 @pytest.fixture

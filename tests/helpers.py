@@ -10,7 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from minicaps import datasets, runs
+from minicaps import checkpoint, datasets, runs
+
+# The real MNIST and the trained weights. A package that is installed without its repository has none beside
+# it; then MINICAPS_DATA has to name them.
+PRETRAINED = checkpoint.find_pretrained()
+DATA = datasets.REPOSITORY_DATA if datasets.REPOSITORY_DATA.is_dir() else PRETRAINED.parent
 
 IDX_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 
@@ -34,8 +39,8 @@ def write_idx(path, array, packed=False):
 
 @functools.cache
 def mnist():
-    """The repository's MNIST, whatever MINICAPS_DATA says; read-only, since tests share it."""
-    whole = datasets.read_idx_folder(datasets.REPOSITORY_DATA)
+    """The real MNIST; read-only, since tests share it."""
+    whole = datasets.read_idx_folder(DATA)
     for array in (whole.train_images, whole.train_labels, whole.test_images, whole.test_labels):
         array.flags.writeable = False
     return whole

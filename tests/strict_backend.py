@@ -1,12 +1,15 @@
 """A stand-in for a GPU's arrays: correct, but it refuses what would be slow or wrong on a device.
 
 It refuses to mix with NumPy arrays, to become one silently, and to hand single values to Python.
-Only ``asnumpy`` leaves the device, and it counts.
+Only ``asnumpy`` leaves the device, and it counts. The library has no name and no keyword that CuPy lacks.
 """
 
 import operator
 
+import cupy_names
 import numpy as np
+
+CUPY = cupy_names.read()
 
 
 class StrictArray:
@@ -18,6 +21,9 @@ class StrictArray:
 
     def __array__(self, *args, **kwargs):
         raise TypeError("a strict array was turned into a NumPy array behind the scenes")
+
+    def __array_function__(self, function, *args):
+        raise TypeError(f"a strict array was handed to numpy.{function.__name__}")
 
     def _refuse(self, *args):
         raise TypeError("a strict array was copied to the host to become a Python value")
@@ -41,6 +47,7 @@ class StrictArray:
     size = property(lambda self: self._value.size)
     nbytes = property(lambda self: self._value.nbytes)
     dtype = property(lambda self: self._value.dtype)
+    strides = property(lambda self: self._value.strides)
     T = property(lambda self: _wrap(self._value.T))
 
 
@@ -60,12 +67,24 @@ def _wrap(value):
     return value
 
 
+def _call(name, function, args, kwargs):
+    if name not in CUPY:
+        raise AttributeError(f"CuPy has no {name}")
+    if unknown := kwargs.keys() - CUPY[name]:
+        raise TypeError(f"{name} of CuPy takes no keyword {', '.join(unknown)}")
+    kwargs = {key: _unwrap(value) for key, value in kwargs.items()}
+    return _wrap(function(*map(_unwrap, args), **kwargs))
+
+
 def _method(name):
     def method(self, *args, **kwargs):
-        kwargs = {key: _unwrap(value) for key, value in kwargs.items()}
-        return _wrap(getattr(self._value, name)(*map(_unwrap, args), **kwargs))
+        return _call(f"cupy.ndarray.{name}", getattr(self._value, name), args, kwargs)
 
     return method
+
+
+def _unary(function):
+    return lambda self: _wrap(function(self._value))
 
 
 def _binary(function):
@@ -97,7 +116,7 @@ for _name in "add sub mul truediv pow matmul floordiv mod and_ or_".split():
 for _name in "eq ne lt le gt ge".split():
     setattr(StrictArray, f"__{_name}__", _binary(getattr(operator, _name))[0])
 for _name in "neg abs invert".split():
-    setattr(StrictArray, f"__{_name}__", _method(f"__{_name}__"))
+    setattr(StrictArray, f"__{_name}__", _unary(getattr(operator, _name)))
 
 
 class Library:
@@ -107,13 +126,7 @@ class Library:
     transfers = 0  # copies from the device to the host
 
     def __getattr__(self, name):
-        function = getattr(np, name)
-
-        def call(*args, **kwargs):
-            kwargs = {key: _unwrap(value) for key, value in kwargs.items()}
-            return _wrap(function(*map(_unwrap, args), **kwargs))
-
-        return call
+        return lambda *args, **kwargs: _call(f"cupy.{name}", getattr(np, name), args, kwargs)
 
     def asarray(self, value, dtype=None):
         return _wrap(np.array(_unwrap(value) if isinstance(value, StrictArray) else value, dtype=dtype))
@@ -127,8 +140,8 @@ class Library:
         class lib:
             class stride_tricks:
                 @staticmethod
-                def sliding_window_view(x, *args, **kwargs):
-                    return _wrap(np.lib.stride_tricks.sliding_window_view(_unwrap(x), *args, **kwargs))
+                def as_strided(x, shape, strides):
+                    return _wrap(np.lib.stride_tricks.as_strided(_unwrap(x), shape, strides))
 
         return lib
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from helpers import idx_bytes, idx_header, mnist, small_folder, write_folder, write_idx
+from helpers import DATA, idx_bytes, idx_header, mnist, small_folder, write_folder, write_idx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -265,8 +265,8 @@ def test_the_repository_holds_mnist():
 
 @pytest.mark.parametrize("name", datasets.PARTS)
 def test_the_unpacked_files_have_the_sums_that_are_written_down(name):
-    content = gzip.decompress((datasets.REPOSITORY_DATA / f"{name}.gz").read_bytes())
-    lines = (datasets.REPOSITORY_DATA / "SHA256SUMS").read_text().splitlines()
+    content = gzip.decompress((DATA / f"{name}.gz").read_bytes())
+    lines = (DATA / "SHA256SUMS").read_text().splitlines()
     written = {file: total for total, file in map(str.split, lines)}
     assert hashlib.sha256(content).hexdigest() == written[name] == datasets.MNIST_SHA256[name]
 

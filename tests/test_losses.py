@@ -58,6 +58,7 @@ def test_cross_entropy_of_huge_logits_is_finite():
 
 def test_a_weighted_sum_weighs_values_and_gradients():
     x, y = np.full((2, 3), 0.5), np.zeros((2, 3))
+    assert np.isclose(WeightedSum([ReconstructionLoss(scale=1.0)])((x,), (y,)), 0.75)
     loss = WeightedSum([ReconstructionLoss(scale=1.0), ReconstructionLoss(scale=1.0)], [2.0, 3.0])
     total, cache = loss.forward((x, 2 * x), (y, y))
     assert np.isclose(total, 2 * 0.75 + 3 * 3.0)

@@ -1,12 +1,13 @@
 """Optimisers and schedules beside their formulas."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from minicaps import Dense, Sequential
-from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
+from minicaps.optim import BLOCK, SGD, Adam, Constant, Cosine, Exponential, in_blocks
 
 GRADIENTS = (0.5, -2.0, 1.0, 0.25)
 
@@ -38,7 +39,8 @@ def test_sgd_is_its_formula(layer, momentum):
     np.testing.assert_allclose(weights_after(SGD(layer, 0.1, momentum=momentum), layer), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1}])
+@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1},
+                                     {"beta1": 0.0}, {"beta2": 0.0}])  # fmt: skip
 def test_adam_is_its_formula(layer, options):
     beta1, beta2 = options.get("beta1", 0.9), options.get("beta2", 0.999)
     epsilon = options.get("epsilon", 1e-8)
@@ -49,6 +51,23 @@ def test_adam_is_its_formula(layer, options):
         w -= 0.1 * (m / (1 - beta1**t)) / (math.sqrt(v / (1 - beta2**t)) + epsilon)
         expected.append(w)
     np.testing.assert_allclose(weights_after(Adam(layer, 0.1, **options), layer), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_parameter_that_does_not_lie_in_one_piece_is_updated_too(layer, optimizer):
+    layer.add_param("W", np.ones((3, 2)).T)
+    layer.grads["W"][...] = 1.0
+    optimizer(layer, 0.1).step()
+    assert (layer.params["W"] < 1.0).all()
+
+
+def test_blocks_cover_the_arrays_and_are_views():
+    arrays = np.zeros((2, BLOCK - 1)), np.ones((2, BLOCK - 1))
+    blocks = in_blocks(arrays)
+    assert [block[0].size for block in blocks] == [BLOCK, BLOCK - 2]
+    for one, other in blocks:
+        one += other
+    assert (arrays[0] == 1).all()
 
 
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
@@ -103,6 +122,8 @@ def test_constant():
 
 
 def test_exponential():
+    assert math.isclose(Exponential(1e-3, every=1)(3), 1e-3 * 0.96**3)
+    assert Exponential(1e-3, decay=1.0)(3) == 1e-3
     schedule = Exponential(1e-3)
     assert schedule(0) == 1e-3
     assert math.isclose(schedule(2000), 0.96e-3)
@@ -115,6 +136,7 @@ def test_cosine():
     assert schedule(0) == 1e-2
     assert math.isclose(schedule(50), (1e-2 + 1e-4) / 2)
     assert math.isclose(schedule(100), 1e-4) and math.isclose(schedule(500), 1e-4)
+    assert Cosine(1e-2, steps=1)(1) == Cosine(1e-2, steps=5, warmup=5)(6) == 1e-5
 
 
 @pytest.mark.parametrize("schedule", [Constant(0.1, 10), Exponential(0.1, 10), Cosine(0.1, 110, 10)])
@@ -127,12 +149,21 @@ def test_warmup_grows_in_equal_steps_to_the_rate(schedule):
     assert math.isclose(schedule(10), 0.1, rel_tol=1e-3)
 
 
+@pytest.mark.parametrize("schedule", [Constant(0.1), Exponential(0.1), Cosine(0.1, 10)])
+def test_a_schedule_cannot_be_changed_under_an_optimizer(schedule):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        schedule.rate = 0.2
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Constant(0.0), lambda: Constant(float("nan")), lambda: Constant(0.1, -1),
-        lambda: Exponential(0.1, decay=0.0), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
-        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=1.0),
+        lambda: Exponential(0.1, decay=0.0),
+        lambda: Exponential(0.1, decay=1.5), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
+        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: Adam(Dense(1, 1), 0.1, beta1=-0.1),
+        lambda: Adam(Dense(1, 1), 0.1, beta2=1.0), lambda: Adam(Dense(1, 1), 0.1, beta2=-0.1),
+        lambda: SGD(Dense(1, 1), 0.1, momentum=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=-0.1),
         lambda: SGD(Dense(1, 1), -0.1),
     ],
 )  # fmt: skip

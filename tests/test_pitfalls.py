@@ -10,10 +10,12 @@ import minicaps
 from minicaps import (
     CapsuleLayer,
     Conv2d,
+    Decoder,
     Dense,
     DynamicRouting,
     MarginLoss,
     Mask,
+    PredictionVectors,
     PrimaryCaps,
     ReconstructionLoss,
     Squash,
@@ -23,7 +25,7 @@ from minicaps import (
     training,
 )
 from minicaps.models import CapsNet, build
-from minicaps.optim import Adam
+from minicaps.optim import SGD, Adam
 
 B, I, J, D, E = 2, 7, 3, 4, 5  # noqa: E741, all different
 
@@ -219,6 +221,23 @@ def test_the_default_initialisation_is_the_one_that_trains():
         for param in layer.params.values():
             assert 0.9 < np.abs(param).max() * fan_in**0.5 <= 1.0
             assert abs(param.mean()) * fan_in**0.5 < 0.2
+
+
+def test_what_is_not_said_is_as_in_the_paper():
+    for layer in (DynamicRouting(), CapsuleLayer(I, D, J, E)):
+        assert (layer.iterations, layer.leaky) == (3, False)
+        assert (layer.gradient, layer.coupling) == ("full", "softmax")
+    assert not layer.bias
+    assert PredictionVectors(I, D, J, E).deviation == layer.deviation == 0.05
+    loss = MarginLoss()
+    assert (loss.present, loss.absent, loss.down_weight) == (0.9, 0.1, 0.5)
+    assert ReconstructionLoss().scale == 0.0005
+    assert Decoder(J * E, (28, 28, 1)).hidden == (512, 1024)
+    for conv in (Conv2d(1, 2, 3), PrimaryCaps(1, 2, 3, 3).conv):
+        assert (conv.stride, conv.padding) == ((1, 1), (0, 0))
+    adam = Adam(layer, 0.1)
+    assert (adam.beta1, adam.beta2, adam.epsilon) == (0.9, 0.999, 1e-8)
+    assert SGD(layer, 0.1).momentum == 0.9
 
 
 def test_the_paper_preset_has_the_parameters_of_the_paper():

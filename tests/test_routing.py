@@ -82,6 +82,7 @@ def test_hard_coupling_starts_uniform_and_then_chooses_one_parent(leaky):
     for b, c in zip(cache.b[1:], cache.c[1:], strict=True):
         chosen = (b == b.max(axis=2, keepdims=True)) & ((b.max(axis=2, keepdims=True) >= 0) | (not leaky))
         np.testing.assert_array_equal(c, chosen)
+    assert len(cache.best) == 2  # after the last iteration nothing is chosen
     none = [c.sum(axis=2).min() == 0 for c in cache.c[1:]]
     assert any(none) == leaky  # only the leaky one may send a capsule nowhere
 

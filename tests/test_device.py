@@ -1,0 +1,316 @@
+"""The array switch: the arrays decide, nothing leaves the device unseen, and CuPy has what we call.
+
+No test here needs a GPU: a strict stand-in plays its part (``strict_backend.py``). Where CuPy sees a
+GPU, the tests with the fixture ``device`` run there too.
+"""
+
+import ast
+import sys
+import threading
+import types
+from pathlib import Path
+
+import helpers
+import numpy as np
+import pytest
+from strict_backend import CUPY, StrictArray, strict
+
+import minicaps
+from minicaps import Dense, checkpoint, cli, runs
+from minicaps.backend import get_xp, resolve, to_backend, to_numpy
+from minicaps.models import build
+from minicaps.optim import SGD, Adam
+from minicaps.training import evaluate, train_step
+
+NETWORKS = {
+    "capsnet": {"model": "capsnet"},
+    "capsnet without decoder": {"model": "capsnet", "decoder": False},
+    "cnn": {"model": "cnn"},
+    "mlp": {"model": "mlp"},
+}
+every_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS.keys())
+
+
+def test_the_arrays_decide(device):
+    assert get_xp(np.zeros(2), None, np.float32(1)) is np
+    assert get_xp(device.asarray(np.zeros(2))) is device
+
+
+def test_a_mixture_is_refused_with_the_cure(device):
+    with pytest.raises(TypeError, match=r"are mixed; move the model with model.to"):
+        get_xp(np.zeros(2), device.asarray(np.zeros(2)))
+    with pytest.raises(TypeError, match=r"Dense.forward: x: arrays of \w+ and numpy are mixed"):
+        Dense(2, 2, rng=0)(device.asarray(np.zeros((1, 2), np.float32)))
+
+
+@pytest.mark.parametrize("value", [[1.0], 1.0, "text"])
+def test_what_is_no_array_is_refused(value):
+    with pytest.raises(TypeError, match="expected a NumPy or CuPy array, got"):
+        get_xp(value)
+
+
+@pytest.mark.parametrize(
+    "offence",
+    [
+        lambda x: np.sum(x), lambda x: np.asarray(x), lambda x: np.ones(3) * x, lambda x: x + np.ones(3),
+        lambda x: float(x.sum()), lambda x: bool((x > 0).all()), lambda x: list(x),
+        lambda x: strict.put_along_axis(x), lambda x: strict.exp(x, where=x > 0),
+    ],
+)  # fmt: skip
+def test_the_stand_in_refuses_what_a_device_cannot_or_should_not_do(device, offence):
+    with pytest.raises((TypeError, AttributeError)):
+        offence(strict.asarray(np.ones(3)))
+
+
+# -- training and evaluation ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+@every_network
+def test_training_steps_give_the_same_numbers_and_copy_nothing_back(device, options, optimizer):
+    options = dict(options)
+    name, rng = options.pop("model"), np.random.default_rng(0)
+    images, labels = rng.random((5, 28, 28, 1)), rng.integers(0, 10, 5)
+    results = []
+    for xp in (np, device):
+        net = build(name, "tiny", rng=0, dtype=np.float64, **options).to(xp)
+        opt, objective = optimizer(net, 1e-2), net.objective()
+        strict.transfers = 0
+        for _ in range(3):
+            x, y = to_backend(images, xp), to_backend(labels, xp)
+            loss, correct = train_step(net, objective, opt, x, y)
+        assert strict.transfers == 0
+        results.append([to_numpy(loss), to_numpy(correct), *net.state().values()])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@every_network
+def test_the_run_copies_once_for_each_step_and_learns_the_same(
+    device, options, tmp_path, small_folder, monkeypatch
+):
+    config = helpers.tiny_config(data=str(small_folder), limit=100, batch_size=30, **options)
+    epochs = []
+    for xp in (np, device):
+        monkeypatch.setattr(runs, "resolve", lambda name, xp=xp: xp)
+        run = runs.Run(config, tmp_path / xp.__name__, say=helpers.quiet)
+        strict.transfers = 0
+        epochs.append(run._train_epoch())
+        assert strict.transfers == (run.steps_per_epoch if xp is strict else 0)
+    for name in ("train_loss", "train_accuracy"):
+        assert np.isclose(epochs[0][name], epochs[1][name], rtol=1e-4)
+
+
+@every_network
+def test_evaluation_copies_the_loss_and_the_scores_of_each_batch(device, options):
+    options = dict(options)
+    rng, net = np.random.default_rng(0), build(options.pop("model"), "tiny", rng=0, **options)
+    images, labels = rng.integers(0, 256, (7, 28, 28, 1)).astype(np.uint8), rng.integers(0, 10, 7)
+    expected = evaluate(net, images, labels, 3)
+    net.to(device)
+    strict.transfers = 0
+    result = evaluate(net, images, labels, 3)
+    assert strict.transfers == (2 * 3 if device is strict else 0)
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-4, atol=1e-6)
+    assert np.isclose(result.loss, expected.loss, rtol=1e-4)
+
+
+def test_a_whole_run_on_a_device_writes_what_a_run_on_numpy_reads(
+    device, tmp_path, small_folder, monkeypatch
+):
+    monkeypatch.setattr(runs, "resolve", lambda name: device)
+    config = helpers.tiny_config(data=str(small_folder), limit=60, batch_size=30, epochs=2)
+    summary = runs.Run(config, tmp_path / "run", say=helpers.quiet).train()
+    resumed = runs.Run.resume(tmp_path / "run")
+    assert resumed.optimizer.steps == 4
+    assert type(next(iter(resumed.network.params.values()))) is not np.ndarray
+    monkeypatch.undo()
+    net = checkpoint.load_network(tmp_path / "run" / "model.npz")[0]
+    assert net.count_params() == summary["parameters"]
+
+
+def test_the_optimizer_stays_on_the_thread_that_knows_the_gpu(device, monkeypatch):
+    monkeypatch.setattr("minicaps.optim.parallel", None)  # calling it would fail
+    net, threads = Dense(3, 2, rng=0).to(device), []
+    optimizer = SGD(net, 0.1)
+    update = optimizer.update
+    optimizer.update = lambda *args: (threads.append(threading.current_thread()), update(*args))
+    optimizer.step()
+    assert threads == [threading.current_thread()] * 2
+
+
+def test_moving_a_network_there_and_back_keeps_every_bit(device):
+    net = build("capsnet", "tiny", rng=0)
+    before = net.state()
+    assert get_xp(next(iter(net.to(device).params.values()))) is device
+    after = net.to("numpy").state()
+    assert all((after[name] == value).all() for name, value in before.items())
+
+
+# -- what the source says ---------------------------------------------------------------------
+
+# What may touch arrays of a device.
+LAYER_CODE = ("squash capsules routing losses decoder conv spectral dense optim layer models "
+              "training").split()  # fmt: skip
+# Types, constants and state of the process; no function of data among them.
+HARMLESS = {"float32", "float64", "ndarray", "integer", "dtype", "pi", "errstate", "random"}
+# Functions that handle data of the host only: first weights, examples, files, constant matrices, and the
+# end of an evaluation, after its copies.
+ON_THE_HOST = {"__init__", "examples", "state", "load_state", "_matrices", "evaluate"}
+
+
+def trees():
+    for name in LAYER_CODE:
+        path = Path(minicaps.__file__).with_name(f"{name}.py")
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def numpy_on_device_data(node):
+    """Yield each np.name, outside ON_THE_HOST and outside what is reached only where ``xp is np``."""
+    if isinstance(node, ast.FunctionDef) and node.name in ON_THE_HOST:
+        return
+    if (
+        isinstance(node, ast.Attribute)
+        and getattr(node.value, "id", "") == "np"
+        and node.attr not in HARMLESS
+    ):
+        yield node
+    skipped = []
+    if isinstance(node, ast.If):
+        first = node.test.values[0] if isinstance(node.test, ast.BoolOp) else node.test
+        if ast.unparse(first) == "xp is np":
+            skipped = [node.test, *node.body]
+    for child in ast.iter_child_nodes(node):
+        if child not in skipped:
+            yield from numpy_on_device_data(child)
+
+
+def test_layer_code_calls_no_numpy_function_on_what_may_lie_on_a_device():
+    found = [f"{name}.py:{node.lineno}: {ast.unparse(node)}"
+             for name, tree in trees() for node in numpy_on_device_data(tree)]  # fmt: skip
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "source, offences",
+    [
+        ("def forward(x):\n return np.exp(x)", 1),
+        ("def forward(x):\n if xp is np:\n  np.exp(x)\n else:\n  np.exp(x)", 1),
+        ("def forward(x):\n if x.size and xp is np:\n  np.exp(x)", 1),
+        ("def forward(x):\n return xp.exp(x).astype(np.float32)", 0),
+        ("def load_state(x):\n return np.asarray(x)", 0),
+    ],
+)
+def test_the_look_at_the_source_sees(source, offences):
+    assert len(list(numpy_on_device_data(ast.parse(source)))) == offences
+
+
+def names_taken_from_the_library(tree):
+    """Yield (dotted name, keywords, line) of each xp.name and get_xp(...).name."""
+    calls = {id(node.func): [k.arg for k in node.keywords] for node in ast.walk(tree)
+             if isinstance(node, ast.Call)}  # fmt: skip
+    inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        path, root = [], node
+        while isinstance(root, ast.Attribute):
+            path, root = [root.attr, *path], root.value
+        library = ast.unparse(root.func) in ("get_xp", "library_of") if isinstance(root, ast.Call) else (
+            isinstance(root, ast.Name) and root.id == "xp")  # fmt: skip
+        if path and library and id(node) not in inner:
+            yield "cupy." + ".".join(path), calls.get(id(node), []), node.lineno
+
+
+def test_cupy_has_every_name_and_keyword_that_is_taken_from_the_library():
+    taken = []
+    for path in sorted(Path(minicaps.__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        taken += [(path.name, *use) for use in names_taken_from_the_library(tree)]
+    assert len({name for _, name, _, _ in taken}) > 20
+    for file, name, keywords, line in taken:
+        assert name in CUPY, f"{file}:{line}: {name}"
+        assert set(keywords) <= CUPY[name], f"{file}:{line}: {name}({keywords})"
+
+
+def test_the_stand_in_has_no_method_and_no_attribute_that_cupy_lacks():
+    own = {name for name in vars(StrictArray) if not name.startswith("_")}
+    assert own <= {name.removeprefix("cupy.ndarray.") for name in CUPY}
+
+
+# -- CuPy missing, without a device, out of memory --------------------------------------------
+
+
+def test_names_of_backends():
+    assert resolve("numpy") is np
+    with pytest.raises(ValueError, match="expected 'numpy', 'cupy' or 'auto'"):
+        resolve("torch")
+
+
+@pytest.fixture
+def fake_cupy(monkeypatch):
+    """Put a module ``cupy`` in place that sees some devices, or fails with a message."""
+
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    class OutOfMemoryError(MemoryError):  # CuPy's is one too
+        pass
+
+    def put(devices):
+        def count():
+            if isinstance(devices, str):
+                raise CUDARuntimeError(devices)
+            return devices
+
+        def asarray(x):
+            raise OutOfMemoryError(f"Out of memory allocating {x.nbytes} bytes")
+
+        runtime = types.SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
+        cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime), asarray=asarray)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+        return cupy
+
+    return put
+
+
+def test_cupy_is_taken_where_it_sees_a_device(fake_cupy):
+    cupy = fake_cupy(1)
+    assert resolve("cupy") is cupy and resolve("auto") is cupy
+
+
+@pytest.mark.parametrize("devices", [0, "no driver"])
+def test_cupy_without_a_device_is_told_and_auto_falls_back(fake_cupy, devices):
+    fake_cupy(devices)
+    with pytest.raises(RuntimeError, match="finds no"):
+        resolve("cupy")
+    assert resolve("auto") is np
+
+
+def test_missing_cupy_is_told_with_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # makes the import fail
+    with pytest.raises(RuntimeError, match=r"pip install 'minicaps\[gpu\]'"):
+        resolve("cupy")
+    assert resolve("auto") is np
+
+
+@pytest.mark.parametrize(
+    "devices, line",
+    [
+        (None, "minicaps: backend 'cupy' needs CuPy (import of cupy halted; None in sys.modules); install it "
+               "with: pip install 'minicaps[gpu]'"),
+        (0, "minicaps: backend 'cupy': CuPy finds no GPU"),
+        ("no driver", "minicaps: backend 'cupy': CuPy finds no usable GPU (no driver)"),
+        (1, "minicaps: out of memory (Out of memory allocating 800 bytes); try a smaller --batch-size or "
+            "--preset"),
+    ],
+)  # fmt: skip
+def test_the_command_line_says_in_one_line_why_a_gpu_does_not_serve(
+    devices, line, fake_cupy, monkeypatch, small_folder, tmp_path, capsys
+):
+    if devices is None:
+        monkeypatch.setitem(sys.modules, "cupy", None)
+    else:
+        fake_cupy(devices)
+    arguments = ["train", "--backend", "cupy", "--preset", "tiny", "--data", str(small_folder)]
+    assert cli.main([*arguments, "--out", str(tmp_path / "run")]) == cli.FAILED
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert not (tmp_path / "run").exists()
