@@ -20,6 +20,16 @@ def train_step(
 ) -> tuple[Array, Array]:
     """Make one step of training: forward, loss, backward, update.
 
+    Arguments and result are those of ``gradients``.
+    """
+    loss, correct = gradients(network, objective, images, labels)
+    optimizer.step()
+    return loss, correct
+
+
+def gradients(network: Network, objective: Loss, images: Array, labels: Array) -> tuple[Array, Array]:
+    """Set ``network.grads`` to the gradients of the loss of a batch: forward, loss, backward.
+
     Parameters
     ----------
     images : float array (B, H, W, C), 0 to 1
@@ -29,13 +39,12 @@ def train_step(
     -------
     loss : scalar array
     correct : scalar array
-        How many of the batch were classified right, before the update.
+        How many of the batch were classified right.
     """
+    network.zero_grad()
     outputs, cache = network.forward(*network.training_inputs(images, labels))
     loss, loss_cache = objective.forward(outputs, network.targets(images, labels))
-    network.zero_grad()
     network.backward_params(objective.backward(loss_cache), cache)
-    optimizer.step()
     correct = (network.scores(outputs).argmax(axis=1) == labels).sum()
     return loss, correct
 
