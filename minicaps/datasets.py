@@ -9,10 +9,11 @@ import math
 import os
 import struct
 import tempfile
-import urllib.error
+import time
 import urllib.request
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,9 @@ MNIST_SHA256 = {  # of the unpacked files
 }
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/",
            "https://storage.googleapis.com/cvdf-datasets/mnist/")  # fmt: skip
+TIMEOUT, PATIENCE = 30.0, 600.0  # seconds: for the next bytes of a download, and for all of it
+MOST_BYTES = 64 << 20  # of a download, packed and unpacked; the largest file of MNIST has 47 MB
+MOST_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -278,30 +282,61 @@ def download_mnist(
 def _download(name: str, folder: Path, mirrors: Sequence[str], sha256: str) -> None:
     reasons = []
     for mirror in mirrors:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
         try:
-            with urllib.request.urlopen(mirror + name, timeout=30) as response:
-                packed = response.read(64 << 20)  # the largest file has 10 MB
-            found = hashlib.sha256(gzip.decompress(packed)).hexdigest()
-        except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
-            # URLError and BadGzipFile are OSErrors
-            reasons.append(f"{mirror}: {error}")
-            continue
-        if found != sha256:
+            with os.fdopen(descriptor, "w+b") as file:
+                for piece in _fetch(mirror + name):
+                    file.write(piece)
+                found = _sum_of_unpacked(file)
+                os.fsync(file.fileno())
+            if found == sha256:
+                os.replace(temporary, folder / name)
+                return
             reasons.append(f"{mirror}: wrong bytes (SHA-256 {found[:12]}…)")
-            continue
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(packed)
-            os.replace(temporary, folder / name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        return
+        except _BadMirror as error:
+            reasons.append(f"{mirror}: {error}")
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     raise RuntimeError(
         f"MNIST is not on this machine and {name} could not be downloaded ({'; '.join(reasons)}); "
         f"put the four files into {folder}, or name their folder with --data or MINICAPS_DATA"
     )
+
+
+class _BadMirror(Exception):
+    """A mirror does not answer, or with what cannot be a file of MNIST. Not so a disk that is full."""
+
+
+def _fetch(url: str) -> Iterator[bytes]:
+    """Yield what is at a URL, in pieces."""
+    start, length = time.monotonic(), 0
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            while piece := response.read1(1 << 16):
+                length += len(piece)
+                if length > MOST_BYTES:
+                    raise _BadMirror(f"sends more than {MOST_BYTES:,} bytes")
+                if time.monotonic() - start > PATIENCE:
+                    raise _BadMirror(f"sent {length:,} bytes in {PATIENCE:.0f} seconds")
+                yield piece
+    except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
+        raise _BadMirror(str(error) or type(error).__name__) from None
+
+
+def _sum_of_unpacked(file: BinaryIO) -> str:
+    """Return the SHA-256 of what a gzip file unpacks to."""
+    file.seek(0)
+    total, length = hashlib.sha256(), 0
+    try:
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            while piece := unpacked.read(1 << 20):
+                length += len(piece)
+                if length > MOST_BYTES:
+                    raise _BadMirror(f"its file unpacks to more than {MOST_BYTES:,} bytes")
+                total.update(piece)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _BadMirror(f"its file is damaged ({error})") from None
+    return total.hexdigest()
 
 
 # -- single images ----------------------------------------------------------------------------
@@ -344,9 +379,12 @@ def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.nd
     if channels not in (1, 3):
         raise ValueError(f"the network takes {channels} channels; image files have 1 or 3")
     try:
-        with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            picture = _as_8_bit(picture, "L" if channels == 1 else "RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about what it can read all the same
+            with Image.open(path) as picture:
+                _check_size(picture, os.path.getsize(path))
+                picture = ImageOps.exif_transpose(picture)
+                picture = _as_8_bit(picture, "L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except PermissionError:
@@ -359,6 +397,13 @@ def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.nd
         raise ValueError(f"{path}: damaged image ({error})") from None
     pixels = np.array(picture).reshape(picture.height, picture.width, channels)  # (height, width, C)
     return 255 - pixels if invert else pixels
+
+
+def _check_size(picture: Any, length: int) -> None:
+    """Raise ValueError if so few bytes cannot hold the pixels that an image's header promises."""
+    pixels = picture.width * picture.height
+    if pixels > MOST_PIXELS_PER_BYTE * length + (1 << 20):
+        raise ValueError(f"its header promises {pixels:,} pixels, the file has {length:,} bytes")
 
 
 def fit_picture(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

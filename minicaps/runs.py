@@ -16,7 +16,7 @@ from minicaps import augment, checkpoint, plots
 from minicaps.backend import resolve, to_numpy
 from minicaps.datasets import Dataset, load, to_float
 from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
-from minicaps.layer import check_choice, check_positive
+from minicaps.layer import check_choice, check_flag, check_whole
 from minicaps.models import NETWORKS, PRESETS, Network, build
 from minicaps.optim import Adam, Constant, Cosine, Exponential, Schedule
 from minicaps.training import Evaluation, batches, evaluate, gradients, library_of, to_batch
@@ -52,18 +52,20 @@ class TrainConfig:
     backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "limit", "routing_iterations"):
-            if getattr(self, name) is not None:
-                check_positive("train", **{name: getattr(self, name)})
-        for name in ("warmup", "shift", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"train: {name} is {value!r}, expected a whole number, 0 or more")
+        if self.limit is not None:
+            check_whole("train", 1, limit=self.limit)
+        if self.routing_iterations is not None:
+            check_whole("train", 1, routing_iterations=self.routing_iterations)
+        check_whole("train", 1, epochs=self.epochs, batch_size=self.batch_size)
+        check_whole("train", 0, warmup=self.warmup, shift=self.shift, seed=self.seed)
+        check_flag("train", decoder=self.decoder)
+        if self.data is not None and not isinstance(self.data, str):
+            raise ValueError(f"train: data is {self.data!r}, expected the path of a folder")
         if self.learning_rate is None:
             paper = self.model == "capsnet" and self.preset == "paper"
             object.__setattr__(self, "learning_rate", 1e-3 if paper else 4e-3)
         rate = self.learning_rate
-        if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
+        if not (isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf):
             raise ValueError(f"train: learning_rate is {rate!r}, expected a number above 0")
         for name, option in type(self).__dataclass_fields__.items():
             if option.metadata["choices"]:
