@@ -35,8 +35,8 @@ class Mask(Layer):
         if labels is None:
             chosen = (v * v).sum(axis=-1).argmax(axis=-1)  # (B,)
         else:
-            get_xp(v, labels)
             check_labels("Mask.forward", labels, *v.shape[:2])
+            get_xp(v, labels)  # of one library
             chosen = labels  # (B,)
         keep = (chosen[:, None] == xp.arange(v.shape[1]))[..., None]  # (B, J, 1)
         y = (v * keep).reshape(len(v), -1)  # (B, J·E)

@@ -313,6 +313,7 @@ def check_array(
         If an axis is missing, superfluous, of another size, or empty.
     """
     try:
+        get_xp(x)  # None, which the next line would pass over, is no array
         xp = get_xp(x, like)
     except TypeError as error:
         raise TypeError(f"{place}: {name}: {error}") from None
