@@ -471,7 +471,8 @@ def test_a_far_too_large_learning_rate_ends_in_one_clear_error(tmp_path, batch_s
         *((name, value) for name in ("epochs", "batch_size", "limit", "routing_iterations")
           for value in (0, -1, 1.5, True)),
         *((name, value) for name in ("warmup", "shift", "seed") for value in (-1, 1.5)),
-        *(("learning_rate", value) for value in (0.0, -1e-3, np.nan, np.inf)),
+        *(("learning_rate", value) for value in (0.0, -1e-3, np.nan, np.inf, True, "0.1")),
+        ("epochs", 1 << 63), ("seed", True), ("decoder", "no"), ("data", 3),
         ("model", "transformer"), ("preset", "huge"), ("schedule", "linear"), ("backend", "torch"),
     ],
 )  # fmt: skip
