@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import press_ctrl_c_at, quiet, read_metrics, small_folder, tiny_config
+from helpers import interrupt_at, press_ctrl_c_at, quiet, read_metrics, small_folder, tiny_config
 
 from minicaps import checkpoint, guards, runs, training
 from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
@@ -170,6 +170,9 @@ def test_metrics_beyond_the_checkpoint_are_cut_off(straight, config, tmp_path):
         Run(config, tmp_path, say=quiet, progress=press_ctrl_c_at(BATCHES + 2)).train()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write((straight / "metrics.jsonl").read_text().splitlines()[1] + '\n{"epoch": 3, "tra')
+    with pytest.raises(KeyboardInterrupt):
+        Run.resume(tmp_path, progress=interrupt_at(1)).train()  # at once, so nothing more is saved
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
     assert resumes_like(straight, tmp_path)
 
 
