@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, get_xp
+from minicaps.layer import check_whole
 
 
 def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndarray:
@@ -28,8 +29,9 @@ def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndar
     array of the same shape and dtype
         A new one; `images` is left as it is.
     """
-    if largest < 0:
-        raise ValueError(f"shift: largest is {largest}, expected 0 pixels or more")
+    if images.ndim != 4:
+        raise ValueError(f"shift: images have shape {images.shape}, expected (B, H, W, C)")
+    check_whole("shift", 0, largest=largest)
     offsets = rng.integers(-largest, largest, size=(2, len(images)), endpoint=True)  # (2, B)
     return shift_by(images, *offsets)
 

@@ -10,7 +10,15 @@ import numpy as np
 
 from minicaps.backend import Array, generator, get_xp, parallel, pieces
 from minicaps.conv import Conv2d, Pair
-from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
+from minicaps.layer import (
+    Example,
+    Layer,
+    check_array,
+    check_flag,
+    check_gradient,
+    check_number,
+    check_positive,
+)
 from minicaps.routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
 from minicaps.squash import Squash
 
@@ -114,7 +122,8 @@ class PredictionVectors(Layer):
         super().__init__()
         sizes = {"lower_capsules": lower_capsules, "lower_dimension": lower_dimension,
                  "upper_capsules": upper_capsules, "upper_dimension": upper_dimension}  # fmt: skip
-        check_positive(type(self).__name__, **sizes)
+        check_positive("PredictionVectors", **sizes)
+        check_number("PredictionVectors", deviation=deviation)
         self.__dict__.update(sizes, deviation=deviation)
         shape = tuple(sizes.values())
         W = generator(rng).normal(0.0, deviation, size=shape).astype(dtype)  # (I, D, J, E)
@@ -247,6 +256,7 @@ class CapsuleLayer(Layer):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
+        check_flag("CapsuleLayer", bias=bias)
         self.iterations, self.bias, self.leaky = iterations, bias, leaky
         self.gradient, self.coupling, self.deviation = gradient, coupling, deviation
         self._by_parent: Array | None = None  # set by for_inference

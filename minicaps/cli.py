@@ -158,13 +158,12 @@ def train(options: argparse.Namespace) -> int:
           f"{run.dataset.classes} classes, {' × '.join(map(str, run.dataset.image_shape))} pixels"
           )  # fmt: skip
     print(run.network.table())
-    print(f"run: {run.folder}" + (f", after epoch {len(run.epochs)}" if run.epochs else ""), flush=True)
+    print(f"run: {run.folder}" + (f", {run.kept}" if run.seconds else ""), flush=True)
     try:
         summary = run.train()
     except KeyboardInterrupt:
         progress.clear()
-        done = len(run.epochs)
-        _complain(f"interrupted; {done} complete epochs are kept. Continue with: "
+        _complain(f"interrupted; the run is kept as it was {run.kept}. Continue with: "
                   f"python -m minicaps train --resume {run.folder}")  # fmt: skip
         return INTERRUPTED
     progress.say(f"test accuracy {100 * summary['test_accuracy']:.2f} % "

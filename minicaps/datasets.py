@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import http.client
 import math
 import os
 import struct
 import tempfile
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +27,8 @@ MNIST_SHA256 = {  # of the unpacked files
 }
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/",
            "https://storage.googleapis.com/cvdf-datasets/mnist/")  # fmt: skip
+TIMEOUT, PATIENCE = 30.0, 600.0  # seconds: for the next bytes of a download, and for all of it
+MOST_BYTES = 64 << 20  # of a download, packed and unpacked; the largest file of MNIST has 47 MB
 REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -295,27 +293,58 @@ def download_mnist(
 def _download(name: str, folder: Path, mirrors: Sequence[str], sha256: str) -> None:
     reasons = []
     for mirror in mirrors:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
         try:
-            with urllib.request.urlopen(mirror + name, timeout=30) as response:
-                packed = response.read(64 << 20)  # the largest file has 10 MB
-            found = hashlib.sha256(gzip.decompress(packed)).hexdigest()
-        except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
-            # URLError and BadGzipFile are OSErrors
-            reasons.append(f"{mirror}: {error}")
-            continue
-        if found != sha256:
+            with os.fdopen(descriptor, "w+b") as file:
+                for piece in _fetch(mirror + name):
+                    file.write(piece)
+                found = _sum_of_unpacked(file)
+                os.fsync(file.fileno())
+            if found == sha256:
+                os.replace(temporary, folder / name)
+                return
             reasons.append(f"{mirror}: wrong bytes (SHA-256 {found[:12]}…)")
-            continue
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(packed)
-            os.replace(temporary, folder / name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        return
+        except _BadMirror as error:
+            reasons.append(f"{mirror}: {error}")
+        finally:
+            Path(temporary).unlink(missing_ok=True)
     raise RuntimeError(
         f"MNIST is not on this machine and {name} could not be downloaded ({'; '.join(reasons)}); "
         f"put the four files into {folder}, or name their folder with --data or MINICAPS_DATA"
     )
+
+
+class _BadMirror(Exception):
+    """A mirror does not answer, or with what cannot be a file of MNIST. Not so a disk that is full."""
+
+
+def _fetch(url: str) -> Iterator[bytes]:
+    """Yield what is at a URL, in pieces."""
+    start, length = time.monotonic(), 0
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+            while piece := response.read1(1 << 16):
+                length += len(piece)
+                if length > MOST_BYTES:
+                    raise _BadMirror(f"sends more than {MOST_BYTES:,} bytes")
+                if time.monotonic() - start > PATIENCE:
+                    raise _BadMirror(f"sent {length:,} bytes in {PATIENCE:.0f} seconds")
+                yield piece
+    except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
+        raise _BadMirror(str(error) or type(error).__name__) from None
+
+
+def _sum_of_unpacked(file: BinaryIO) -> str:
+    """Return the SHA-256 of what a gzip file unpacks to."""
+    file.seek(0)
+    total, length = hashlib.sha256(), 0
+    try:
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            while piece := unpacked.read(1 << 20):
+                length += len(piece)
+                if length > MOST_BYTES:
+                    raise _BadMirror(f"its file unpacks to more than {MOST_BYTES:,} bytes")
+                total.update(piece)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise _BadMirror(f"its file is damaged ({error})") from None
+    return total.hexdigest()

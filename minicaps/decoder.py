@@ -35,8 +35,8 @@ class Mask(Layer):
         if labels is None:
             chosen = (v * v).sum(axis=-1).argmax(axis=-1)  # (B,)
         else:
-            get_xp(v, labels)
             check_labels("Mask.forward", labels, *v.shape[:2])
+            get_xp(v, labels)  # of one library
             chosen = labels  # (B,)
         keep = (chosen[:, None] == xp.arange(v.shape[1]))[..., None]  # (B, J, 1)
         y = (v * keep).reshape(len(v), -1)  # (B, J·E)
@@ -97,9 +97,9 @@ class Decoder(Layer):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
-        if len(hidden) != 2:
+        if not isinstance(hidden, (tuple, list)) or len(hidden) != 2:
             raise ValueError(f"Decoder: hidden is {hidden!r}, expected the widths of two layers")
-        if len(image_shape) != 3:
+        if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
             raise ValueError(f"Decoder: image_shape is {image_shape!r}, expected (height, width, channels)")
         check_positive("Decoder", in_features=in_features)
         self.in_features, self.image_shape, self.hidden = in_features, image_shape, hidden

@@ -89,7 +89,15 @@ class Layer(ABC):
     # -- parameters ----------------------------------------------------------------------------
 
     def add_param(self, name: str, value: Array) -> None:
-        """Make `value` a parameter, with a gradient of zeros beside it."""
+        """Make `value` a parameter, with a gradient of zeros beside it.
+
+        Raises
+        ------
+        TypeError
+            If it is no array of float32 or float64.
+        """
+        get_xp(value)
+        check_float(type(self).__name__, f"the parameter {name}", value.dtype)
         self._params[name] = value
         self._grads[name] = get_xp(value).zeros_like(value)
 
@@ -162,6 +170,7 @@ class Layer(ABC):
 
     def astype(self, dtype: Any) -> Layer:
         """Convert the parameters to float32 or float64, and return self."""
+        check_float(f"{type(self).__name__}.astype", "the result", np.dtype(dtype))
         return self._replace_arrays(lambda x: x.astype(dtype))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -304,6 +313,7 @@ def check_array(
         If an axis is missing, superfluous, of another size, or empty.
     """
     try:
+        get_xp(x)  # None, which the next line would pass over, is no array
         xp = get_xp(x, like)
     except TypeError as error:
         raise TypeError(f"{place}: {name}: {error}") from None
@@ -350,7 +360,10 @@ def check_labels(place: str, labels: Array, batch: int, classes: int) -> Any:
 
     Values are checked on the host only: on a device that would wait for it in every step.
     """
-    xp = get_xp(labels)
+    try:
+        xp = get_xp(labels)
+    except TypeError as error:
+        raise TypeError(f"{place}: labels: {error}") from None
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{place}: labels have dtype {labels.dtype}, expected integers")
     check_shape(place, "labels", labels, ("batch B", batch))
@@ -377,6 +390,34 @@ def check_choice(place: str, name: str, value: Any, choices: tuple) -> None:
 
 def check_positive(place: str, **values: int) -> None:
     """Raise ValueError unless every value is a whole number above 0."""
+    check_whole(place, 1, **values)
+
+
+def check_whole(place: str, least: int, **values: int) -> None:
+    """Raise ValueError unless every value is a whole number, at least 0 or 1, that 64 bits hold."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{place}: {name} is {value!r}, expected a whole number above 0")
+        is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not (is_whole and least <= value < 1 << 63):
+            expected = "a whole number above 0" if least else "a whole number, 0 or more"
+            raise ValueError(f"{place}: {name} is {value!r}, expected {expected}")
+
+
+def check_number(place: str, **values: float) -> None:
+    """Raise ValueError unless every value is a finite number, 0 or more."""
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not (is_number and 0 <= value < np.inf):
+            raise ValueError(f"{place}: {name} is {value!r}, expected a number, 0 or more")
+
+
+def check_flag(place: str, **values: bool) -> None:
+    """Raise ValueError unless every value is True or False."""
+    for name, value in values.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{place}: {name} is {value!r}, expected True or False")
+
+
+def check_float(place: str, name: str, dtype: Any) -> None:
+    """Raise TypeError unless `dtype` is float32 or float64."""
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"{place}: {name} has dtype {dtype}, expected float32 or float64")

@@ -11,7 +11,15 @@ import numpy as np
 
 from minicaps.backend import Array, get_xp
 from minicaps.dense import any_axes
-from minicaps.layer import Example, Loss, check_array, check_labels, check_shape, one_hot
+from minicaps.layer import (
+    Example,
+    Loss,
+    check_array,
+    check_labels,
+    check_number,
+    check_shape,
+    one_hot,
+)
 from minicaps.squash import length_and_direction
 
 
@@ -40,6 +48,7 @@ class MarginLoss(Loss):
     """
 
     def __init__(self, *, present: float = 0.9, absent: float = 0.1, down_weight: float = 0.5) -> None:
+        check_number("MarginLoss", present=present, absent=absent, down_weight=down_weight)
         self.present, self.absent, self.down_weight = present, absent, down_weight
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, MarginCache]:
@@ -93,6 +102,7 @@ class ReconstructionLoss(Loss):
     """
 
     def __init__(self, *, scale: float = 0.0005) -> None:
+        check_number("ReconstructionLoss", scale=scale)
         self.scale = scale
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, ReconstructionCache]:
@@ -174,6 +184,7 @@ class WeightedSum(Loss):
                 f"WeightedSum: got {len(self.losses)} losses and {len(self.weights)} weights, "
                 "expected as many of each, and at least one"
             )
+        check_number("WeightedSum", **{f"weight {k}": weight for k, weight in enumerate(self.weights)})
 
     def forward(self, prediction: tuple, target: tuple) -> tuple[Array, list]:
         """prediction and target: one for each loss."""
@@ -206,7 +217,10 @@ class WeightedSum(Loss):
 
 def class_targets(place: str, target: Array, batch: int, classes: int, dtype: Any) -> Array:
     """Return T (B, J) of 0 and 1 from classes (B,) or from such an array."""
-    xp = get_xp(target)
+    try:
+        xp = get_xp(target)
+    except TypeError as error:
+        raise TypeError(f"{place}: target: {error}") from None
     if target.ndim == 1:
         check_labels(place, target, batch, classes)
         return one_hot(target, classes, dtype)

@@ -16,7 +16,16 @@ from minicaps.capsules import CapsuleLayer, PrimaryCaps
 from minicaps.conv import Conv2d, MaxPool2d, Pair, as_pair, output_size
 from minicaps.decoder import Decoder, Mask
 from minicaps.dense import Dense, Flatten, ReLU
-from minicaps.layer import Example, Layer, Loss, Sequential, check_array, check_positive
+from minicaps.layer import (
+    Example,
+    Layer,
+    Loss,
+    Sequential,
+    check_array,
+    check_flag,
+    check_number,
+    check_positive,
+)
 from minicaps.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
 from minicaps.squash import length_and_direction
 
@@ -176,6 +185,8 @@ class CapsNet(Network):
     ) -> None:
         super().__init__()
         self.image_shape = check_image_shape("CapsNet", image_shape)
+        check_flag("CapsNet", decoder=decoder)
+        check_number("CapsNet", reconstruction_scale=reconstruction_scale)
         self.classes, self.conv_channels = classes, conv_channels
         self.conv_kernel, self.conv_stride = conv_kernel, conv_stride
         self.primary_types, self.primary_dimension = primary_types, primary_dimension
@@ -507,9 +518,9 @@ def window_grid(place: str, size: Pair, kernel: int | Pair, stride: int | Pair) 
 
 def check_image_shape(place: str, image_shape: Any) -> ImageShape:
     """Return `image_shape` as a tuple, or raise ValueError if it is not (height, width, channels)."""
+    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
+        raise ValueError(f"{place}: image_shape is {image_shape!r}, expected (height, width, channels)")
     shape = tuple(image_shape)
-    if len(shape) != 3:
-        raise ValueError(f"{place}: image_shape is {shape}, expected (height, width, channels)")
     check_positive(place, **dict(zip(("height", "width", "channels"), shape, strict=True)))
     return shape
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minicaps.backend import Array, chunks, get_xp, parallel, to_backend, to_numpy
-from minicaps.layer import Layer
+from minicaps.layer import Layer, check_number, check_whole
 
 BLOCK = 1 << 17  # numbers updated together; four arrays of 512 KB in float32
 Schedule = Callable[[int], float]  # step number, from 0 -> learning rate
@@ -23,10 +23,10 @@ def _warm(step: int, warmup: int) -> float:
 
 
 def _check_rate(place: str, rate: float, warmup: int) -> None:
-    if not (math.isfinite(rate) and rate > 0):
+    check_number(place, rate=rate)
+    if rate == 0:
         raise ValueError(f"{place}: rate is {rate!r}, expected a number above 0")
-    if warmup < 0:
-        raise ValueError(f"{place}: warmup is {warmup!r}, expected 0 steps or more")
+    check_whole(place, 0, warmup=warmup)
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ class Adam(Optimizer):
         super().__init__(layer, rate)
         if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
             raise ValueError(f"Adam: beta1, beta2 are {beta1!r}, {beta2!r}, expected 0 to below 1")
+        check_number("Adam", epsilon=epsilon)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def update(self, param: Array, grad: Array, rate: float, *averages: Array) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+MOST_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
 
 
 def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.ndarray:
@@ -53,8 +57,11 @@ def _opened(path: str | Path) -> Iterator[Any]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
-            yield picture
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about what it can read all the same
+            with Image.open(path) as picture:
+                _check_size(picture, os.path.getsize(path))
+                yield picture
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except PermissionError:
@@ -65,6 +72,13 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise ValueError(f"{path}: not an image that can be read (PNG and JPEG are)") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: damaged image ({error})") from None
+
+
+def _check_size(picture: Any, length: int) -> None:
+    """Raise ValueError if so few bytes cannot hold the pixels that an image's header promises."""
+    pixels = picture.width * picture.height
+    if pixels > MOST_PIXELS_PER_BYTE * length + (1 << 20):
+        raise ValueError(f"its header promises {pixels:,} pixels, the file has {length:,} bytes")
 
 
 def fit_picture(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

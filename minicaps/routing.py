@@ -13,6 +13,7 @@ from minicaps.layer import (
     Layer,
     check_array,
     check_choice,
+    check_flag,
     check_gradient,
     check_positive,
 )
@@ -147,6 +148,9 @@ class DynamicRouting(Layer):
     ) -> None:
         super().__init__()
         check_positive("DynamicRouting", iterations=iterations)
+        check_flag("DynamicRouting", leaky=leaky)
+        if bias_shape is not None and not (isinstance(bias_shape, tuple) and len(bias_shape) == 2):
+            raise ValueError(f"DynamicRouting: bias_shape is {bias_shape!r}, expected (J, E)")
         check_choice("DynamicRouting", "gradient", gradient, ("full", "stopped"))
         check_choice("DynamicRouting", "coupling", coupling, ("softmax", "hard"))
         self.iterations, self.bias_shape, self.leaky = iterations, bias_shape, leaky

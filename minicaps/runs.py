@@ -1,4 +1,4 @@
-"""A training run: its configuration, the loop over epochs, and the folder that it writes."""
+"""A training run: the loop over epochs, and the folder that it writes."""
 
 from __future__ import annotations
 
@@ -6,101 +6,43 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from minicaps import augment, checkpoint, plots
 from minicaps.backend import resolve, to_numpy
+from minicaps.config import TrainConfig, read_config
 from minicaps.data_parallel import DataParallel
-from minicaps.datasets import Dataset, load, to_float
-from minicaps.layer import check_choice, check_positive
-from minicaps.models import NETWORKS, PRESETS, Network, build
-from minicaps.optim import Adam, Constant, Cosine, Exponential, Schedule
+from minicaps.datasets import load, to_float
+from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
+from minicaps.optim import Adam
 from minicaps.training import Evaluation, batches, evaluate, library_of, to_batch
 
-
-def _option(default: Any, text: str, *choices: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices or None})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides what a training run computes."""
-
-    model: str = _option("capsnet", "network to train", *NETWORKS)
-    preset: str = _option("small", "size of the CapsNet", *PRESETS)
-    data: str | None = _option(
-        None,
-        "folder of four IDX files, or with a subfolder of PNG or JPEG files for every class; these may "
-        "be in train/ and test/, otherwise every fifth file is for the test (default: MNIST)",
-    )
-    size: int | None = _option(
-        None, "scale PNG and JPEG files to NxN pixels (default: their size, if they all have the same)"
-    )
-    limit: int | None = _option(None, "train on the first LIMIT images only")
-    epochs: int = _option(8, "passes over the training images")
-    batch_size: int = _option(100, "images in one step")
-    learning_rate: float | None = _option(
-        None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
-    )
-    schedule: str = _option("cosine", "course of the rate", "constant", "exponential", "cosine")
-    warmup: int = _option(0, "steps over which the rate first grows from 0")
-    shift: int = _option(1, "move training images at random by up to this many pixels")
-    routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
-    decoder: bool = _option(True, "reconstruct the image beside classifying it")
-    seed: int = _option(0, "of the first weights, the order of the images and the shifts")
-    backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
-
-    def __post_init__(self) -> None:
-        for name in ("size", "limit", "epochs", "batch_size", "routing_iterations"):
-            if getattr(self, name) is not None:
-                check_positive("train", **{name: getattr(self, name)})
-        for name in ("warmup", "shift", "seed"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"train: {name} is {value!r}, expected a whole number, 0 or more")
-        if self.learning_rate is None:
-            paper = self.model == "capsnet" and self.preset == "paper"
-            object.__setattr__(self, "learning_rate", 1e-3 if paper else 4e-3)
-        rate = self.learning_rate
-        if not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
-            raise ValueError(f"train: learning_rate is {rate!r}, expected a number above 0")
-        for name, option in type(self).__dataclass_fields__.items():
-            if option.metadata["choices"]:
-                check_choice("train", name, getattr(self, name), option.metadata["choices"])
-
-    def network(self, dataset: Dataset) -> Network:
-        """Build the network, with first weights from the seed."""
-        options: dict[str, Any] = {}
-        if self.model == "capsnet":
-            options["decoder"] = self.decoder
-            if self.routing_iterations is not None:
-                options["iterations"] = self.routing_iterations
-        rng = np.random.default_rng([self.seed, 0])
-        return build(self.model, self.preset, image_shape=dataset.image_shape,
-                     classes=dataset.classes, rng=rng, **options)  # fmt: skip
-
-    def learning_rates(self, steps: int) -> Schedule:
-        """Return the schedule for a run of so many steps."""
-        if self.schedule == "constant":
-            return Constant(self.learning_rate, self.warmup)
-        if self.schedule == "exponential":
-            return Exponential(self.learning_rate, self.warmup)
-        return Cosine(self.learning_rate, steps, self.warmup)
+SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
+FILES = ("config.json", "metrics.jsonl", "checkpoint.npz", "model.npz", "summary.json")
 
 
-# -- a run ------------------------------------------------------------------------------------
+@dataclass
+class Place:
+    """Where a run stands within an epoch, and what it has added up there."""
+
+    rng: dict[str, Any]  # state of the generator when the epoch began; the order comes from it
+    batches: int = 0
+    images: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
 
 
 class Run:
     """A training run and its folder.
 
     The folder holds ``config.json``, ``metrics.jsonl`` (one object for every epoch),
-    ``checkpoint.npz`` (what resuming needs), and at the end ``model.npz``, ``summary.json`` and
-    figures.
+    ``checkpoint.npz`` (what resuming needs; written after every epoch, and within one every
+    minute), and at the end ``model.npz``, ``summary.json`` and figures.
 
     Parameters
     ----------
@@ -116,6 +58,8 @@ class Run:
     ------
     FileExistsError
         If the folder holds a run already.
+    RuntimeError
+        If another process is training there.
     """
 
     def __init__(
@@ -126,13 +70,13 @@ class Run:
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.folder, self.say, self.progress = config, Path(folder), say, progress
-        if (self.folder / "config.json").exists():
-            raise FileExistsError(f"{self.folder}: holds a run already; continue it with --resume "
-                                  f"{self.folder}, or name another folder with --out")  # fmt: skip
+        self._check_unused()
         self._prepare()
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(config), indent=2) + "\n"
-        checkpoint.write_text(self.folder / "config.json", text)
+        with locked(self.folder):
+            self._check_unused()  # by another process, meanwhile
+            text = json.dumps(asdict(config), indent=2) + "\n"
+            checkpoint.write_text(self.folder / "config.json", text)
 
     @classmethod
     def resume(cls, folder: str | Path, **reporting: Callable) -> Run:
@@ -143,7 +87,9 @@ class Run:
         FileNotFoundError
             If the folder holds no run.
         ValueError
-            If one of its files is damaged.
+            If one of its files is damaged, or the data set is another one than the run began with.
+        RuntimeError
+            If another process is training it.
         """
         folder = Path(folder)
         config = read_config(folder)
@@ -152,13 +98,22 @@ class Run:
         run.say = reporting.get("say", print)
         run.progress = reporting.get("progress", lambda line: None)
         run._prepare()
-        if (folder / "checkpoint.npz").exists():
-            run._restore(folder / "checkpoint.npz")
+        with locked(folder):
+            for name in FILES:
+                checkpoint.remove_leftovers(folder / name)
+            if (folder / "checkpoint.npz").exists():
+                run._restore(folder / "checkpoint.npz")
         return run
+
+    def _check_unused(self) -> None:
+        if (self.folder / "config.json").exists():
+            raise FileExistsError(f"{self.folder}: holds a run already; continue it with --resume "
+                                  f"{self.folder}, or name another folder with --out")  # fmt: skip
 
     def _prepare(self) -> None:
         config = self.config
         self.dataset = load(config.data, config.size)
+        self.fingerprint = checkpoint.fingerprint(self.dataset)
         images, labels, *self.validation = self.dataset.split()
         self.images, self.labels = images[: config.limit], labels[: config.limit]
         self.network = config.network(self.dataset)
@@ -169,88 +124,162 @@ class Run:
         self.optimizer = Adam(self.network, schedule)
         self.rng = np.random.default_rng([config.seed, 1])  # order of the images, and shifts
         self.epochs: list[dict[str, Any]] = []  # what metrics.jsonl holds
-        self.seconds = 0.0  # spent on training and validation, before and after resuming
+        self.place = Place(self.rng.bit_generator.state)
+        self.kept = self._position()  # what the checkpoint holds, in words
+        self._saved = time.monotonic()
 
     @property
     def finished(self) -> bool:
         return (self.folder / "summary.json").exists()
 
+    @property
+    def seconds(self) -> float:
+        """The seconds spent on training and validation, before and after resuming."""
+        return sum(row["seconds"] for row in self.epochs) + self.place.seconds
+
+    def _position(self) -> str:
+        batches = f" and {self.place.batches} of {self.steps_per_epoch} batches" if self.place.batches else ""
+        return f"after epoch {len(self.epochs)}{batches}"
+
     def train(self) -> dict[str, Any]:
-        """Train the epochs that are left, evaluate on the test set once, and return the summary."""
-        self._write_metrics()  # a run that is resumed may have ended between its two files
-        with DataParallel(self.network, self.objective, self.config.batch_size) as parallel:
-            self._train_epochs(parallel)
-        return self._finish()
+        """Train the epochs that are left, evaluate on the test set once, and return the summary.
 
-    def _train_epochs(self, parallel: DataParallel) -> None:
-        while len(self.epochs) < self.config.epochs:
-            start = time.perf_counter()
-            metrics = self._train_epoch(parallel)
-            with np.errstate(over="ignore", invalid="ignore"):
-                validation = evaluate(self.network, *self.validation, self.config.batch_size)
-            self._check_loss("validation loss", validation.loss)
-            metrics |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
-            self.seconds += time.perf_counter() - start
-            metrics["seconds"] = time.perf_counter() - start
-            self.epochs.append(metrics)
-            self.save()
-            self.say(
-                f"epoch {metrics['epoch']}/{self.config.epochs}  "
-                f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['train_accuracy']:.2f} %  "
-                f"validation {100 * validation.accuracy:.2f} %  "
-                f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s"
-            )
+        After a first Ctrl-C the batch is finished and saved; a second one stops at once.
 
-    def _train_epoch(self, parallel: DataParallel) -> dict[str, Any]:
-        config, xp = self.config, library_of(self.network)
-        start, loss_sum, correct, seen = time.perf_counter(), 0.0, 0, 0
-        for chosen in batches(len(self.images), config.batch_size, self.rng):
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C.
+        RuntimeError
+            If the loss or a gradient is not finite, or another process is training the run.
+        OSError
+            If a file cannot be written; the last checkpoint stays.
+        """
+        with locked(self.folder):
+            if not (self.folder / "checkpoint.npz").exists():
+                self.save()  # says from the start what data the run began with
+            self._write_metrics()  # a run that is resumed may have ended between its two files
+            parallel = DataParallel(self.network, self.objective, self.config.batch_size)
+            with parallel, CtrlC() as ctrl_c:
+                while len(self.epochs) < self.config.epochs:
+                    self._train_epoch(parallel, ctrl_c)
+                    self._complete_epoch()
+                if ctrl_c.pressed:
+                    raise KeyboardInterrupt
+            return self._finish()
+
+    def _train_epoch(self, parallel: DataParallel, ctrl_c: CtrlC) -> None:
+        """Train what is left of the epoch, saving now and then."""
+        config, xp, place = self.config, library_of(self.network), self.place
+        start = time.perf_counter() - place.seconds
+        for chosen in self._batches_left():
             images = augment.shift(self.images[chosen], config.shift, self.rng)  # (B, H, W, C)
-            x, y = to_batch(images, self.labels[chosen], xp)
-            with np.errstate(over="ignore", invalid="ignore"):  # told in words, one line below
-                loss, right = parallel.gradients(x, y)
-                self.optimizer.step()
-            both = to_numpy(xp.stack([loss, right.astype(loss.dtype)]))  # one copy from the device
-            self._check_loss("loss", both[0])
-            loss_sum += float(both[0]) * len(chosen)
-            correct += round(float(both[1]))
-            seen += len(chosen)
-            self._report_progress(seen, loss_sum / seen, seen / (time.perf_counter() - start))
-        return {
+            loss, correct = self._step(parallel, *to_batch(images, self.labels[chosen], xp))
+            place.batches += 1
+            place.images += len(chosen)
+            place.loss_sum += loss * len(chosen)
+            place.correct += correct
+            place.seconds = time.perf_counter() - start
+            self._report_progress()
+            if ctrl_c.pressed or time.monotonic() - self._saved >= SAVE_EVERY:
+                self.save()
+            if ctrl_c.pressed:
+                raise KeyboardInterrupt
+
+    def _batches_left(self) -> list[np.ndarray]:
+        """Return the batches of the epoch that are left, each an array of image numbers."""
+        now, self.rng.bit_generator.state = self.rng.bit_generator.state, self.place.rng
+        groups = list(batches(len(self.images), self.config.batch_size, self.rng))
+        if self.place.batches:  # a resumed epoch has drawn its order before, and more since
+            self.rng.bit_generator.state = now
+        return groups[self.place.batches :]
+
+    def _step(self, parallel: DataParallel, x: Any, y: Any) -> tuple[float, int]:
+        """Make one step, unless its loss or a gradient is not finite; return the loss and the hits."""
+        xp, grads = library_of(self.network), self.network.grads
+        with np.errstate(over="ignore", invalid="ignore"):  # told in words, some lines below
+            loss, correct = parallel.gradients(x, y)
+            numbers = xp.stack([loss, correct.astype(loss.dtype), sum_of_squares(grads.values())])
+            loss, correct, squares = to_numpy(numbers).tolist()  # one copy from the device
+            if not math.isfinite(loss):
+                self._stop(f"loss is {loss}", x, y)
+            if not (math.isfinite(squares) or all_finite(*grads.values())):
+                self._stop("gradient is not finite", x, y)
+            self.optimizer.step()
+        return loss, round(correct)
+
+    def _stop(self, what: str, x: Any, y: Any) -> NoReturn:
+        first = first_not_finite(self.network, self.objective, x, y)
+        raise self._error(f"the {what} at step {self.optimizer.steps + 1} (first is {first})")
+
+    def _error(self, what: str) -> RuntimeError:
+        rate = self.config.learning_rate
+        return RuntimeError(f"{what}; a smaller learning rate may help (it is {rate:g}); "
+                            f"the run is kept as it was {self.kept}")  # fmt: skip
+
+    def _complete_epoch(self) -> None:
+        """Validate, note the epoch's numbers, and save."""
+        place, start = self.place, time.perf_counter()
+        with np.errstate(over="ignore", invalid="ignore"):
+            validation = evaluate(self.network, *self.validation, self.config.batch_size)
+        if not math.isfinite(validation.loss):
+            raise self._error(f"the validation loss is {validation.loss} after step {self.optimizer.steps}")
+        metrics = {
             "epoch": len(self.epochs) + 1,
-            "train_loss": loss_sum / seen,
-            "train_accuracy": correct / seen,
+            "train_loss": place.loss_sum / place.images,
+            "train_accuracy": place.correct / place.images,
             "learning_rate": self.optimizer.schedule(self.optimizer.steps - 1),
-            "images_per_second": seen / (time.perf_counter() - start),
+            "images_per_second": place.images / place.seconds,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+            "seconds": place.seconds + time.perf_counter() - start,
         }
+        self.epochs.append(metrics)
+        self.place = Place(self.rng.bit_generator.state)
+        self.save()
+        self.say(
+            f"epoch {metrics['epoch']}/{self.config.epochs}  "
+            f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['train_accuracy']:.2f} %  "
+            f"validation {100 * validation.accuracy:.2f} %  "
+            f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s"
+        )
 
-    def _check_loss(self, name: str, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise RuntimeError(
-                f"the {name} is {loss} at step {self.optimizer.steps}; a smaller learning rate may help "
-                f"(it is {self.config.learning_rate:g}); the last complete epoch is kept"
-            )
-
-    def _report_progress(self, seen: int, loss: float, rate: float) -> None:
-        epoch = len(self.epochs) + 1
-        left = ((self.config.epochs - epoch + 1) * len(self.images) - seen) / rate
+    def _report_progress(self) -> None:
+        epoch, place = len(self.epochs) + 1, self.place
+        rate = place.images / place.seconds
+        left = ((self.config.epochs - epoch + 1) * len(self.images) - place.images) / rate
         self.progress(
-            f"epoch {epoch}/{self.config.epochs}  {seen:,}/{len(self.images):,} images  "
-            f"loss {loss:.4f}  {rate:,.0f} images/s  {left // 60:.0f}:{left % 60:02.0f} left"
+            f"epoch {epoch}/{self.config.epochs}  {place.images:,}/{len(self.images):,} images  "
+            f"loss {place.loss_sum / place.images:.4f}  {rate:,.0f} images/s  "
+            f"{left // 60:.0f}:{left % 60:02.0f} left"
         )
 
     # -- saving and resuming -------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint and the metrics of all epochs so far."""
+        """Write the checkpoint and the metrics of all epochs so far.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be written; the old one stays.
+        RuntimeError
+            If a weight is not finite; the old checkpoint stays.
+        """
         arrays = {f"network/{name}": array for name, array in self.network.state().items()}
         arrays |= {f"optimizer/{name}": a for name, a in self.optimizer.state().items()}
+        for name, array in arrays.items():
+            if not all_finite(array):
+                raise self._error(f"{name} is not finite after step {self.optimizer.steps}")
         description = {
+            "config": asdict(self.config),
+            "data": self.fingerprint,
             "rng": self.rng.bit_generator.state,
+            "place": asdict(self.place),
             "epochs": self.epochs,
-            "seconds": self.seconds,
         }
         checkpoint.write(self.folder / "checkpoint.npz", arrays, description)
+        self.kept, self._saved = self._position(), time.monotonic()
         self._write_metrics()
 
     def _write_metrics(self) -> None:
@@ -261,15 +290,27 @@ class Run:
         arrays, description = checkpoint.read(path)
         parts: dict[str, dict[str, np.ndarray]] = {"network": {}, "optimizer": {}}
         try:
+            if description["format"] > 1:  # 1 was written between two epochs, and without these
+                self._check_origin(path, TrainConfig(**description["config"]), description["data"])
             for name, array in arrays.items():
                 part, _, key = name.partition("/")
                 parts[part][key] = array
             self.network.load_state(parts["network"])
             self.optimizer.load_state(parts["optimizer"])
             self.rng.bit_generator.state = description["rng"]
-            self.epochs, self.seconds = list(description["epochs"]), float(description["seconds"])
+            self.place = Place(**description.get("place", {"rng": description["rng"]}))
+            self.epochs = list(description["epochs"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: does not belong to this run ({error})") from None
+        self.kept = self._position()
+
+    def _check_origin(self, path: Path, config: TrainConfig, data: str) -> None:
+        for option in fields(config):
+            there, here = getattr(config, option.name), getattr(self.config, option.name)
+            if there != here:
+                raise ValueError(f"{option.name} is {there!r} in it, {here!r} in config.json")
+        if data != self.fingerprint:
+            raise ValueError(f"it began with other data than {self.dataset.source} holds now")
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -316,22 +357,3 @@ class Run:
             drawn = self.network(x)[1]
             figure = plots.reconstructions(x, drawn, labels[shown], test.predictions[shown], names)
             plots.save(figure, self.folder / "reconstructions.png")
-
-
-def read_config(folder: Path) -> TrainConfig:
-    """Read the configuration of the run in `folder`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no run.
-    ValueError
-        If the file is damaged, or its values are not allowed.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: holds no run (no config.json)")
-    try:
-        return TrainConfig(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged, or of another version ({error})") from None

@@ -10,7 +10,7 @@ import numpy as np
 
 from minicaps.backend import Array, get_xp, to_backend, to_numpy
 from minicaps.datasets import to_float
-from minicaps.layer import Loss
+from minicaps.layer import Loss, check_positive
 from minicaps.models import Network
 from minicaps.optim import Optimizer
 
@@ -34,12 +34,12 @@ def gradients(
     correct : scalar array
         How many of them were classified right.
     """
+    network.zero_grad()
     outputs, cache = network.forward(*network.training_inputs(images, labels))
     loss, loss_cache = objective.forward(outputs, network.targets(images, labels))
     doutputs = objective.backward(loss_cache)
     if share != 1:
         doutputs = tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
-    network.zero_grad()
     network.backward_params(doutputs, cache)
     return loss, network.right(outputs, labels).sum()
 
@@ -64,9 +64,22 @@ class Evaluation:
 
 
 def evaluate(network: Network, images: np.ndarray, labels: np.ndarray, batch_size: int = 100) -> Evaluation:
-    """Classify `images` (N, H, W, C), 8-bit, and compare with `labels` (N,)."""
+    """Classify `images` (N, H, W, C), 8-bit, and compare with `labels` (N,).
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or not one label for each.
+    TypeError
+        If the images are not 8-bit.
+    """
     if len(images) == 0:
         raise ValueError("evaluate: there are no images")
+    if len(labels) != len(images):
+        raise ValueError(f"evaluate: {len(labels)} labels for {len(images)} images")
+    if images.dtype != np.uint8:
+        raise TypeError(f"evaluate: images have dtype {images.dtype}, expected uint8, 0 to 255")
+    check_positive("evaluate", batch_size=batch_size)
     objective, xp = network.objective(), library_of(network)
     network = network.for_inference()
     losses, scores = [], []
@@ -93,6 +106,7 @@ def library_of(network: Network) -> Any:
 
 def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield the numbers 0 to count - 1 in random order, in groups of `size` (the last smaller)."""
+    check_positive("batches", size=size)
     order = rng.permutation(count)
     for start in range(0, count, size):
         yield order[start : start + size]

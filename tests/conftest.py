@@ -1,5 +1,7 @@
 """Fixtures and settings that several test files use."""
 
+import os
+
 import helpers
 import hypothesis
 import pytest
@@ -8,8 +10,10 @@ import strict_backend
 from minicaps import backend
 
 # No deadline: what a single example takes on a busy machine says nothing about the code.
+# Once a night: HYPOTHESIS_PROFILE=nightly python -m pytest (or --hypothesis-profile nightly)
 hypothesis.settings.register_profile("minicaps", deadline=None)
-hypothesis.settings.load_profile("minicaps")
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "minicaps"))
 
 
 def devices():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import gzip
+import itertools
 import json
+import signal
 import struct
 from pathlib import Path
 
@@ -92,6 +94,17 @@ def interrupt_at(count):
     def call(*_):
         if next(calls) == count:
             raise KeyboardInterrupt
+
+    return call
+
+
+def press_ctrl_c_at(*counts):
+    """Return a callable that sends this process the signal of Ctrl-C when called for these times."""
+    calls = itertools.count(1)
+
+    def call(*_):
+        if next(calls) in counts:
+            signal.raise_signal(signal.SIGINT)
 
     return call
 

@@ -11,7 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import interrupt_at, read_metrics, small_dataset, small_folder, tiny_config, write_folder
+from helpers import (
+    interrupt_at,
+    press_ctrl_c_at,
+    read_metrics,
+    small_dataset,
+    small_folder,
+    tiny_config,
+    write_folder,
+)
 from PIL import Image
 
 from minicaps import __version__, checkpoint, cli, runs
@@ -167,7 +175,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, data, tmp_path):
     assert code == 0 and errors == ""
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json",
-        "learning_curves.png", "mistakes.png", "confusion_matrix.png", "reconstructions.png",
+        "learning_curves.png", "mistakes.png", "confusion_matrix.png", "reconstructions.png", ".lock",
     }  # fmt: skip
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["seed"] == 3 and summary["preset"] == "tiny" and summary["train_images"] == 50
@@ -259,13 +267,10 @@ def test_an_unexpected_error_is_one_line_that_names_its_type(complaint, data, mo
 
 
 def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(complaint, data, tmp_path, monkeypatch):
-    def train(run):
-        run.epochs.extend([{}, {}])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runs.Run, "train", train)
-    line = complaint(*QUICK, "--data", data, "--out", tmp_path / "run", code=130)
-    assert "interrupted; 2 complete epochs are kept" in line
+    monkeypatch.setattr(cli.ProgressLine, "show", press_ctrl_c_at(2))
+    options = ["--batch-size", 10, "--data", data, "--out", tmp_path / "run"]
+    line = complaint(*QUICK, *options, code=130)
+    assert "interrupted; the run is kept as it was after epoch 0 and 2 of 5 batches." in line
     assert f"Continue with: python -m minicaps train --resume {tmp_path / 'run'}\n" in line
 
 
@@ -312,7 +317,7 @@ def test_resume_takes_no_other_options(complaint, unfinished, options, named):
 def test_resuming_with_a_broken_checkpoint_ends_with_1(complaint, unfinished, tmp_path):
     shutil.copytree(unfinished, tmp_path / "run")
     (tmp_path / "run" / "checkpoint.npz").write_bytes(b"PK\x03\x04 nothing")
-    assert "checkpoint.npz: damaged" in complaint("train", "--resume", tmp_path / "run", code=1)
+    assert "checkpoint.npz: truncated" in complaint("train", "--resume", tmp_path / "run", code=1)
 
 
 # -- evaluate ----------------------------------------------------------------------------------
@@ -358,7 +363,7 @@ def test_a_missing_run_ends_with_2(complaint, tmp_path, command):
 
 def test_a_broken_model_ends_with_1(complaint, finished, tmp_path):
     (tmp_path / "model.npz").write_bytes((finished / "model.npz").read_bytes()[:-100])
-    assert "model.npz: damaged" in complaint("evaluate", tmp_path, code=1)
+    assert "model.npz: truncated" in complaint("evaluate", tmp_path, code=1)
 
 
 def test_evaluating_on_images_of_another_size_ends_with_1(complaint, finished, tmp_path):

@@ -1,11 +1,14 @@
 """Reading IDX files, and finding MNIST wherever it is."""
 
+import contextlib
 import gzip
 import hashlib
 import math
 import socket
+import struct
 import threading
 import tracemalloc
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -356,6 +359,28 @@ CONTENTS = {"one": b"the first file", "two": b"the second file" * 1000}
 SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
 
 
+def send_endlessly(handler):
+    with contextlib.suppress(ConnectionError):
+        while True:
+            handler.wfile.write(bytes(1 << 16))
+
+
+def stall(handler):
+    handler.rfile.read(1)  # until the other side leaves
+
+
+def reset(handler):
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def hang_up(handler):
+    pass
+
+
+MISBEHAVIOUR = {"endless": send_endlessly, "stalled": stall, "reset": reset, "cut off": hang_up}
+
+
 @pytest.fixture(scope="module")
 def server():
     """A local web server: /good/ has the files, every other folder one thing wrong with them."""
@@ -364,16 +389,29 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
-            _, folder, name = self.path.split("/")
+            _, folder, name = urllib.parse.unquote(self.path).split("/")
             content = gzip.compress(CONTENTS[name.removesuffix(".gz")])
+            if folder == "bomb":
+                content = gzip.compress(bytes(2 << 20))
             if folder == "garbage":
                 self.wfile.write(b"this is not HTTP\r\n\r\n")
                 return
             if folder == "silent":
                 return
+            if folder == "loop":
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                self.end_headers()
+                return
             self.send_response(404 if folder == "absent" else 200)
-            self.send_header("Content-Length", str(len(content)))
+            if folder != "endless":
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            if folder in MISBEHAVIOUR:
+                self.wfile.write(content[:20])
+                MISBEHAVIOUR[folder](self)
+                self.close_connection = True
+                return
             wrong = {
                 "other": gzip.compress(b"another file"),
                 "plain": b"<html>sign in to this network</html>",
@@ -398,10 +436,12 @@ def server():
 def download(server, tmp_path, monkeypatch):
     """Return a function that downloads from mirrors, given as folders of the server or as URLs."""
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(datasets, "TIMEOUT", 0.5)
+    monkeypatch.setattr(datasets, "MOST_BYTES", 1 << 20)
     server.asked.clear()
 
     def download(*mirrors):
-        urls = [m if ":" in m else f"{server.url}{m}/" for m in mirrors]
+        urls = [m if ":" in m else f"{server.url}{urllib.parse.quote(m)}/" for m in mirrors]
         datasets.download_mnist(tmp_path / "cache", urls, SUMS)
 
     return download
@@ -418,7 +458,21 @@ def refused_url():
 
 
 EXPECTED = {f"{name}.gz": content for name, content in CONTENTS.items()}
-WRONG = ["other", "plain", "short", "damaged", "absent", "silent", "garbage"]
+WRONG = {
+    "other": r"wrong bytes \(SHA-256 [0-9a-f]{12}…\)",
+    "plain": "its file is damaged .*gzip",
+    "short": "its file is damaged|wrong bytes",
+    "damaged": "its file is damaged .*CRC",
+    "bomb": "its file unpacks to more than 1,048,576 bytes",
+    "absent": "HTTP Error 404",
+    "silent": "closed connection",
+    "garbage": "not HTTP",
+    "loop": "HTTP Error 302.*infinite loop",
+    "endless": "sends more than 1,048,576 bytes",
+    "stalled": "timed out",
+    "reset": "reset",
+    "cut off": "its file is damaged .*end-of-stream",
+}
 
 
 def test_download_brings_every_file(download, tmp_path):
@@ -443,10 +497,16 @@ def test_after_a_mirror_that_refuses_the_connection_the_next_one_is_tried(downlo
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_failed_download_leaves_nothing_behind(download, tmp_path, wrong):
-    with pytest.raises(RuntimeError):
+def test_a_failed_download_says_what_is_wrong_and_leaves_nothing_behind(download, tmp_path, wrong):
+    with pytest.raises(RuntimeError, match=WRONG[wrong]):
         download(wrong)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_mirror_that_is_too_slow_is_given_up(download, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "PATIENCE", -1.0)
+    with pytest.raises(RuntimeError, match=r"sent \d+ bytes in -1 seconds"):
+        download("good")
 
 
 def test_a_failed_download_says_why_and_what_to_do(download, tmp_path):

@@ -198,7 +198,12 @@ DAMAGES = {
     "no generator": lambda _, description: description.pop("rng"),
     "another generator": lambda _, description: description.update(rng={"bit_generator": "MT19937"}),
     "no epochs": lambda _, description: description.pop("epochs"),
-    "no seconds": lambda _, description: description.update(seconds=None),
+    "no place": lambda _, description: description.update(place=None),
+    "another option": lambda _, description: description["config"].update(batch_size=49),
+    "an unknown option": lambda _, description: description["config"].update(layers=3),
+    "no configuration": lambda _, description: description.pop("config"),
+    "another data set": lambda _, description: description.update(data="0" * 64),
+    "no data set": lambda _, description: description.pop("data"),
 }
 
 
@@ -216,7 +221,7 @@ def test_a_truncated_checkpoint_is_refused(straight, tmp_path):
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
     content = (tmp_path / "checkpoint.npz").read_bytes()
     (tmp_path / "checkpoint.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"checkpoint\.npz: damaged"):
+    with pytest.raises(ValueError, match=r"checkpoint\.npz: truncated, after"):
         Run.resume(tmp_path)
 
 
@@ -226,7 +231,7 @@ def test_a_truncated_checkpoint_is_refused(straight, tmp_path):
 def test_the_folder_has_every_file(straight):
     assert {path.name for path in straight.iterdir()} == {
         "config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json",
-        "learning_curves.png", "mistakes.png", "reconstructions.png", "confusion_matrix.png",
+        "learning_curves.png", "mistakes.png", "reconstructions.png", "confusion_matrix.png", ".lock",
     }  # fmt: skip
 
 
@@ -443,28 +448,6 @@ def test_evaluation_of_no_images_is_refused():
 # -- what goes wrong ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_epoch(tmp_path, monkeypatch, value):
-    gradients, calls = training.gradients, iter(range(100))
-
-    def step(*arguments):
-        loss, correct = gradients(*arguments)
-        return (np.float32(value) if next(calls) == 8 else loss), correct
-
-    monkeypatch.setattr(data_parallel, "gradients", step)
-    with pytest.raises(RuntimeError, match=rf"the loss is {value} at step 9; a smaller learning rate"):
-        Run(THREE_EPOCHS, tmp_path, say=quiet).train()
-    assert not (tmp_path / "summary.json").exists()
-    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
-
-
-def test_a_network_of_nan_stops_the_run(tmp_path):
-    run = Run(tiny_config(), tmp_path, say=quiet)
-    run.network.params["capsules.prediction.W"][...] = np.nan
-    with pytest.raises(RuntimeError, match="the loss is nan at step 1"):
-        run.train()
-
-
 @pytest.mark.parametrize(
     "options, rate",
     [({}, 4e-3), ({"preset": "paper"}, 1e-3), ({"model": "mlp", "preset": "paper"}, 4e-3),
@@ -488,7 +471,8 @@ def test_a_far_too_large_learning_rate_ends_in_one_clear_error(tmp_path, batch_s
         *((name, value) for name in ("epochs", "batch_size", "limit", "routing_iterations")
           for value in (0, -1, 1.5, True)),
         *((name, value) for name in ("warmup", "shift", "seed") for value in (-1, 1.5)),
-        *(("learning_rate", value) for value in (0.0, -1e-3, np.nan, np.inf)),
+        *(("learning_rate", value) for value in (0.0, -1e-3, np.nan, np.inf, True, "0.1")),
+        ("epochs", 1 << 63), ("seed", True), ("decoder", "no"), ("data", 3),
         ("model", "transformer"), ("preset", "huge"), ("schedule", "linear"), ("backend", "torch"),
     ],
 )  # fmt: skip

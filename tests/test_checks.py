@@ -1,0 +1,215 @@
+"""What a caller can get wrong is refused where it is given: place, what came, what was expected."""
+
+import re
+
+import numpy as np
+import pytest
+
+import minicaps
+from minicaps import (
+    CapsuleLayer,
+    Conv2d,
+    CrossEntropyLoss,
+    Decoder,
+    Dense,
+    DynamicRouting,
+    Flatten,
+    Layer,
+    MarginLoss,
+    Mask,
+    MaxPool2d,
+    PredictionVectors,
+    PrimaryCaps,
+    ReconstructionLoss,
+    ReLU,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    Squash,
+    WeightedSum,
+    gradcheck,
+)
+from minicaps.augment import shift
+from minicaps.layer import Loss
+from minicaps.models import CNN, MLP, CapsNet, build
+from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
+from minicaps.training import batches, evaluate
+
+DENSE = Dense(3, 2, rng=0)
+IMAGES = np.zeros((4, 28, 28, 1), np.uint8)
+LABELS = np.zeros(4, int)
+
+OPTIONS = [  # how a thing is made, and what the error says
+    (lambda: Dense(0, 2), "Dense: in_features is 0, expected a whole number above 0"),
+    (lambda: Dense(3, 2.0), "Dense: out_features is 2.0, expected a whole number above 0"),
+    (lambda: Dense(3, 1 << 63), f"Dense: out_features is {1 << 63}, expected a whole number above 0"),
+    (lambda: Reshape(3, True), "Reshape: axis 2 is True, expected a whole number above 0"),
+    (lambda: Conv2d(0, 2, 3), "Conv2d: in_channels is 0, expected a whole number above 0"),
+    (lambda: Conv2d(1, 2, 3, padding=-1), "Conv2d: padding is -1, expected one or two whole numbers of at"),
+    (lambda: Conv2d(1, 2, "3"), "Conv2d: kernel_size is '3', expected one or two whole numbers"),
+    (lambda: Conv2d(1, 2, 3, algorithm="fft"), "Conv2d: algorithm is 'fft', expected 'auto' or 'im2col' or"),
+    (lambda: MaxPool2d(0), "MaxPool2d: window is 0, expected one or two whole numbers"),
+    (lambda: PrimaryCaps(1, 0, 2, 3), "PrimaryCaps: types is 0, expected a whole number above 0"),
+    (lambda: PredictionVectors(0, 1, 1, 1), "PredictionVectors: lower_capsules is 0, expected a whole"),
+    (
+        lambda: PredictionVectors(1, 1, 1, 1, deviation=-1.0),
+        "PredictionVectors: deviation is -1.0, expected a",
+    ),
+    (lambda: CapsuleLayer(1, 1, 1, 1, deviation=np.nan), "PredictionVectors: deviation is nan, expected a"),
+    (lambda: CapsuleLayer(1, 1, 1, 1, bias="yes"), "CapsuleLayer: bias is 'yes', expected True or False"),
+    (lambda: CapsuleLayer(1, 1, 1, 1, leaky=None), "DynamicRouting: leaky is None, expected True or False"),
+    (lambda: DynamicRouting(0), "DynamicRouting: iterations is 0, expected a whole number above 0"),
+    (lambda: DynamicRouting(gradient="no"), "DynamicRouting: gradient is 'no', expected 'full' or 'stopped'"),
+    (lambda: DynamicRouting(coupling="soft"), "DynamicRouting: coupling is 'soft', expected 'softmax' or"),
+    (lambda: DynamicRouting(bias_shape=3), "DynamicRouting: bias_shape is 3, expected (J, E)"),
+    (lambda: Decoder(4, (2, 2, 1), hidden=5), "Decoder: hidden is 5, expected the widths of two layers"),
+    (lambda: Decoder(4, 28), "Decoder: image_shape is 28, expected (height, width, channels)"),
+    (lambda: MarginLoss(present=np.inf), "MarginLoss: present is inf, expected a number, 0 or more"),
+    (lambda: MarginLoss(down_weight="0.5"), "MarginLoss: down_weight is '0.5', expected a number, 0 or more"),
+    (lambda: ReconstructionLoss(scale=-1), "ReconstructionLoss: scale is -1, expected a number, 0 or more"),
+    (lambda: WeightedSum([]), "WeightedSum: got 0 losses and 0 weights"),
+    (lambda: WeightedSum([MarginLoss()], [None]), "WeightedSum: weight 0 is None, expected a number"),
+    (lambda: Sequential(), "Sequential: got no layers, expected at least one"),
+    (lambda: CapsNet(28), "CapsNet: image_shape is 28, expected (height, width, channels)"),
+    (lambda: CapsNet((28, 28, 0)), "CapsNet: channels is 0, expected a whole number above 0"),
+    (lambda: CapsNet(decoder="no"), "CapsNet: decoder is 'no', expected True or False"),
+    (lambda: CapsNet(reconstruction_scale=None), "CapsNet: reconstruction_scale is None, expected a number"),
+    (lambda: CapsNet((8, 28, 1)), "a window of height 9 does not fit an image of height 8"),
+    (lambda: CNN((20, 28, 1)), "CNN: conv3: a window of height 4 does not fit an image of height 2"),
+    (lambda: MLP(hidden=0), "Dense: out_features is 0, expected a whole number above 0"),
+    (lambda: build("svm"), "model is 'svm', expected one of capsnet, cnn, mlp"),
+    (lambda: build("mlp", "huge"), "preset is 'huge', expected one of tiny, small, paper"),
+    (lambda: Constant(0), "Constant: rate is 0, expected a number above 0"),
+    (lambda: Exponential(np.nan), "Exponential: rate is nan, expected a number"),
+    (lambda: Cosine(0.1, 0), "Cosine: steps is 0, expected"),
+    (lambda: Cosine(0.1, 10, warmup=1.5), "Cosine: warmup is 1.5, expected a whole number, 0 or more"),
+    (lambda: SGD(DENSE, "fast"), "Constant: rate is 'fast', expected a number"),
+    (lambda: SGD(DENSE, 0.1, momentum=1), "SGD: momentum is 1, expected 0 to below 1"),
+    (lambda: Adam(DENSE, 0.1, epsilon=-1e-8), "Adam: epsilon is -1e-08, expected a number, 0 or more"),
+    (lambda: shift(IMAGES, 0.5, np.random.default_rng(0)), "shift: largest is 0.5, expected a whole number"),
+    (lambda: shift(IMAGES[0], 1, np.random.default_rng(0)), "shift: images have shape (28, 28, 1), expected"),
+    (lambda: list(batches(10, 0, np.random.default_rng(0))), "batches: size is 0, expected a whole number"),
+    (lambda: evaluate(build("mlp"), IMAGES, LABELS[:3]), "evaluate: 3 labels for 4 images"),
+    (lambda: evaluate(build("mlp"), IMAGES, LABELS, 0), "evaluate: batch_size is 0, expected a whole number"),
+    (lambda: evaluate(build("mlp"), IMAGES, LABELS + 10), "labels run from 10 to 10, expected 0 to 9"),
+]
+
+
+@pytest.mark.parametrize("make, message", OPTIONS, ids=[message[:40] for _, message in OPTIONS])
+def test_a_wrong_option_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+DTYPES = [
+    (lambda: Dense(3, 2, dtype=int), "Dense: the parameter W has dtype int64, expected float32 or float64"),
+    (lambda: Conv2d(1, 2, 3, dtype=np.float16), "Conv2d: the parameter W has dtype float16, expected"),
+    (lambda: CapsuleLayer(1, 1, 1, 1, dtype=complex), "PredictionVectors: the parameter W has dtype complex"),
+    (lambda: Dense(3, 2).astype(np.int8), "Dense.astype: the result has dtype int8, expected float32 or"),
+    (lambda: Layer.add_param(Flatten(), "a", [1.0]), "expected a NumPy or CuPy array, got list"),
+    (lambda: evaluate(build("mlp"), IMAGES / 255, LABELS), "evaluate: images have dtype float64, expected"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make, message", DTYPES, ids=[message[:40] for _, message in DTYPES])
+def test_a_wrong_dtype_is_refused_by_name(make, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make()
+
+
+# -- every public layer and loss: what they are called with ------------------------------------
+
+PUBLIC = [getattr(minicaps, name) for name in minicaps.__all__]
+CLASSES = [
+    c for c in PUBLIC if isinstance(c, type) and issubclass(c, (Layer, Loss)) and c not in (Layer, Loss)
+]
+NETWORKS = [CapsNet, CNN, MLP]
+
+
+def example(cls, dtype=np.float32):
+    return next(iter(cls.examples(np.random.default_rng(0), dtype)))
+
+
+def spoilt(inputs, how):
+    """Return the inputs with the first array changed, wherever it is."""
+    first = inputs[0]
+    return (((how(first[0]), *first[1:]) if isinstance(first, tuple) else how(first)), *inputs[1:])
+
+
+SPOILERS = {
+    "a list": (lambda x: x.tolist(), TypeError, "got list"),
+    "None": (lambda x: None, TypeError, "got "),
+    "integers": (lambda x: (x * 10).astype(int), TypeError, "has dtype int64, expected float32 or float64"),
+    "half precision": (lambda x: x.astype(np.float16), TypeError, "has dtype float16, expected float32 or"),
+    "an empty batch": (lambda x: x[:0], ValueError, "is empty"),
+    "a single number": (lambda x: x[(0,) * x.ndim], (TypeError, ValueError), "has shape|axes|got "),
+}
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+@pytest.mark.parametrize("cls", CLASSES + NETWORKS, ids=lambda cls: cls.__name__)
+def test_forward_refuses_what_is_no_batch_of_floats(cls, spoiler):
+    how, error, message = SPOILERS[spoiler]
+    _, layer, inputs, _ = example(cls)
+    with pytest.raises(error, match=message) as caught:
+        layer.forward(*spoilt(inputs, how))
+    assert re.match(r"\w+(\.forward)?: \w+", str(caught.value))  # the place and the argument
+
+
+@pytest.mark.parametrize(
+    "cls", [c for c in CLASSES + NETWORKS if issubclass(c, Layer)], ids=lambda c: c.__name__
+)
+def test_backward_refuses_another_shape_and_another_dtype(cls):
+    _, layer, inputs, _ = example(cls)
+    y, cache = layer.forward(*inputs)
+    for how, error in ((lambda x: x[..., None], ValueError), (lambda x: x.astype(int), TypeError),
+                       (lambda x: np.concatenate([x, x]), ValueError)):  # fmt: skip
+        dy = tuple(map(how, y)) if isinstance(y, tuple) else how(y)
+        with pytest.raises(error, match=r"\w+\.backward: d\w+ has "):
+            layer.backward(dy, cache)
+
+
+WITH_LABELS = {
+    "Mask": lambda labels: Mask().forward(np.ones((3, 4, 5), np.float32), labels),
+    "MarginLoss": lambda labels: MarginLoss().forward(np.ones((3, 4, 5), np.float32), labels),
+    "CrossEntropyLoss": lambda labels: CrossEntropyLoss().forward(np.ones((3, 4), np.float32), labels),
+}
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+@pytest.mark.parametrize(
+    "labels, error, message",
+    [([0, 1, 2], TypeError, "got list"),
+     (np.array([0.0, 1.0, 2.0]), TypeError, "labels have dtype float64, expected integers"),
+     (np.array([0, 1]), ValueError, r"labels has shape \(2,\), expected \(3,\)"),
+     (np.array([0, 1, 4]), ValueError, "labels run from 0 to 4, expected 0 to 3"),
+     (np.array([-1, 1, 2]), ValueError, "labels run from -1 to 2, expected 0 to 3")],
+)  # fmt: skip
+def test_wrong_labels_are_refused(name, labels, error, message):
+    with pytest.raises(error, match=rf"{name}\.forward: .*{message}"):
+        WITH_LABELS[name](labels)
+
+
+def test_the_four_kinds_of_a_wrong_prediction_are_told_apart():
+    layer = DENSE
+    for x, error, message in [
+        (np.ones((2, 4), np.float32), ValueError, "x has shape (2, 4), expected (B, 3); axis 1 (features N)"),
+        (np.ones(3, np.float32), ValueError, "x has shape (3,), expected (B, 3); it has 1 axes, not 2"),
+        (np.ones((2, 3)), TypeError, "x has dtype float64, but the parameters are float32; convert one of"),
+        (np.ones((2, 3), np.uint8), TypeError, "(and divide 8-bit pixels by 255)"),
+    ]:  # fmt: skip
+        with pytest.raises(error, match=re.escape(message)):
+            layer.forward(x)
+
+
+def test_gradcheck_refuses_float32_and_what_is_no_array():
+    with pytest.raises((TypeError, ValueError), match="float64"):
+        gradcheck(Dense(3, 2, rng=0), [np.ones((2, 3), np.float32)])
+    with pytest.raises(TypeError, match="tuple"):
+        gradcheck(Dense(3, 2, rng=0, dtype=np.float64), [[[1.0, 2.0, 3.0]]])
+
+
+def test_elementwise_layers_take_any_number_of_axes():
+    for layer in (ReLU(), Sigmoid(), Squash()):
+        for shape in ((2,), (2, 3), (2, 3, 4, 5, 6)):
+            assert layer(np.ones(shape, np.float32)).shape == shape
