@@ -353,7 +353,6 @@ def explore(options: argparse.Namespace) -> int:
 
 
 def _add_experiment(commands: Any) -> None:
-    from minicaps.checkpoint import PRETRAINED
     from minicaps.experiments import EXPERIMENTS
     from minicaps.models import PRESETS
 
@@ -366,7 +365,7 @@ def _add_experiment(commands: Any) -> None:
         parser.add_argument("--out", metavar="FOLDER", type=Path,
                             help=f"folder of the result (default: runs/experiments/{name})")  # fmt: skip
         if not each.defaults:
-            parser.add_argument("--run", metavar="RUN", type=Path, default=PRETRAINED,
+            parser.add_argument("--run", metavar="RUN", type=Path,
                                 help="folder of a finished run, or its model.npz (default: the weights "
                                 "that come along)")  # fmt: skip
             continue
@@ -413,8 +412,10 @@ def experiment(options: argparse.Namespace) -> int:
 
 
 def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
+    from minicaps.checkpoint import find_pretrained
     from minicaps.explore import check_capsnet
 
+    options.run = options.run or find_pretrained()
     network, _ = load_run(options.run)
     check_capsnet(network)
     return network, load_data(options, network)

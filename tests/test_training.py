@@ -288,7 +288,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(straight):
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
-    def load(data):
+    def load(data, size):
         raise FileNotFoundError("no data")
 
     monkeypatch.setattr(runs, "load", load)
