@@ -121,7 +121,7 @@ def variants(groups: Mapping[str, Mapping[str, Sequence[float]]], base: float) -
         least = 100 * (base - FAR)
         row, ticks = 0.0, {}
         for group, members in groups.items():
-            ticks[row] = group.capitalize()
+            ticks[row] = f"{group}:"
             for name, values in members.items():
                 row += 1
                 ticks[row] = name
@@ -137,7 +137,7 @@ def variants(groups: Mapping[str, Mapping[str, Sequence[float]]], base: float) -
         axes.set_yticks(list(ticks), list(ticks.values()))
         axes.tick_params("y", length=0)
         for label in axes.get_yticklabels():
-            label.set_fontweight("bold" if label.get_text()[:1].isupper() else "normal")
+            label.set_fontweight("bold" if label.get_text().endswith(":") else "normal")
         axes.grid(False, axis="y")
         axes.set(xlim=(max(least, axes.get_xlim()[0]), None), ylim=(row, -1))
         axes.set_xlabel("Validation images classified right (%)")
