@@ -89,7 +89,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
     "gradient through the couplings": {"full": BASE, "stopped": Variant(gradient="stopped")},
     "softmax over": {"parents": BASE, "children (wrong)": Variant(softmax_over="children")},
     "deviation of W at the start": {f"{d:g}": Variant(deviation=d) for d in (0.01, 0.05, 1.0)},
-    "0.0005 times the squared errors'": {"sum": BASE, "mean": Variant(reconstruction="mean")},
+    "squared errors of the drawing": {"sum": BASE, "mean": Variant(reconstruction="mean")},
     "dimension of class capsules": {str(d): Variant(class_dimension=d) for d in (8, 16)},
     "learning rate": {
         "0.001": BASE,

@@ -121,7 +121,7 @@ def variants(groups: Mapping[str, Mapping[str, Sequence[float]]], base: float) -
         least = 100 * (base - FAR)
         row, ticks = 0.0, {}
         for group, members in groups.items():
-            ticks[row] = group.capitalize()
+            ticks[row] = f"{group}:"
             for name, values in members.items():
                 row += 1
                 ticks[row] = name
@@ -137,7 +137,7 @@ def variants(groups: Mapping[str, Mapping[str, Sequence[float]]], base: float) -
         axes.set_yticks(list(ticks), list(ticks.values()))
         axes.tick_params("y", length=0)
         for label in axes.get_yticklabels():
-            label.set_fontweight("bold" if label.get_text()[:1].isupper() else "normal")
+            label.set_fontweight("bold" if label.get_text().endswith(":") else "normal")
         axes.grid(False, axis="y")
         axes.set(xlim=(max(least, axes.get_xlim()[0]), None), ylim=(row, -1))
         axes.set_xlabel("Validation images classified right (%)")
@@ -267,9 +267,9 @@ def turning(rows: Sequence[Row], class_names: Sequence[str]) -> Figure:
             axes.fill_between(angles, mean - spread, mean + spread, color=COLOURS[k], alpha=0.15, linewidth=0)
             axes.set(xlabel="Turned by (degrees)", xticks=angles[::3])
         length.set(ylabel="Length", ylim=(0, 1.05))
-        length.set_title("Its length falls")
+        length.set_title("Its length")
         direction.set_ylabel("Angle to the upright vector (degrees)")
-        direction.set_title("Its direction moves away")
+        direction.set_title("Its direction")
         accuracy = np.array([row["accuracy_of_class"] for row in rows], dtype=float).T  # (J, angles)
         drawn = right.imshow(100 * accuracy, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
         right.set_xticks(range(0, len(angles), 3), angles[::3])
@@ -280,6 +280,11 @@ def turning(rows: Sequence[Row], class_names: Sequence[str]) -> Figure:
         figure.colorbar(drawn, ax=right)
         headline(figure, "The capsule that is the longest of an upright image (band: standard deviation)")
         return figure
+
+
+def degrees(angle: int) -> str:
+    """Write an angle with its sign: -10°, 0°, +10°."""
+    return f"{angle:+d}°" if angle else "0°"
 
 
 def one_turning_digit(
@@ -299,7 +304,7 @@ def one_turning_digit(
         figure = Figure(figsize=(0.62 * len(images) + 0.8, 4.2))
         above, below = figure.subfigures(2, 1, height_ratios=(1, 3))
         for k, axes in enumerate(above.subplots(1, len(images), squeeze=False)[0]):
-            draw_image(axes, images[k], f"{angles[k]:+d}°: {names[k]}")
+            draw_image(axes, images[k], f"{degrees(angles[k])}: {names[k]}")
         axes = below.subplots()
         strongest = np.argsort(np.ptp(capsule, axis=0))[: -len(LINES) - 1 : -1]
         for d in range(capsule.shape[1]):

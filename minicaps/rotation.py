@@ -42,7 +42,7 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
     _, first = length_and_direction(upright[each, winner], np)  # (N, E)
     rows = study.result["rows"] = []
     for angle in ANGLES:
-        study.progress(f"{angle:+d}°")
+        study.progress(experiment_figures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
         n, e = length_and_direction(v[each, winner], np)  # (N, 1), (N, E)
         away = angles_between(e, first)  # (N,)
@@ -64,7 +64,7 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
 def _report(study: Study, network: CapsNet, dataset: Dataset, count: int) -> None:
     rows = study.result["rows"]
     head = ["turned by", "length", "direction from upright", "same class, %", "right, %"]
-    lines = [[f"{row['angle']:+d}°", f"{row['length']:.3f} ± {row['length_spread']:.3f}",
+    lines = [[experiment_figures.degrees(row["angle"]), f"{row['length']:.3f} ± {row['length_spread']:.3f}",
               f"{row['direction']:.1f}° ± {row['direction_spread']:.1f}°", f"{100 * row['same_class']:.1f}",
               f"{100 * row['accuracy']:.1f}"] for row in rows]  # fmt: skip
     note = (f"The first {count:,} test images; mean ± standard deviation over them. Length and direction "

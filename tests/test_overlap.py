@@ -114,7 +114,7 @@ def test_exact_match_and_digits_are_counted_apart(monkeypatch):
     logits = np.zeros((4, 10), np.float32)
     logits[:, [3, 5]] = 9
     monkeypatch.setattr(OverlapCNN, "__call__", lambda net, images: logits)
-    labels = np.array([[3, 5], [5, 3], [3, 4], [0, 1]])  # both, both, one, none
+    labels = np.array([[3, 5], [5, 3], [5, 7], [0, 1]])  # both, both, one, none
     batch = np.zeros((4, 2, 36, 36, 1), np.uint8), labels
     assert examine(net, [batch]) == {"exact_match": 0.5, "per_digit": 5 / 8}
 
