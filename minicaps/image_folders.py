@@ -22,15 +22,15 @@ def read_image_folder(
     """Read a folder of pictures, PNG or JPEG, grey or colour, in one subfolder for every class.
 
     Classes and pictures are taken in the natural order of their names: "2" comes before "10". If the
-    folder has a ``train/`` and a ``test/``, the classes are subfolders of these. Otherwise every fifth
-    picture of a class, the 5th, the 10th and so on, is for the test. Then the pictures of each part are
-    put into an order that is random but always the same, so that the last of them are no class of
-    their own.
+    folder has both ``train/`` and ``test/``, the classes are subfolders of these, and what else lies
+    beside them is not read. Otherwise every fifth picture of a class, the 5th, the 10th and so on, is
+    for the test. Then the pictures of each part are put into an order that is random but always the
+    same; sorted, the last of them (which ``Dataset.split`` takes to validate) would show one class.
 
-    Every file in a class must be a picture, since one that is left out without a word may be one that
-    matters; only hidden files and the like of Thumbs.db are passed over. One file in colour (RGB or a
-    palette, grey though its pixels may be) makes all images colour ones. Pictures are scaled and centred
-    one by one as ``predict`` does it, so that no more than one of them is in memory in its own size.
+    Every file in a class must be a picture, for one that is left out without a word may matter; only
+    hidden files and the like of Thumbs.db are passed over. One file in colour (RGB or a palette, grey
+    though its pixels may be) makes all images colour ones. Pictures are scaled and centred one by one as
+    ``predict`` does it, so that no more than one of them is in memory in its own size.
 
     Parameters
     ----------

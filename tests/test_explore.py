@@ -362,7 +362,7 @@ def test_a_missing_run_ends_with_2(call, tmp_path):
 def test_a_run_of_other_images_ends_with_1(call, data, tmp_path):
     other = CapsNet((20, 28, 1), conv_channels=4, primary_types=2, primary_dimension=2, rng=0)
     code, _, errors = call(save(tmp_path / "other.npz", other), "--data", data)
-    assert code == 1 and "(28, 28, 1)" in errors and "(20, 28, 1)" in errors
+    assert code == 1 and "28×28 pixels, expected 20×28" in errors
 
 
 # -- whether there is a screen -----------------------------------------------------------------

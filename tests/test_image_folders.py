@@ -276,6 +276,8 @@ def test_a_folder_without_a_data_set_is_told_both_forms(tmp_path):
 def test_idx_files_come_before_subfolders(tmp_path):
     small_folder(fill(tmp_path, cat=5, dog=5), 20, 10)
     assert load(tmp_path).image_shape == (28, 28, 1)
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    assert "holds no t10k-labels-idx1-ubyte" in refused(tmp_path, FileNotFoundError)
 
 
 def test_idx_files_are_not_scaled(tmp_path):

@@ -22,7 +22,7 @@ THREE_EPOCHS = tiny_config(epochs=3)
 def small_mnist():
     """Every run here trains on 270 images, validates on 30 and is tested on 100."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "load", lambda data=None: small_dataset())
+        patch.setattr(runs, "load", lambda data, size: small_dataset())
         yield
 
 
@@ -283,7 +283,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(straight):
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(tmp_path, monkeypatch):
-    def load(data):
+    def load(data, size):
         raise FileNotFoundError("no data")
 
     monkeypatch.setattr(runs, "load", load)
@@ -308,7 +308,7 @@ def marked(monkeypatch, no_figures):
         parts.append(images)
     train_images, labels = np.concatenate(parts[:2]), np.arange(300) % 10
     marked = datasets.Dataset(train_images, labels, parts[2], labels[:60], tuple("0123456789"), "marked")
-    monkeypatch.setattr(runs, "load", lambda data=None: marked)
+    monkeypatch.setattr(runs, "load", lambda data, size: marked)
     return marked
 
 
