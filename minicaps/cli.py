@@ -416,9 +416,9 @@ def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     from minicaps.explore import check_capsnet
 
     options.run = options.run or find_pretrained()
-    network, _ = load_run(options.run)
+    network, class_names = load_run(options.run)
     check_capsnet(network)
-    return network, load_data(options, network)
+    return network, load_data(options, network, class_names)
 
 
 # -- gradcheck --------------------------------------------------------------------------------

@@ -156,7 +156,8 @@ def test_moving_a_network_there_and_back_keeps_every_bit(device):
 LAYER_CODE = ("squash capsules routing losses decoder conv spectral dense optim layer models "
               "training").split()  # fmt: skip
 # Types, constants and state of the process; no function of data among them.
-HARMLESS = {"float32", "float64", "ndarray", "integer", "dtype", "pi", "errstate", "random"}
+HARMLESS = {"float32", "float64", "ndarray", "integer", "number", "bool_", "dtype", "pi", "inf", "errstate",
+            "random"}  # fmt: skip
 # Functions that handle data of the host only: first weights, examples, files, constant matrices, and the
 # end of an evaluation, after its copies.
 ON_THE_HOST = {"__init__", "examples", "state", "load_state", "_matrices", "by_points",
@@ -303,8 +304,8 @@ def test_missing_cupy_is_told_with_the_cure(monkeypatch):
                "with: pip install 'minicaps[gpu]'"),
         (0, "minicaps: backend 'cupy': CuPy finds no GPU"),
         ("no driver", "minicaps: backend 'cupy': CuPy finds no usable GPU (no driver)"),
-        (1, "minicaps: out of memory (Out of memory allocating 800 bytes); try a smaller --batch-size or "
-            "--preset"),
+        (1, "minicaps: out of memory (Out of memory allocating 800 bytes); try a smaller --batch-size, "
+            "--preset or --size"),
     ],
 )  # fmt: skip
 def test_the_command_line_says_in_one_line_why_a_gpu_does_not_serve(
