@@ -37,7 +37,7 @@ class TrainConfig:
         None, "scale PNG and JPEG files to NxN pixels (default: their size, if they all have the same)"
     )
     limit: int | None = _option(None, "train on the first LIMIT images only")
-    epochs: int = _option(8, "passes over the training images")
+    epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
         None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
