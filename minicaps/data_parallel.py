@@ -143,7 +143,7 @@ class DataParallel:
         Raises
         ------
         RuntimeError
-            If another process failed; the message holds its traceback.
+            If another process was ended. An error in it is raised here, with its traceback as cause.
         """
         count = len(images)
         cuts = parts(self.network, count)
@@ -158,10 +158,10 @@ class DataParallel:
             with beside_other_processes(processes):
                 self.parts.compute(numbers[0], count)
         finally:
-            answers = [worker.end() for worker in self.workers]
+            errors = [worker.end() for worker in self.workers]
             place_arrays(self.network, "_grads", shared.grads[0])
-        for error in filter(None, answers):
-            raise RuntimeError(f"a process of data-parallel training failed: {error}")
+        for error in filter(None, errors):
+            raise error
         for part in shared.grads[1 : len(cuts)]:
             shared.grads[0] += part  # in order: the same bits each time
         shares = [(cut.stop - cut.start) / count for cut in cuts]
@@ -214,12 +214,17 @@ class Worker:
         with contextlib.suppress(OSError):  # it has died: ``end`` tells
             self.connection.send(message)
 
-    def end(self) -> str | None:
+    def end(self) -> Exception | None:
         """Wait for what was begun, and return what went wrong."""
         try:
-            return self.connection.recv()
+            error, trace = self.connection.recv()
         except (EOFError, OSError):
-            return f"it ended with status {self.process.wait()}; MINICAPS_THREADS=1 does without it"
+            status = self.process.wait()
+            return RuntimeError(f"a process of data-parallel training ended with status {status}; "
+                                "MINICAPS_THREADS=1 does without it")  # fmt: skip
+        if error is not None:
+            error.__cause__ = RuntimeError(f"in another process:\n{trace}")
+        return error
 
     def close(self) -> None:
         self.connection.close()
@@ -240,7 +245,7 @@ def serve(file: int, descriptor: int) -> None:
             try:
                 with np.errstate(**error_state):
                     own.compute(numbers, count)
-                answer = None
-            except Exception:
-                answer = traceback.format_exc()
+                answer = None, ""
+            except Exception as error:
+                answer = error, traceback.format_exc()
             connection.send(answer)

@@ -8,12 +8,14 @@ import time
 
 import numpy as np
 import pytest
+from helpers import quiet, tiny_config
 
 from minicaps import backend, data_parallel
 from minicaps.data_parallel import DataParallel, parts, place_arrays
 from minicaps.models import build
 from minicaps.optim import Adam
 from minicaps.overlap import build_for_pairs
+from minicaps.runs import Run
 from minicaps.training import gradients, train_step
 
 
@@ -85,6 +87,18 @@ def test_the_number_of_processes_does_not_change_a_bit(threads):
             np.testing.assert_array_equal(value, other[key])
 
 
+def test_a_run_ends_with_the_same_bits_for_any_processes(threads, small_folder, tmp_path):
+    config = tiny_config(data=str(small_folder), limit=170, batch_size=100, epochs=2)
+    networks = []
+    for count in (1, 2):
+        threads(count)
+        run = Run(config, tmp_path / str(count), say=quiet)
+        run.train()
+        networks.append(run.network)
+    for name, value in networks[0].params.items():
+        np.testing.assert_array_equal(value, networks[1].params[name])
+
+
 def test_the_network_can_be_used_on_after_the_end(threads):
     threads(2)
     network = tiny()
@@ -124,8 +138,9 @@ def test_a_failure_in_another_process_is_told(threads):
     images, labels = batch(network, 80)
     labels[-1] = 10  # no such class; the image is in the second part
     with DataParallel(network, network.objective(), 80) as parallel:
-        with pytest.raises(RuntimeError, match="labels run from 0 to 10, expected 0 to 9"):
+        with pytest.raises(ValueError, match="labels run from 0 to 10, expected 0 to 9") as raised:
             parallel.gradients(images, labels)
+        assert "check_labels" in str(raised.value.__cause__)  # the traceback of the other process
         labels[-1] = 9
         parallel.gradients(images, labels)  # it lives on
 
@@ -150,7 +165,7 @@ def test_the_error_state_of_the_first_process_holds_in_all(threads):
     with DataParallel(network, network.objective(), 80) as parallel:
         with np.errstate(over="ignore", invalid="ignore"):
             assert not np.isfinite(parallel.gradients(images, labels)[0])
-        with np.errstate(over="raise", invalid="raise"), pytest.raises(RuntimeError, match="FloatingPoint"):
+        with np.errstate(over="raise", invalid="raise"), pytest.raises(FloatingPointError):
             parallel.gradients(images, labels)
 
 
