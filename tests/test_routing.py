@@ -64,6 +64,11 @@ def test_leaky_couplings_leave_a_share_for_none_of_the_parents(seed, lower, uppe
         np.testing.assert_allclose(1 - c.sum(axis=2), 1 / (1 + np.exp(b).sum(axis=2)), rtol=1e-9)
 
 
+def test_no_share_is_left_over_by_default():
+    b = np.random.default_rng(0).normal(size=(2, 5, 3))
+    np.testing.assert_allclose(softmax_over_parents(b).sum(axis=2), 1, rtol=1e-12)
+
+
 @pytest.mark.parametrize("leaky", [False, True])
 def test_a_softmax_of_huge_logits_does_not_overflow(leaky):
     b = np.array([[[1e30, 0.0, -1e30], [-1e30, -1e30, -1e30]]], dtype=np.float32)
