@@ -107,5 +107,5 @@ def test_largest_beyond_the_image_is_allowed():
 
 
 def test_negative_largest_is_refused():
-    with pytest.raises(ValueError, match="largest is -1, expected 0 pixels or more"):
+    with pytest.raises(ValueError, match="largest is -1, expected a whole number, 0 or more"):
         shift(numbered(2, 3, 3), -1, np.random.default_rng(0))
