@@ -46,7 +46,7 @@ TESTS = {
     "capsules.py": [["tests/test_routing.py"], contract("PrimaryCaps or CapsuleL or Prediction"), PITFALLS],
     "routing.py": [["tests/test_routing.py"], contract("DynamicRouting"), PITFALLS],
     "losses.py": [["tests/test_losses.py"], contract("Loss or WeightedSum"), PITFALLS],
-    "decoder.py": [contract("Mask- or Decoder-"), PITFALLS],
+    "decoder.py": [contract("Mask- or Decoder-"), ["tests/test_checks.py", "-k", "option"], PITFALLS],
     "conv.py": [["tests/test_conv.py"], ["tests/test_spectral.py"], contract("Conv2d or MaxPool"), PITFALLS],
     "spectral.py": [["tests/test_spectral.py"], contract("Conv2d and spectral")],
     "dense.py": [["tests/test_dense.py"], contract("Dense or ReLU or Sigmoid or shape or Flatten"), PITFALLS],

@@ -56,6 +56,12 @@ def test_cross_entropy_of_huge_logits_is_finite():
     np.testing.assert_array_equal(CrossEntropyLoss().backward(cache), [[1, -1]])
 
 
+def test_the_reconstruction_loss_is_of_the_difference():
+    x, y = np.array([[0.75, 0.5], [0.25, 1.0]]), np.array([[0.25, 0.5], [0.5, 0.0]])
+    assert ReconstructionLoss()(x, x) == 0
+    assert np.isclose(ReconstructionLoss(scale=2.0)(x, y), 2 * (0.5**2 + 0.25**2 + 1.0**2) / 2)
+
+
 def test_a_weighted_sum_weighs_values_and_gradients():
     x, y = np.full((2, 3), 0.5), np.zeros((2, 3))
     assert np.isclose(WeightedSum([ReconstructionLoss(scale=1.0)])((x,), (y,)), 0.75)

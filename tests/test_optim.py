@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from minicaps import Dense, Sequential
+from minicaps import Dense, ReLU, Sequential
 from minicaps.optim import BLOCK, SGD, Adam, Constant, Cosine, Exponential, in_blocks
 
 GRADIENTS = (0.5, -2.0, 1.0, 0.25)
@@ -27,6 +27,12 @@ def weights_after(optimizer, layer):
 @pytest.fixture
 def layer():
     return Dense(2, 3, rng=0, dtype=np.float64)
+
+
+def test_a_layer_without_parameters_has_nothing_to_update():
+    optimizer = Adam(ReLU(), 0.1)
+    optimizer.step()
+    assert optimizer.steps == 1 and list(optimizer.state()) == ["steps"]
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

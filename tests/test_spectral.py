@@ -97,6 +97,11 @@ def test_auto_takes_what_multiplies_less():
     paper, first = Conv2d(256, 256, 9, stride=2, rng=0), Conv2d(1, 256, 9, rng=0)
     assert paper._takes_spectral(paper._geometry((20, 20)))
     assert not first._takes_spectral(first._geometry((28, 28)))
+    for size, channels in ((11, 16), (11, 24), (11, 64), (9, 16), (14, 12)):
+        layer = Conv2d(channels, channels, 5, stride=2, rng=0)
+        geometry = layer._geometry((size, size))
+        direct, by_frequency = spectral.multiplications(geometry, channels, channels)
+        assert layer._takes_spectral(geometry) == (by_frequency < direct), (direct, by_frequency)
     assert not Conv2d(64, 64, 1, rng=0)._takes_spectral(spectral.Geometry((8, 8), (1, 1), (1, 1), (0, 0)))
 
 
