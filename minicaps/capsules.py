@@ -288,7 +288,7 @@ class CapsuleLayer(Layer):
         """Return a snapshot that has brought its weights into order once, not for every batch."""
         snapshot = copy.deepcopy(self)
         snapshot._by_parent = self._weights_by_parent()
-        return snapshot
+        return snapshot.freeze()
 
     def _weights_by_parent(self) -> Array:
         W = self.prediction.params["W"]

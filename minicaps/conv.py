@@ -190,7 +190,7 @@ class Conv2d(Layer):
             W = snapshot.params["W"]
             W_hat = spectral.transform_weights(W, geometry, spectral.matrices(geometry, W).A)
             snapshot._transformed[geometry] = W_hat  # (T, C', K)
-        return snapshot
+        return snapshot.freeze()
 
     def _im2col(self, x: Array) -> Array:
         W, bias, xp = self.params["W"], self.params["bias"], get_xp(x)

@@ -152,6 +152,16 @@ class Layer(ABC):
         """Return how many numbers the layer learns."""
         return sum(param.size for param in self.params.values())
 
+    def freeze(self) -> Layer:
+        """Make the parameters read-only, where the library can (NumPy), and return self.
+
+        For snapshots that hold another form of their weights, which would not follow a change.
+        """
+        for param in self.params.values():
+            if get_xp(param) is np:
+                param.flags.writeable = False
+        return self
+
     # -- moving, saving and loading ------------------------------------------------------------
 
     def _replace_arrays(self, convert: Callable[[Array], Array]) -> Layer:

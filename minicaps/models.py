@@ -86,8 +86,8 @@ class Network(Layer):
         return self.scores(outputs).argmax(axis=1) == labels
 
     def for_inference(self) -> Network:
-        """Return a snapshot for inference: later training of this network does not change it."""
-        return copy.deepcopy(self)
+        """Return a snapshot for inference, read-only: training this network does not change it."""
+        return copy.deepcopy(self).freeze()
 
     def table(self) -> str:
         """Return a table of the parts: name, output shape, parameters."""
@@ -278,7 +278,7 @@ class CapsNet(Network):
         grid = self.conv.output_size(self.image_shape[:2])  # what the primary capsules see
         snapshot.primary.add_sublayers(conv=self.primary.conv.for_inference(grid))
         snapshot.add_sublayers(capsules=self.capsules.for_inference())
-        return snapshot
+        return snapshot.freeze()
 
     def objective(self) -> Loss:
         """Return the margin loss, plus the reconstruction loss where there is a decoder."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minicaps import CapsuleLayer, Conv2d, spectral
 from minicaps.models import CapsNet, build
+from minicaps.optim import Adam
 
 seeds = st.integers(0, 10**6)
 sizes = st.tuples(st.integers(4, 12), st.integers(4, 12))
@@ -118,6 +119,16 @@ def test_a_snapshot_for_inference_has_the_same_bits_and_brings_no_weights_into_f
     monkeypatch.setattr(CapsuleLayer, "_weights_by_parent", None)
     for ours, theirs in zip(ready(images), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+def test_a_snapshot_for_inference_cannot_be_trained(name):
+    ready, x = build(name, "tiny", rng=0).for_inference(), np.zeros((2, 28, 28, 1), np.float32)
+    before = ready(x)
+    for change in (Adam(ready, 0.1).step, lambda: ready.load_state(ready.state())):
+        with pytest.raises(ValueError, match="read-only"):
+            change()
+    np.testing.assert_array_equal(ready(x)[0], before[0])
 
 
 def test_a_snapshot_for_inference_does_not_follow_later_training():
