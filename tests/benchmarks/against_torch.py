@@ -1,6 +1,6 @@
 """minicaps beside PyTorch on the same CPU: first the same numbers, then the time.
 
-    python tests/benchmarks/against_torch.py            # everything, about half an hour
+    python tests/benchmarks/against_torch.py            # everything, about ten minutes
     python tests/benchmarks/against_torch.py --quick    # small and paper, training only
     python tests/benchmarks/against_torch.py --json results.json
 
