@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
-from minicaps.layer import Loss
+from minicaps.layer import Loss, check_array
 from minicaps.models import Network
 from minicaps.training import gradients
 
@@ -142,6 +142,9 @@ class DataParallel:
 
         Raises
         ------
+        ValueError, TypeError
+            If there are more images than `batch_size`, or they or the labels are of another dtype than
+            in ``training.gradients``.
         RuntimeError
             If another process was ended. An error in it is raised here, with its traceback as cause.
         """
@@ -150,6 +153,7 @@ class DataParallel:
         if self.parts is None or len(cuts) == 1:
             return gradients(self.network, self.objective, images, labels)
         shared, processes = self.parts.shared, len(self.workers) + 1
+        self._check(images, labels)  # copying would convert and cut in silence
         shared.images[:count], shared.labels[:count] = images, labels
         numbers = [list(range(len(cuts)))[k::processes] for k in range(processes)]
         for worker, own in zip(self.workers, numbers[1:], strict=True):
@@ -167,6 +171,17 @@ class DataParallel:
         shares = [(cut.stop - cut.start) / count for cut in cuts]
         loss = np.dot(shares, shared.results[: len(cuts), 0])
         return loss, shared.results[: len(cuts), 1].sum()
+
+    def _check(self, images: Array, labels: Array) -> None:
+        place, shared = "DataParallel.gradients", self.parts.shared
+        if len(images) > self.batch_size:
+            raise ValueError(
+                f"{place}: {len(images)} images, expected at most {self.batch_size}, the batch_size"
+            )
+        axes = [(f"axis {k}", n) for k, n in enumerate(shared.images.shape[1:], 1)]
+        check_array(place, "images", images, ("batch B", None), *axes, like=shared.params)
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"{place}: labels have dtype {labels.dtype}, expected integers")
 
     def close(self) -> None:
         """End the other processes. The network can be used on."""

@@ -132,6 +132,23 @@ def test_arrays_keep_their_names_and_values_when_they_move():
         assert np.shares_memory(value, flat)
 
 
+def test_wrong_input_is_refused_where_copying_would_hide_it(threads):
+    threads(2)
+    network = tiny()
+    images, labels = batch(network, 90)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        with pytest.raises(ValueError, match="90 images, expected at most 80"):
+            parallel.gradients(images, labels)
+        images, labels = images[:80], labels[:80]
+        with pytest.raises(TypeError, match="images has dtype float64, but the parameters are float32"):
+            parallel.gradients(images.astype(np.float64), labels)
+        with pytest.raises(ValueError, match=r"images has shape \(80, 28, 28\)"):
+            parallel.gradients(images[..., 0], labels)
+        with pytest.raises(TypeError, match="labels have dtype float64, expected integers"):
+            parallel.gradients(images, labels + 0.5)
+        parallel.gradients(images, labels)
+
+
 def test_a_failure_in_another_process_is_told(threads):
     threads(2)
     network = tiny()
