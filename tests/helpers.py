@@ -11,8 +11,11 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from minicaps import checkpoint, datasets, runs
+from minicaps.gradcheck import JACOBIAN_COLUMNS
+from minicaps.training import gradients
 
 # The real MNIST and the trained weights. A package that is installed without its repository has none beside
 # it; then MINICAPS_DATA has to name them.
@@ -111,3 +114,33 @@ def press_ctrl_c_at(*counts):
 
 def read_metrics(folder):
     return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_the_objective_agrees_with_central_differences(net, images, labels):
+    """Network and loss together: the derivative that training follows, parameter by parameter."""
+    objective, rng = net.objective(), np.random.default_rng(4)
+
+    def loss():
+        outputs, _ = net.forward(*net.training_inputs(images, labels))
+        return objective.forward(outputs, net.targets(images, labels))[0]
+
+    gradients(net, objective, images, labels)
+    for name, param in net.params.items():
+        d = rng.normal(size=param.shape) * min(1.0, (JACOBIAN_COLUMNS / param.size) ** 0.5)
+        kept, values = param.copy(), []
+        for h in (1e-5, -1e-5):
+            param += h * d
+            values.append(loss())
+            param[...] = kept
+        numeric, analytic = (values[0] - values[1]) / 2e-5, (net.grads[name] * d).sum()
+        assert abs(numeric - analytic) <= 1e-6 * max(abs(numeric), abs(analytic)), name
+
+
+def assert_drawn_whole(figure):
+    """The figure shows something, and nothing of it lies outside of the page."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    assert np.asarray(canvas.buffer_rgba())[..., :3].std() > 10
+    drawn, page = figure.get_tightbbox(), figure.bbox_inches
+    assert drawn.x0 > -0.01 and drawn.y0 > -0.01
+    assert drawn.x1 < page.x1 + 0.01 and drawn.y1 < page.y1 + 0.01

@@ -1,8 +1,8 @@
 """The figures of the experiments: drawn whole, with a title and named axes."""
 
+import helpers
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from minicaps import experiment_figures as figures
 
@@ -52,12 +52,7 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_drawn_whole_and_says_what_it_shows(name):
     figure = FIGURES[name]()
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    assert np.asarray(canvas.buffer_rgba())[..., :3].std() > 10
-    drawn, page = figure.get_tightbbox(), figure.bbox_inches
-    assert drawn.x0 > -0.01 and drawn.y0 > -0.01
-    assert drawn.x1 < page.x1 + 0.01 and drawn.y1 < page.y1 + 0.01
+    helpers.assert_drawn_whole(figure)
     assert figure.get_suptitle() or any(axes.get_title(loc="left") for axes in figure.axes)
     for axes in figure.axes:
         if axes.lines:

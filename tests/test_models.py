@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import assert_the_objective_agrees_with_central_differences
 
 from minicaps import MarginLoss, backend
-from minicaps.gradcheck import JACOBIAN_COLUMNS
 from minicaps.layer import Loss
 from minicaps.models import CNN, MLP, PRESETS, CapsNet, build
 from minicaps.optim import Adam, Cosine
@@ -18,32 +18,13 @@ from minicaps.training import train_step
 
 @pytest.mark.parametrize("decoder", [True, False])
 def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(decoder):
-    """Network and loss together: the derivative that training follows, parameter by parameter."""
     rng = np.random.default_rng(3)
     net = CapsNet((10, 9, 2), 4, conv_channels=3, conv_kernel=3, primary_types=2, primary_dimension=3,
                   primary_kernel=3, class_dimension=5, decoder=decoder, decoder_hidden=(6, 7),
                   reconstruction_scale=0.05, rng=0, dtype=np.float64)  # fmt: skip
     net.params["capsules.prediction.W"][...] *= 20
-    images, labels, objective = rng.uniform(size=(3, 10, 9, 2)), np.array([2, 0, 3]), net.objective()
-
-    def loss():
-        outputs, _ = net.forward(*net.training_inputs(images, labels))
-        return objective.forward(outputs, net.targets(images, labels))[0]
-
-    outputs, cache = net.forward(*net.training_inputs(images, labels))
-    _, loss_cache = objective.forward(outputs, net.targets(images, labels))
-    net.backward(objective.backward(loss_cache), cache)
-    for name, param in net.params.items():
-        d = rng.normal(size=param.shape)
-        d *= min(1.0, (JACOBIAN_COLUMNS / param.size) ** 0.5)
-        kept = param.copy()
-        values = []
-        for h in (1e-5, -1e-5):
-            param += h * d
-            values.append(loss())
-            param[...] = kept
-        numeric, analytic = (values[0] - values[1]) / 2e-5, (net.grads[name] * d).sum()
-        assert abs(numeric - analytic) <= 1e-6 * max(abs(numeric), abs(analytic)), name
+    images, labels = rng.uniform(size=(3, 10, 9, 2)), np.array([2, 0, 3])
+    assert_the_objective_agrees_with_central_differences(net, images, labels)
 
 
 @pytest.mark.parametrize("name, shape, classes", [

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from helpers import mnist
+from helpers import assert_the_objective_agrees_with_central_differences, mnist
 
 from minicaps import CrossEntropyLoss, MarginLoss
-from minicaps.gradcheck import JACOBIAN_COLUMNS
 from minicaps.models import CapsNet
 from minicaps.optim import Adam
 from minicaps.overlap import (
@@ -32,23 +31,7 @@ def small_pair_batch():
 def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(decoder):
     net = OverlapCapsNet(**SMALL, decoder=decoder, reconstruction_scale=0.05, rng=0)
     net.params["capsules.prediction.W"][...] *= 20
-    (parts, labels), objective, rng = small_pair_batch(), net.objective(), np.random.default_rng(4)
-
-    def loss():
-        outputs, _ = net.forward(*net.training_inputs(parts, labels))
-        return objective.forward(outputs, net.targets(parts, labels))[0]
-
-    outputs, cache = net.forward(*net.training_inputs(parts, labels))
-    net.backward(objective.backward(objective.forward(outputs, net.targets(parts, labels))[1]), cache)
-    for name, param in net.params.items():
-        d = rng.normal(size=param.shape) * min(1.0, (JACOBIAN_COLUMNS / param.size) ** 0.5)
-        kept, values = param.copy(), []
-        for h in (1e-5, -1e-5):
-            param += h * d
-            values.append(loss())
-            param[...] = kept
-        numeric, analytic = (values[0] - values[1]) / 2e-5, (net.grads[name] * d).sum()
-        assert abs(numeric - analytic) <= 1e-6 * max(abs(numeric), abs(analytic)), name
+    assert_the_objective_agrees_with_central_differences(net, *small_pair_batch())
 
 
 def test_each_drawing_is_that_of_a_capsnet_that_was_told_one_of_the_labels():

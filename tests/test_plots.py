@@ -4,6 +4,7 @@ import subprocess
 import sys
 import types
 
+import helpers
 import matplotlib
 import numpy as np
 import pytest
@@ -93,12 +94,7 @@ def figure(request):
 
 
 def test_every_figure_can_be_drawn_and_nothing_is_cut_off(figure):
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    assert np.asarray(canvas.buffer_rgba())[..., :3].std() > 10
-    drawn, page = figure.get_tightbbox(), figure.bbox_inches
-    assert drawn.x0 > -0.01 and drawn.y0 > -0.01
-    assert drawn.x1 < page.x1 + 0.01 and drawn.y1 < page.y1 + 0.01
+    helpers.assert_drawn_whole(figure)
 
 
 def test_titles_of_panels_do_not_run_into_each_other(figure):
