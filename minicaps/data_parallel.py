@@ -77,12 +77,11 @@ class Parts:
         self.network, self.objective = network, objective
         self.shared, _ = shared_arrays(network, batch_size, memory)
 
-    def compute(self, numbers: list[int], count: int) -> None:
-        """Compute the parts with these numbers of a batch of `count` images."""
-        cuts = parts(self.network, count)
-        for k in numbers:
+    def compute(self, own: list[tuple[int, slice]], count: int) -> None:
+        """Compute some parts, each a number and a cut, of a batch of `count` images."""
+        for k, cut in own:
             place_arrays(self.network, "_grads", self.shared.grads[k])
-            images, labels = self.shared.images[cuts[k]], self.shared.labels[cuts[k]]
+            images, labels = self.shared.images[cut], self.shared.labels[cut]
             share = len(images) / count
             self.shared.results[k] = gradients(self.network, self.objective, images, labels, share)
 
@@ -155,12 +154,12 @@ class DataParallel:
         shared, processes = self.parts.shared, len(self.workers) + 1
         self._check(images, labels)  # copying would convert and cut in silence
         shared.images[:count], shared.labels[:count] = images, labels
-        numbers = [list(range(len(cuts)))[k::processes] for k in range(processes)]
-        for worker, own in zip(self.workers, numbers[1:], strict=True):
+        mine, *theirs = [list(enumerate(cuts))[k::processes] for k in range(processes)]
+        for worker, own in zip(self.workers, theirs, strict=True):
             worker.begin(own, count)
         try:
             with beside_other_processes(processes):
-                self.parts.compute(numbers[0], count)
+                self.parts.compute(mine, count)
         finally:
             errors = [worker.end() for worker in self.workers]
             place_arrays(self.network, "_grads", shared.grads[0])
@@ -222,8 +221,8 @@ class Worker:
         theirs.close()
         self._send(message)
 
-    def begin(self, numbers: list[int], count: int) -> None:
-        self._send((numbers, count, np.geterr()))
+    def begin(self, own: list[tuple[int, slice]], count: int) -> None:
+        self._send((own, count, np.geterr()))
 
     def _send(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has died: ``end`` tells
@@ -253,13 +252,13 @@ def serve(file: int, descriptor: int) -> None:
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         network, objective, batch_size = connection.recv()
-        own = Parts(network, objective, batch_size, mmap.mmap(file, 0))
-        place_arrays(network, "_params", own.shared.params)
+        all_parts = Parts(network, objective, batch_size, mmap.mmap(file, 0))
+        place_arrays(network, "_params", all_parts.shared.params)
         while True:
-            numbers, count, error_state = connection.recv()
+            own, count, error_state = connection.recv()
             try:
                 with np.errstate(**error_state):
-                    own.compute(numbers, count)
+                    all_parts.compute(own, count)
                 answer = None, ""
             except Exception as error:
                 answer = error, traceback.format_exc()

@@ -173,6 +173,16 @@ def test_a_process_that_was_killed_is_told(threads):
             parallel.gradients(images, labels)
 
 
+def test_ctrl_c_is_left_to_the_first_process(threads):
+    threads(2)
+    network = tiny()
+    images, labels = batch(network, 80)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        expected = parallel.gradients(images, labels)  # now the other process is ready
+        parallel.workers[0].process.send_signal(signal.SIGINT)
+        assert parallel.gradients(images, labels) == expected
+
+
 def test_the_error_state_of_the_first_process_holds_in_all(threads):
     threads(2)
     network = tiny()
