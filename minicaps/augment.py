@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, get_xp
-from minicaps.layer import check_whole
+from minicaps.checks import check_whole
 
 
 def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndarray:
@@ -38,18 +38,12 @@ def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndar
 
 def shift_by(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Move image k by down[k] and right[k] pixels (negative: up, left), and fill with zeros."""
-    batch, height, width, _ = images.shape
-    rows = np.arange(height) - down[:, None]  # (B, H), the row that each new row comes from
-    columns = np.arange(width) - right[:, None]  # (B, W)
-    moved = images[
-        np.arange(batch)[:, None, None],
-        rows.clip(0, height - 1)[:, :, None],
-        columns.clip(0, width - 1)[:, None, :],
-    ]  # (B, H, W, C)
-    outside = ((rows < 0) | (rows >= height))[:, :, None] | (
-        (columns < 0) | (columns >= width)
-    )[:, None, :]  # (B, H, W)  # fmt: skip
-    moved[outside] = 0
+    height, width = images.shape[1:3]
+    down, right = down.clip(-height, height), right.clip(-width, width)  # (B,); further changes nothing
+    moved = np.zeros_like(images)  # (B, H, W, C)
+    for new, old, d, r in zip(moved, images, down, right, strict=True):  # copies win over one gather
+        inside = new[max(d, 0) : height + min(d, 0), max(r, 0) : width + min(r, 0)]
+        inside[...] = old[max(-d, 0) : height - max(d, 0), max(-r, 0) : width - max(r, 0)]
     return moved
 
 
@@ -75,10 +69,11 @@ def place(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray
         raise ValueError(f"place: size is {size}, expected {max(height, width)} or more, the larger side "
                          "of the images")  # fmt: skip
     frames = np.zeros((batch, size, size, channels), dtype=images.dtype)  # (B, size, size, C)
-    frames[:, :height, :width] = images
     down = rng.integers(0, size - height, size=batch, endpoint=True)  # (B,)
     right = rng.integers(0, size - width, size=batch, endpoint=True)  # (B,)
-    return shift_by(frames, down, right)
+    for frame, image, d, r in zip(frames, images, down, right, strict=True):
+        frame[d : d + height, r : r + width] = image
+    return frames
 
 
 def pairs(
@@ -150,9 +145,9 @@ class Warps(NamedTuple):
         """Return the matrices (B, 2, 2) from (row, column) in the warped image to that in the old."""
         radians = np.deg2rad(self.angle)
         cos, sin, zero, one = np.cos(radians), np.sin(radians), 0 * radians, 0 * radians + 1  # (B,)
-        turn = np.array([[cos, sin], [-sin, cos]])  # (2, 2, B), as the two below
-        shear = np.array([[one, zero], [-self.shear, one]])
-        scale = np.array([[1 / self.scale[:, 0], zero], [zero, 1 / self.scale[:, 1]]])
+        turn = np.array([[cos, sin], [-sin, cos]])  # (2, 2, B)
+        shear = np.array([[one, zero], [-self.shear, one]])  # (2, 2, B)
+        scale = np.array([[1 / self.scale[:, 0], zero], [zero, 1 / self.scale[:, 1]]])  # (2, 2, B)
         return scale.transpose(2, 0, 1) @ shear.transpose(2, 0, 1) @ turn.transpose(2, 0, 1)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from minicaps import spectral
 from minicaps.backend import Array, generator, get_xp, lanes, parallel, pieces, uniform
-from minicaps.layer import Example, Layer, check_array, check_choice, check_gradient, check_positive
+from minicaps.checks import check_array, check_choice, check_gradient, check_positive
+from minicaps.layer import Example, Layer
 
 Pair = tuple[int, int]
 
@@ -266,7 +267,7 @@ class Conv2d(Layer):
 
 class MaxPool2dCache(NamedTuple):
     shape: tuple[int, ...]  # of x
-    winner: Array  # (B, P, Q, C), which pixel of each window is the largest
+    winner: Array  # (B, P, Q, C), the number of the pixel that is the largest of its window
 
 
 class MaxPool2d(Layer):
@@ -292,20 +293,31 @@ class MaxPool2d(Layer):
         axes = [(name, None) for name in ("batch B", "height H", "width W", "channels C")]
         xp = check_array("MaxPool2d.forward", "x", x, *axes)
         grid = output_size("MaxPool2d.forward", x.shape[1:3], self.window, self.stride)
-        pixels = im2col(x, self.window, self.stride)  # (B, P, Q, N·C), N pixels in a window
-        pixels = pixels.reshape(len(x), *grid, -1, x.shape[3])  # (B, P, Q, N, C)
-        winner = pixels.argmax(axis=3)  # (B, P, Q, C)
-        y = xp.take_along_axis(pixels, winner[:, :, :, None], axis=3)[:, :, :, 0]  # (B, P, Q, C)
+        first, *others = self._pixels(grid)
+        y = x[first].copy()  # (B, P, Q, C)
+        winner = xp.zeros(y.shape, dtype=xp.min_scalar_type(len(others)))  # (B, P, Q, C)
+        for number, pixel in enumerate(others, 1):
+            larger = x[pixel] > y  # (B, P, Q, C); in a tie the first stays
+            xp.maximum(winner, larger * winner.dtype.type(number), out=winner)  # a later one is a higher
+            xp.maximum(y, x[pixel], out=y)
         return y, MaxPool2dCache(x.shape, winner)
 
     def backward(self, dy: Array, cache: MaxPool2dCache) -> Array:
         """dy (B, P, Q, C) -> dx (B, H, W, C)."""
         xp = get_xp(dy)
         check_gradient("MaxPool2d.backward", dy, cache.winner.shape, dy)
-        pixel = xp.arange(self.window[0] * self.window[1])[:, None]  # (N, 1)
-        dpixels = dy[:, :, :, None] * (cache.winner[:, :, :, None] == pixel)  # (B, P, Q, N, C)
-        dcols = dpixels.reshape(*dy.shape[:3], -1)  # (B, P, Q, N·C)
-        return col2im(dcols, cache.shape[1:3], self.window, self.stride)
+        dx = xp.zeros(cache.shape, dtype=dy.dtype)  # (B, H, W, C)
+        for number, pixel in enumerate(self._pixels(dy.shape[1:3])):
+            dx[pixel] += dy * (cache.winner == number)  # (B, P, Q, C)
+        return dx
+
+    def _pixels(self, grid: Pair) -> list[tuple[slice, ...]]:
+        """Return where the first, the second, … pixel of every window is: x[pixel] is (B, P, Q, C)."""
+        rows, columns = (
+            [slice(k, k + step * (count - 1) + 1, step) for k in range(size)]
+            for size, step, count in zip(self.window, self.stride, grid, strict=True)
+        )
+        return [(slice(None), row, column) for row in rows for column in columns]
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:

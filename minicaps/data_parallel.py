@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
-from minicaps.layer import Loss, check_array
-from minicaps.models import Network
+from minicaps.checks import check_array
+from minicaps.layer import Loss
+from minicaps.network import Network
 from minicaps.training import gradients
 
 PART_LEAST = 40  # images; what does not depend on their number would be repeated for too few

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, generator, get_xp
+from minicaps.checks import check_array, check_gradient, check_labels, check_positive
 from minicaps.dense import Dense, ReLU, Reshape, Sigmoid
-from minicaps.layer import Example, Layer, check_array, check_gradient, check_labels, check_positive
+from minicaps.layer import Example, Layer
 
 
 class MaskCache(NamedTuple):

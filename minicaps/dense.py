@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, generator, get_xp, matmul, parallel, pieces, uniform
-from minicaps.layer import Example, Layer, check_array, check_gradient, check_positive
+from minicaps.checks import check_array, check_gradient, check_positive
+from minicaps.layer import Example, Layer
 
 
 class DenseCache(NamedTuple):

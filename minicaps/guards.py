@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from minicaps.backend import Array, get_xp
 from minicaps.layer import Loss
-from minicaps.models import Network
+from minicaps.network import Network
 from minicaps.training import gradients
 
 if os.name == "nt":

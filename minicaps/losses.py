@@ -10,16 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, get_xp
+from minicaps.checks import check_array, check_labels, check_number, check_shape
 from minicaps.dense import any_axes
-from minicaps.layer import (
-    Example,
-    Loss,
-    check_array,
-    check_labels,
-    check_number,
-    check_shape,
-    one_hot,
-)
+from minicaps.layer import Example, Loss
 from minicaps.squash import length_and_direction
 
 
@@ -229,3 +222,9 @@ def class_targets(place: str, target: Array, batch: int, classes: int, dtype: An
         raise ValueError(f"{place}: a target of shape (B, J) holds {target[~np.isin(target, (0, 1))][0]}"
                          ", expected only 0 and 1")  # fmt: skip
     return target.astype(dtype)
+
+
+def one_hot(labels: Array, classes: int, dtype: Any) -> Array:
+    """Return T (B, J) with T[k, labels[k]] = 1 and 0 elsewhere."""
+    xp = get_xp(labels)
+    return (labels[:, None] == xp.arange(classes)).astype(dtype)  # (B, J)

@@ -1,35 +1,25 @@
-"""The networks: CapsNet, and the MLP and CNN that it is compared with."""
+"""CapsNet, and every network by name."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicaps.backend import Array, generator, get_xp
+from minicaps.baselines import CNN, MLP
 from minicaps.capsules import CapsuleLayer, PrimaryCaps
-from minicaps.conv import Conv2d, MaxPool2d, Pair, as_pair, output_size
+from minicaps.checks import check_flag, check_number
+from minicaps.conv import Conv2d, Pair
 from minicaps.decoder import Decoder, Mask
-from minicaps.dense import Dense, Flatten, ReLU
-from minicaps.layer import (
-    Example,
-    Layer,
-    Loss,
-    Sequential,
-    check_array,
-    check_flag,
-    check_number,
-    check_positive,
-)
-from minicaps.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.dense import ReLU
+from minicaps.layer import Example, Loss
+from minicaps.losses import MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.network import ImageShape, Network, check_image_shape, check_images, window_grid
 from minicaps.squash import length_and_direction
-
-ImageShape = tuple[int, int, int]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"conv_channels": 8, "conv_kernel": 5, "conv_stride": 2, "primary_types": 4,
@@ -39,74 +29,6 @@ PRESETS: dict[str, dict[str, Any]] = {
               "primary_kernel": 5, "decoder_hidden": (128, 256)},
     "paper": {},
 }  # fmt: skip
-
-
-class Network(Layer):
-    """What training needs of a network besides the layer contract.
-
-    Attributes
-    ----------
-    image_shape : (int, int, int)
-        Height, width and channels.
-    classes : int
-    """
-
-    image_shape: ImageShape
-    classes: int
-
-    def config(self) -> dict[str, Any]:
-        """Return the arguments that build the network again, as JSON takes them."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {n: getattr(self, n) for n in names if n not in ("self", "rng", "dtype")}
-
-    def objective(self) -> Loss:
-        """Return the loss that the network is trained with."""
-        return CrossEntropyLoss()
-
-    def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
-        """Return the arguments of ``forward`` in training."""
-        return (images,)
-
-    def targets(self, images: Array, labels: Array) -> Any:
-        """Return what the objective compares the outputs with."""
-        return labels
-
-    def scores(self, outputs: Any) -> Array:
-        """Return a score (B, classes), 0 to 1, for every class: here the softmax."""
-        xp = get_xp(outputs)
-        exp_x = xp.exp(outputs - outputs.max(axis=1, keepdims=True))  # (B, J)
-        return exp_x / exp_x.sum(axis=1, keepdims=True)
-
-    def sample_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shapes of a training image and of its label."""
-        return self.image_shape, ()
-
-    def right(self, outputs: Any, labels: Array) -> Array:
-        """Return for each sample (B,) whether it is classified right: boolean."""
-        return self.scores(outputs).argmax(axis=1) == labels
-
-    def for_inference(self) -> Network:
-        """Return a snapshot for inference, read-only: training this network does not change it."""
-        return copy.deepcopy(self).freeze()
-
-    def table(self) -> str:
-        """Return a table of the parts: name, output shape, parameters."""
-        rows, shapes = [], {}
-        like = next(iter(self.params.values()))
-        image = get_xp(like).zeros((1, *self.image_shape), dtype=like.dtype)  # (1, H, W, C)
-        self.trace(image, shapes)
-        for name, layer in self.stages():
-            shape = " × ".join(map(str, shapes[name]))
-            rows.append(f"{name:<14} {type(layer).__name__:<14} {shape:<16} {layer.count_params():>11,}")
-        head = f"{'layer':<14} {'class':<14} {'output':<16} {'parameters':>11}"
-        total = f"{'total':<46} {self.count_params():>11,}"
-        return "\n".join([head, *rows, total])
-
-    def trace(self, image: Array, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run the parts on one image and note the shape of each output, without the batch."""
-        for name, layer in self.stages():
-            image = layer(image)
-            shapes[name] = image.shape[1:]
 
 
 class CapsNetCache(NamedTuple):
@@ -352,143 +274,6 @@ class CapsNet(Network):
         return forward
 
 
-class _Chain(Network):
-    """A network of layers one after another that ends in logits."""
-
-    def __init__(self, image_shape: ImageShape, classes: int) -> None:
-        super().__init__()
-        self.image_shape = check_image_shape(type(self).__name__, image_shape)
-        check_positive(type(self).__name__, classes=classes)
-        self.classes = classes
-
-    def forward(self, images: Array) -> tuple[Array, list]:
-        """images (B, H, W, C), pixels 0 to 1 -> logits (B, J)."""
-        check_images(f"{type(self).__name__}.forward", images, self)
-        return self.chain.forward(images)
-
-    def backward(self, dy: Array, cache: list) -> Array:
-        """dy (B, J) -> dimages (B, H, W, C)."""
-        return self.chain.backward(dy, cache)
-
-    def backward_params(self, dy: Array, cache: list) -> None:
-        self.chain.backward_params(dy, cache)
-
-    def __call__(self, images: Array) -> Array:
-        check_images(type(self).__name__, images, self)
-        return self.chain(images)
-
-    def stages(self) -> list[tuple[str, Layer]]:
-        return self.chain.stages()
-
-    @classmethod
-    @abstractmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        """Abstract here, since this class builds no chain."""
-
-
-class MLP(_Chain):
-    r"""A multilayer perceptron: pixels -> Dense, ReLU -> Dense -> logits.
-
-    Gradient: that of its parts, in reverse.
-
-    Parameters
-    ----------
-    image_shape, classes, rng, dtype
-        As for CapsNet.
-    hidden : int
-        Width of the hidden layer.
-    """
-
-    def __init__(
-        self,
-        image_shape: ImageShape = (28, 28, 1),
-        classes: int = 10,
-        *,
-        hidden: int = 50,
-        rng: Any = None,
-        dtype: Any = np.float32,
-    ) -> None:
-        super().__init__(image_shape, classes)
-        self.hidden = hidden
-        options = {"rng": generator(rng), "dtype": dtype}
-        self.add_sublayers(chain=Sequential(
-            flatten=Flatten(),
-            fc1=Dense(math.prod(self.image_shape), hidden, **options),
-            relu1=ReLU(),
-            fc2=Dense(hidden, classes, **options),
-        ))  # fmt: skip
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        images = rng.uniform(size=(2, 5, 4, 3)).astype(dtype)
-        yield Example("walk-through", cls((5, 4, 3), 6, rng=rng, dtype=dtype), (images,))
-        yield Example("narrow", cls((5, 4, 3), 6, hidden=7, rng=rng, dtype=dtype), (images,))
-
-
-class CNN(_Chain):
-    r"""A convolutional network: three convolutions, two max pools, two dense layers -> logits.
-
-    At 28×28: Conv 5×5 -> 24×24, pool -> 12×12, Conv 5×5 -> 8×8, pool -> 4×4, Conv 4×4 -> 1×1,
-    each convolution with 25 filters and a ReLU; Dense 50, ReLU, Dense 10. This is the CNN of a
-    published Keras walk-through.
-
-    Gradient: that of its parts, in reverse.
-
-    Parameters
-    ----------
-    image_shape, classes, rng, dtype
-        As for CapsNet.
-    filters : int
-        Channels of every convolution.
-    hidden : int
-        Width of the dense hidden layer.
-
-    Raises
-    ------
-    ValueError
-        If the image is smaller than 28×28.
-    """
-
-    def __init__(
-        self,
-        image_shape: ImageShape = (28, 28, 1),
-        classes: int = 10,
-        *,
-        filters: int = 25,
-        hidden: int = 50,
-        rng: Any = None,
-        dtype: Any = np.float32,
-    ) -> None:
-        super().__init__(image_shape, classes)
-        self.filters, self.hidden = filters, hidden
-        grid = self.image_shape[:2]
-        windows = {"conv1": (5, 1), "pool1": (2, 2), "conv2": (5, 1), "pool2": (2, 2), "conv3": (4, 1)}
-        for name, (kernel, stride) in windows.items():
-            grid = window_grid(f"CNN: {name}", grid, kernel, stride)
-        options = {"rng": generator(rng), "dtype": dtype}
-        self.add_sublayers(chain=Sequential(
-            conv1=Conv2d(self.image_shape[2], filters, 5, **options),
-            relu1=ReLU(),
-            pool1=MaxPool2d(2),
-            conv2=Conv2d(filters, filters, 5, **options),
-            relu2=ReLU(),
-            pool2=MaxPool2d(2),
-            conv3=Conv2d(filters, filters, 4, **options),
-            relu3=ReLU(),
-            flatten=Flatten(),
-            fc1=Dense(math.prod(grid) * filters, hidden, **options),
-            relu4=ReLU(),
-            fc2=Dense(hidden, classes, **options),
-        ))  # fmt: skip
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        images = rng.uniform(size=(2, 29, 28, 3)).astype(dtype)
-        options = {"rng": rng, "dtype": dtype}
-        yield Example("walk-through", cls((29, 28, 3), 6, **options), (images,))
-        yield Example("narrow", cls((29, 28, 3), 6, filters=4, hidden=7, **options), (images,))
-
-
 NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "mlp": MLP}
 
 
@@ -508,26 +293,3 @@ def build(name: str, preset: str = "small", **options: Any) -> Network:
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
     return NETWORKS[name](**{**(PRESETS[preset] if name == "capsnet" else {}), **options})
-
-
-def window_grid(place: str, size: Pair, kernel: int | Pair, stride: int | Pair) -> Pair:
-    """Return the (rows, columns) of windows over an image of `size`, or say why none fits."""
-    pairs = as_pair(place, "kernel", kernel), as_pair(place, "stride", stride)
-    return output_size(place, tuple(size), *pairs)
-
-
-def check_image_shape(place: str, image_shape: Any) -> ImageShape:
-    """Return `image_shape` as a tuple, or raise ValueError if it is not (height, width, channels)."""
-    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
-        raise ValueError(f"{place}: image_shape is {image_shape!r}, expected (height, width, channels)")
-    shape = tuple(image_shape)
-    check_positive(place, **dict(zip(("height", "width", "channels"), shape, strict=True)))
-    return shape
-
-
-def check_images(place: str, images: Array, network: Network) -> None:
-    """Check that `images` are what the network was built for."""
-    height, width, channels = network.image_shape
-    like = next(iter(network.params.values()))
-    check_array(place, "images", images, ("batch B", None), ("height H", height),
-                ("width W", width), ("channels C", channels), like=like)  # fmt: skip

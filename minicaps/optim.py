@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from minicaps.backend import Array, chunks, get_xp, parallel, to_backend, to_numpy
-from minicaps.layer import Layer, check_number, check_whole
+from minicaps.checks import check_number, check_whole
+from minicaps.layer import Layer
 
 BLOCK = 1 << 17  # numbers updated together; four arrays of 512 KB in float32
 Schedule = Callable[[int], float]  # step number, from 0 -> learning rate

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from minicaps.layer import check_labels, check_shape
+from minicaps.checks import check_labels, check_shape
 
 STYLE = {
     "figure.dpi": 150,

@@ -8,15 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, get_xp
-from minicaps.layer import (
-    Example,
-    Layer,
-    check_array,
-    check_choice,
-    check_flag,
-    check_gradient,
-    check_positive,
-)
+from minicaps.checks import check_array, check_choice, check_flag, check_gradient, check_positive
+from minicaps.layer import Example, Layer
 from minicaps.squash import Squash, SquashCache
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array
+from minicaps.checks import check_array, check_gradient
 from minicaps.dense import any_axes
-from minicaps.layer import Example, Layer, check_array, check_gradient
+from minicaps.layer import Example, Layer
 
 
 def dot(a: Array, b: Array, xp: Any) -> Array:

@@ -16,9 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import checkpoint, plots
+from minicaps.checks import check_choice, check_positive
 from minicaps.data_parallel import DataParallel
-from minicaps.layer import check_choice, check_positive
-from minicaps.models import PRESETS, Network
+from minicaps.models import PRESETS
+from minicaps.network import Network
 from minicaps.optim import Optimizer
 from minicaps.training import batches, library_of, to_batch
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from minicaps.backend import Array, get_xp, to_backend, to_numpy
+from minicaps.checks import check_positive
 from minicaps.datasets import to_float
-from minicaps.layer import Loss, check_positive
-from minicaps.models import Network
+from minicaps.layer import Loss
+from minicaps.network import Network
 from minicaps.optim import Optimizer
 
 

@@ -8,9 +8,10 @@ import pytest
 from strict_backend import strict
 
 from minicaps.backend import to_backend, to_numpy
-from minicaps.gradcheck import find_classes, find_examples, gradcheck, package_modules
+from minicaps.discovery import find_classes, find_examples, package_modules
+from minicaps.gradcheck import gradcheck
 from minicaps.layer import Layer, Loss
-from minicaps.models import Network
+from minicaps.network import Network
 
 CLASSES = find_classes(package_modules())
 COUNTS = {cls: len(find_examples(cls)) for cls in CLASSES}

@@ -153,8 +153,8 @@ def test_moving_a_network_there_and_back_keeps_every_bit(device):
 # -- what the source says ---------------------------------------------------------------------
 
 # What may touch arrays of a device.
-LAYER_CODE = ("squash capsules routing losses decoder conv spectral dense optim layer models "
-              "training").split()  # fmt: skip
+LAYER_CODE = ("squash capsules routing losses decoder conv spectral dense optim layer checks models "
+              "network baselines training").split()  # fmt: skip
 # Types, constants and state of the process; no function of data among them.
 HARMLESS = {"float32", "float64", "ndarray", "integer", "number", "bool_", "dtype", "pi", "inf", "errstate",
             "random"}  # fmt: skip

@@ -237,6 +237,15 @@ def test_no_moment_beyond_the_goal_is_wanted():
     assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 1}
 
 
+def test_equal_moments_a_little_lower_win_over_unequal_ones():
+    curves = {"a": moments(0.9882, 0.9910, 0.9930), "b": moments(0.9860, 0.9887, 0.9900)}
+    chosen = affine.choose(curves)
+    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 0, "b": 1}
+    curves["a"][0]["accuracy"] = 0.9881  # 0.06 points from b's, so no moments are equal
+    chosen = affine.choose(curves)
+    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 2}
+
+
 def test_the_chosen_weights_are_kept_and_tested(results, data):
     folder = results("affine")
     tests = [row for row in read(folder)["rows"] if row["kind"] == "test"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential, backend
-from minicaps.gradcheck import find_examples
+from minicaps.discovery import find_examples
 from minicaps.routing import softmax_over_parents
 
 seeds = st.integers(0, 10**6)

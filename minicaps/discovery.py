@@ -1,0 +1,83 @@
+"""Finding what there is to check: every layer, loss and network, with the examples it gives."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from minicaps.gradcheck import Report, gradcheck
+from minicaps.layer import Example, Layer, Loss
+
+
+def package_modules() -> list[ModuleType]:
+    """Import and return every module of minicaps."""
+    import minicaps
+
+    names = [info.name for info in pkgutil.iter_modules(minicaps.__path__)]
+    return [importlib.import_module(f"minicaps.{name}") for name in names]
+
+
+def module_from_path(path: str | Path) -> ModuleType:
+    """Import a Python file by its path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    ImportError
+        If it is no Python file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    name = f"_checked_{path.stem}"  # so that a file called json.py does not replace json
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: not a Python file; expected a name that ends with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def find_classes(modules: Sequence[ModuleType]) -> list[type]:
+    """Return every layer, loss and network that the modules define, in the order of definition.
+
+    That is: every subclass of Layer or Loss that is not abstract, and every class with ``forward``,
+    ``backward`` and ``examples``.
+    """
+    found = []
+    for module in modules:
+        for value in vars(module).values():
+            own = inspect.isclass(value) and value.__module__ == module.__name__
+            if own and not inspect.isabstract(value):
+                described = all(hasattr(value, n) for n in ("forward", "backward", "examples"))
+                if issubclass(value, (Layer, Loss)) or described:
+                    found.append(value)
+    return found
+
+
+def find_examples(cls: type, seed: int = 0, dtype: Any = np.float64) -> list[Example]:
+    """Return the examples that a class gives of itself."""
+    examples = [Example(*example) for example in cls.examples(np.random.default_rng(seed), dtype)]
+    if not examples:
+        raise ValueError(f"{cls.__name__}.examples yields nothing; expected (name, layer, inputs)")
+    return examples
+
+
+def check_class(cls: type, seed: int = 0, tolerance: float = 1e-6) -> Iterator[Report]:
+    """Yield a report on every example of a class."""
+    for name, layer, inputs, check_forward in find_examples(cls, seed):
+        yield gradcheck(
+            layer, inputs, check_forward=check_forward, tolerance=tolerance, seed=seed,
+            name=f"{cls.__name__} ({name})",
+        )  # fmt: skip
