@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from minicaps.layer import Example
 from minicaps.models import CapsNet, build
 from minicaps.optim import Adam, Constant
 from minicaps.routing import DynamicRouting, RoutingCache, softmax_backward, softmax_over_parents
-from minicaps.study import Row, Study, endless, learn, percent, seeds_in_words, table
+from minicaps.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.training import evaluate
 
 TRAIN_IMAGES = 10_000
@@ -122,9 +123,15 @@ def ablation(study: Study) -> None:
     def train(variant: Variant, seed: int) -> Row:
         count = max(1, round(steps * BASE.batch_size / variant.batch_size))  # as many images for all
         network, adam, drawn = start(variant, seed, count)
-        curve = learn(network, adam, drawn, count, examine,
-                      progress=study.progress_of(f"{number}/{total}"))  # fmt: skip
-        return {"parameters": network.count_params(), **curve[-1]}
+        began = time.perf_counter()
+        try:
+            found = learn(network, adam, drawn, count, examine,
+                          progress=study.progress_of(f"{number}/{total}"))[-1]  # fmt: skip
+        except Diverged as error:  # a result too, of one variant
+            study.say(f"{number}/{total}  {error}")
+            found = {"step": adam.steps, "seconds": time.perf_counter() - began, **examine(network),
+                     "diverged": True}  # fmt: skip
+        return {"parameters": network.count_params(), **found}
 
     trial = start(BASE, study.settings.seed, 1)
     steps = study.fix_steps(*trial)
@@ -152,6 +159,8 @@ def _report(study: Study, steps: int, train_images: int, validation_images: int)
             gap = values(variant, "train_accuracy") - right
             against = "0" if variant == BASE else percent(right - base, sign=True)
             seconds = values(variant, "seconds").mean()
+            diverged = sum("diverged" in row for row in study.rows(variant=repr(variant)))
+            name += f" ({diverged} of {len(right)} diverged)" if diverged else ""
             lines.append([group, name, percent(right), against, percent(gap, sign=True), f"{seconds:.0f}"])
     epochs = steps * BASE.batch_size / train_images
     note = (f"Reduced: CapsNet `{study.settings.preset}` with class capsules of {BASE.class_dimension} "

@@ -20,7 +20,7 @@ from minicaps.training import evaluate
 FRAME = 40  # pixels
 KERNEL = 9  # of the CapsNet's first convolution, as for overlapping digits
 BATCH = 100
-MOMENTS = 20  # at which weights are kept
+MOMENTS = 16  # at which weights are kept
 GOAL = 0.992  # of the validation images, for every network
 CLOSE = 0.0005
 WITHIN = 0.002

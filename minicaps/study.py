@@ -183,6 +183,10 @@ class Study:
 # -- training ---------------------------------------------------------------------------------
 
 
+class Diverged(RuntimeError):
+    """The loss of a training step is not finite."""
+
+
 @contextmanager
 def prepared(network: Network, batches: Batches) -> Iterator[tuple[DataParallel, Batches]]:
     """Yield what trains `network` on batches no larger than the first, and the batches."""
@@ -213,8 +217,8 @@ def fit(
 
     Raises
     ------
-    RuntimeError
-        If the loss is not finite.
+    Diverged
+        If the loss is not finite. The weights are those before the step.
     """
     xp, total = library_of(parallel.network), 0.0
     for images, labels in islice(batches, steps):
@@ -223,7 +227,7 @@ def fit(
             loss = float(parallel.gradients(x, y)[0])
         if not math.isfinite(loss):
             rate = optimizer.schedule(optimizer.steps)
-            raise RuntimeError(f"the loss is {loss} at step {optimizer.steps + 1}; a smaller learning rate "
+            raise Diverged(f"the loss is {loss} at step {optimizer.steps + 1}; a smaller learning rate "
                                f"may help (it is {rate:g})")  # fmt: skip
         optimizer.step()
         total += loss

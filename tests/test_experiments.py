@@ -13,6 +13,7 @@ from minicaps.ablation import BASE, GROUPS, RoutingOverChildren, Variant
 from minicaps.augment import Warps
 from minicaps.checkpoint import load_pretrained
 from minicaps.cli import main
+from minicaps.data_parallel import DataParallel
 from minicaps.experiments import EXPERIMENTS, settings_of
 from minicaps.gradcheck import gradcheck
 
@@ -216,6 +217,19 @@ def test_the_capsule_layer_of_the_wrong_variant_has_the_gradient_of_what_it_comp
     small = type(layer)(5, 3, 4, 6, deviation=0.7, rng=rng, dtype=np.float64)
     small.add_sublayers(routing=RoutingOverChildren(3))
     gradcheck(small, [rng.normal(size=(2, 5, 3))]).raise_if_failed()
+
+
+def test_a_variant_that_diverges_is_a_result(results, data, tmp_path, monkeypatch, capsys):
+    result = read(results("ablation"))
+    lost = next(row for row in result["rows"] if row["variant"] == repr(Variant(deviation=1.0)))
+    result["rows"].remove(lost)
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr(DataParallel, "gradients", lambda *_: (float("nan"), None))
+    assert main(arguments("ablation", data, tmp_path)) == 0
+    assert "the loss is nan at step 1" in capsys.readouterr().out
+    assert "| 1 (1 of 1 diverged) |" in (tmp_path / "table.md").read_text()
+    row = read(tmp_path)["rows"][-1]
+    assert row["step"] == 0 and row["variant"] == lost["variant"] and 0 <= row["accuracy"] <= 1
 
 
 # -- affine ------------------------------------------------------------------------------------

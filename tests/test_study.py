@@ -39,7 +39,7 @@ def test_fit_makes_the_steps_of_the_training_loop():
 def test_a_loss_that_is_not_finite_ends_the_training_in_words():
     network = build("mlp", rng=0)
     network.params["fc2.bias" if "fc2.bias" in network.params else "chain.fc2.bias"][0] = np.nan
-    with pytest.raises(RuntimeError, match=r"the loss is nan at step 1; .*\(it is 0\.001\)"):
+    with pytest.raises(shared.Diverged, match=r"the loss is nan at step 1; .*\(it is 0\.001\)"):
         fit_alone(network, Adam(network, 1e-3), endless(*some_images(), 20, np.random.default_rng(1)), 3)
 
 

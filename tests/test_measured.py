@@ -1,0 +1,56 @@
+"""The stored results of the experiments: their tables follow from them, and the README shows those."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import DATA
+
+from minicaps import study
+from minicaps.experiments import EXPERIMENTS, settings_of
+from minicaps.study import Settings, Study
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
+
+
+def read(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def command(result):
+    """The command that makes a result: whatever differs from the defaults of its experiment."""
+    defaults = dataclasses.asdict(settings_of(result["experiment"]))
+    flags = []
+    for name, value in result["settings"].items():
+        if value != json.loads(json.dumps(defaults[name])):
+            flags.append(f"--{name} {' '.join(value) if isinstance(value, list) else value}")
+    return " ".join(["python -m minicaps experiment", result["experiment"], *flags])
+
+
+def test_every_experiment_that_trains_is_stored():
+    names = {read(folder)["experiment"] for folder in STORED}
+    assert names == {name for name, each in EXPERIMENTS.items() if each.defaults}
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
+def test_the_table_follows_from_the_result(folder, tmp_path, monkeypatch):
+    monkeypatch.delattr(study, "fit")  # whoever trains fails
+    shutil.copy(folder / "result.json", tmp_path)
+    result = read(folder)
+    settings = Settings(**{**result["settings"], "networks": tuple(result["settings"]["networks"])})
+    name = result["experiment"]
+    EXPERIMENTS[name].run(Study(name, settings, tmp_path, say=lambda line: None))
+    assert (tmp_path / "table.md").read_text() == (folder / "table.md").read_text()
+    assert read(tmp_path)["rows"] == result["rows"]
+    assert {path.name for path in tmp_path.glob("*.png")} >= {path.name for path in folder.glob("*.png")} - {
+        "reconstructions.png"  # of trained weights, which are not stored
+    }
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
+def test_the_readme_shows_the_command_and_the_table(folder):
+    assert f"`{command(read(folder))}`" in README
+    assert (folder / "table.md").read_text().strip() in README
