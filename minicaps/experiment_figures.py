@@ -58,7 +58,8 @@ def curves(
         _look_at_the_end(axes, runs, y)
         axes.legend(fontsize=8, loc="lower right")
         best = max(finals, key=finals.get)
-        axes.set_title(f"{best} is highest at the end" + (" (thin lines: published)" if published else ""))
+        title = f"{best} is highest at the end" if len(runs) > 1 else f"{best} ends at {finals[best]:.2f} %"
+        axes.set_title(title + (" (thin lines: published)" if published else ""))
         return figure
 
 

@@ -66,6 +66,15 @@ def test_two_colours_keep_the_parts_apart():
     assert (coloured[1] == 0).all() and coloured[0, 0] > coloured[0, 2] and coloured[2, 2] > coloured[2, 0]
 
 
+@pytest.mark.parametrize("runs, title", [
+    ({"CNN": [curve(0)], "CapsNet": [curve(1)]}, "CNN is highest at the end"),
+    ({"CNN": [curve(0)]}, "CNN ends at 90.00 %"),
+])  # fmt: skip
+def test_one_network_alone_is_not_called_the_highest(runs, title):
+    figure = figures.curves(runs, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)")
+    assert title in figure.axes[0].get_title(loc="left") + figure.axes[0].get_title()
+
+
 def test_a_drawn_digit_has_the_colour_of_the_true_one():
     parts = np.zeros((1, 2, 4, 4, 1))
     parts[0, 0, :2], parts[0, 1, 2:] = 1, 1
