@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from minicaps.training import evaluate
 FRAME = 40  # pixels
 KERNEL = 9  # of the CapsNet's first convolution, as for overlapping digits
 BATCH = 100
-MOMENTS = 16  # at which weights are kept
+MOMENTS = 16  # at which a network is validated
+BETWEEN = 8  # times as many at which its weights are kept
+TRIES = 40  # of those are validated too, at most, to find an accuracy
 GOAL = 0.992  # of the validation images, for every network
 CLOSE = 0.0005
-WITHIN = 0.002
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "CapsNet": ("capsnet", {}),
     "CapsNet without routing (R = 1)": ("capsnet", {"iterations": 1}),
@@ -55,18 +57,31 @@ def affine(study: Study) -> None:
         network, placed = start(name, seed)
         adam = Adam(network, Cosine(RATES[NETWORKS[name][0]], steps))
 
+        validated = {steps * k // MOMENTS for k in range(1, MOMENTS + 1)}
+
         def examine(network: Network) -> Row:
             checkpoint.write(weights_path(study, name, seed, adam.steps), network.state(), {})
-            return {"accuracy": evaluate(network, *validation).accuracy}
+            return accuracy(network) if adam.steps in validated else {}
 
-        curve = learn(network, adam, placed, steps, examine, MOMENTS,
+        curve = learn(network, adam, placed, steps, examine, MOMENTS * BETWEEN,
                       study.progress_of(name))  # fmt: skip
-        return {"parameters": network.count_params(), "curve": curve}
+        return {
+            "parameters": network.count_params(),
+            "curve": [each for each in curve if "accuracy" in each],
+            "kept": [each["step"] for each in curve],
+        }
+
+    def accuracy(network: Network) -> Row:
+        return {"accuracy": evaluate(network, *validation).accuracy}
+
+    def kept(name: str, seed: int, step: int) -> Network:
+        network = build_framed(study, name, dataset, seed)
+        network.load_state(checkpoint.read(weights_path(study, name, seed, step))[0])
+        return network
 
     def finish(name: str, seed: int, moment: Row) -> Row:
-        network = build_framed(study, name, dataset, seed)
-        network.load_state(checkpoint.read(weights_path(study, name, seed, moment["step"]))[0])
         chosen = {"step": moment["step"], "validation": moment["accuracy"]}
+        network = kept(name, seed, moment["step"])
         return {**chosen, **test(network, dataset.test_images, dataset.test_labels)}
 
     trial, placed = start("CapsNet", study.settings.seed)
@@ -75,14 +90,20 @@ def affine(study: Study) -> None:
     (study.folder / "weights").mkdir(exist_ok=True)
     study.draw("images", experiment_figures.samples(*warped_test(dataset.test_images[:24])))
     for seed in study.seeds:
-        curves = {}
+        trained = {}
         for name in NETWORKS:
             row = study.row(lambda name=name, seed=seed: train(name, seed),
                             kind="training", network=name, seed=seed)  # fmt: skip
-            curves[name] = row["curve"]
-            best = max(each["accuracy"] for each in row["curve"])
-            study.say(f"{name}, seed {seed}: up to {100 * best:.2f} % of the placed validation images")
-        for name, moment in choose(curves).items():
+            trained[name] = row
+            study.say(f"{name}, seed {seed}: up to {100 * best(row):.2f} % of the placed validation images")
+        goal = min(GOAL, *map(best, trained.values()))
+        for name, row in trained.items():
+            moment = study.row(
+                lambda name=name, row=row, seed=seed, goal=goal: search(
+                    row, goal, lambda step: accuracy(kept(name, seed, step))
+                ),
+                kind="moment", network=name, seed=seed,
+            )  # fmt: skip
             row = study.row(lambda name=name, seed=seed, moment=moment: finish(name, seed, moment),
                             kind="test", network=name, seed=seed)  # fmt: skip
             study.say(f"{name}, seed {seed}: {100 * row['warped']:.2f} % of the warped test images")
@@ -104,35 +125,39 @@ def weights_path(study: Study, name: str, seed: int, step: int) -> Path:
     return study.folder / "weights" / f"{list(NETWORKS).index(name)}-{seed}-{step}.npz"
 
 
-def choose(curves: dict[str, list[Row]]) -> dict[str, Row]:
-    """Return for each network a moment at which it is as accurate as the others.
+def best(training: Row) -> float:
+    return max(moment["accuracy"] for moment in training["curve"])
 
-    The moments nearest to GOAL, or to what the weakest network reaches at its best, if that is less.
-    Where those are not equal to CLOSE, the next lower accuracy at which moments are, if it is no more
-    than WITHIN below.
+
+def search(training: Row, goal: float, validate: Callable[[int], Row]) -> Row:
+    """Return the moment of a training whose accuracy is nearest to `goal`.
+
+    Of the validated moments, unless none is as near as CLOSE / 2. Then weights kept between them are
+    validated, those first that ought to be nearest by interpolation, until one is, TRIES at most.
     """
-    best = {name: max(moment["accuracy"] for moment in curve) for name, curve in curves.items()}
-    goal = min(GOAL, *best.values())
-    seen = {moment["accuracy"] for curve in curves.values() for moment in curve}
-    goals = [goal, *sorted((x for x in seen if goal - WITHIN <= x < goal), reverse=True)]
-    nearest = [{name: min(curve, key=lambda moment: abs(moment["accuracy"] - x))
-                for name, curve in curves.items()} for x in goals]  # fmt: skip
-    return next((moments for moments in nearest if spread(moments) <= CLOSE), nearest[0])
+    moments = [{key: each[key] for key in ("step", "accuracy")} for each in training["curve"]]
+    steps, accuracies = zip(*((each["step"], each["accuracy"]) for each in moments), strict=True)
+    others = [step for step in training["kept"] if step not in steps]
+    others.sort(key=lambda step: abs(np.interp(step, steps, accuracies) - goal))
+    for step in others[:TRIES]:
+        if any(distance(moment, goal) <= CLOSE / 2 for moment in moments):
+            break
+        moments.append({"step": step, **validate(step)})
+    return min(moments, key=lambda moment: distance(moment, goal))
 
 
-def spread(moments: dict[str, Row]) -> float:
-    """Return how far the most accurate is from the least accurate, to nine digits: 5 images of 10,000
-    are 0.0005, not a rounding error more."""
-    return round(float(np.ptp([moment["accuracy"] for moment in moments.values()])), 9)
+def distance(moment: Row, goal: float) -> float:
+    """Return how far its accuracy is from `goal`, without the rounding errors of a difference."""
+    return round(abs(moment["accuracy"] - goal), 9)
 
 
 def tidy(study: Study, seed: int) -> None:
     """Delete the weights of the moments that were not chosen."""
     for name in NETWORKS:
         chosen = study.rows(kind="test", network=name, seed=seed)[0]["step"]
-        for moment in study.rows(kind="training", network=name, seed=seed)[0]["curve"]:
-            if moment["step"] != chosen:
-                weights_path(study, name, seed, moment["step"]).unlink(missing_ok=True)
+        for step in study.rows(kind="training", network=name, seed=seed)[0]["kept"]:
+            if step != chosen:
+                weights_path(study, name, seed, step).unlink(missing_ok=True)
 
 
 # -- the test ---------------------------------------------------------------------------------

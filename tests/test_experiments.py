@@ -235,29 +235,43 @@ def test_a_variant_that_diverges_is_a_result(results, data, tmp_path, monkeypatc
 # -- affine ------------------------------------------------------------------------------------
 
 
-def moments(*accuracies):
-    return [{"step": k, "accuracy": accuracy} for k, accuracy in enumerate(accuracies)]
+def training(*accuracies, between=()):
+    curve = [{"step": 10 * k, "accuracy": accuracy} for k, accuracy in enumerate(accuracies, 1)]
+    return {"curve": curve, "kept": sorted([*between, *(each["step"] for each in curve)])}
 
 
-def test_the_chosen_moments_are_nearest_to_what_all_reach():
-    chosen = affine.choose({"a": moments(0.5, 0.9, 0.95), "b": moments(0.4, 0.88, 0.91, 0.93)})
-    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 2, "b": 3}
-    chosen = affine.choose({"a": moments(0.5, 0.93, 0.95), "b": moments(0.4, 0.91, 0.93)})
-    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 2}
+def never(step):
+    pytest.fail("a moment was validated without need")
 
 
-def test_no_moment_beyond_the_goal_is_wanted():
-    chosen = affine.choose({"a": moments(0.9, 0.9921, 0.995), "b": moments(0.99, 0.9918, 0.994)})
-    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 1}
+def test_the_moment_nearest_to_the_goal_is_chosen():
+    assert affine.search(training(0.5, 0.9, 0.95), 0.93, never) == {"step": 30, "accuracy": 0.95}
+    assert affine.search(training(0.5, 0.93, 0.95, between=[15, 25]), 0.9302, never)["step"] == 20
 
 
-def test_equal_moments_a_little_lower_win_over_unequal_ones():
-    curves = {"a": moments(0.9882, 0.9910, 0.9930), "b": moments(0.9860, 0.9887, 0.9900)}
-    chosen = affine.choose(curves)
-    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 0, "b": 1}
-    curves["a"][0]["accuracy"] = 0.9881  # 0.06 points from b's, so no moments are equal
-    chosen = affine.choose(curves)
-    assert {name: moment["step"] for name, moment in chosen.items()} == {"a": 1, "b": 2}
+def test_moments_between_are_validated_until_one_is_near():
+    found = {16: 0.7, 18: 0.8, 24: 0.9202, 26: 0.93, 28: 0.94}
+    asked = []
+
+    def validate(step):
+        asked.append(step)
+        return {"accuracy": found[step]}
+
+    row = training(0.5, 0.91, 0.95, between=found)
+    assert affine.search(row, 0.92, validate) == {"step": 24, "accuracy": 0.9202}
+    assert asked == [24]  # 0.91 + 0.4 * 0.04 = 0.926 is the nearest by interpolation
+    found[24] = 0.9203  # more than CLOSE / 2 away
+    asked.clear()
+    assert affine.search(row, 0.92, validate) == {"step": 24, "accuracy": 0.9203}
+    assert sorted(asked) == sorted(found) and asked[0] == 24
+
+
+def test_no_more_moments_are_validated_than_allowed(monkeypatch):
+    monkeypatch.setattr(affine, "TRIES", 1)
+    asked = []
+    row = training(0.5, 0.95, between=[14, 16, 18])
+    affine.search(row, 0.8, lambda step: asked.append(step) or {"accuracy": 0.1})
+    assert asked == [16]
 
 
 def test_the_chosen_weights_are_kept_and_tested(results, data):
@@ -267,7 +281,7 @@ def test_the_chosen_weights_are_kept_and_tested(results, data):
     for row in tests:
         (training,) = (each for each in read(folder)["rows"] if each["kind"] == "training"
                        and (each["network"], each["seed"]) == (row["network"], row["seed"]))  # fmt: skip
-        point = training["curve"][row["step"] - 1]
+        (point,) = (point for point in training["curve"] if point["step"] == row["step"])
         assert row["validation"] == point["accuracy"]
 
 
