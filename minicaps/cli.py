@@ -474,7 +474,7 @@ def _add_bench(commands: Any) -> None:
 
 def bench(options: argparse.Namespace) -> int:
     from minicaps.bench import bench as measure
-    from minicaps.layer import check_positive
+    from minicaps.checks import check_positive
 
     try:
         check_positive("bench", batch_size=options.batch_size, steps=options.steps)
