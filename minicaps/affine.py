@@ -79,6 +79,9 @@ def affine(study: Study) -> None:
         network.load_state(checkpoint.read(weights_path(study, name, seed, step))[0])
         return network
 
+    def find(name: str, seed: int, training: Row, goal: float) -> Row:
+        return search(training, goal, lambda step: accuracy(kept(name, seed, step)))
+
     def finish(name: str, seed: int, moment: Row) -> Row:
         chosen = {"step": moment["step"], "validation": moment["accuracy"]}
         network = kept(name, seed, moment["step"])
@@ -92,21 +95,17 @@ def affine(study: Study) -> None:
     for seed in study.seeds:
         trained = {}
         for name in NETWORKS:
-            row = study.row(lambda name=name, seed=seed: train(name, seed),
-                            kind="training", network=name, seed=seed)  # fmt: skip
-            trained[name] = row
-            study.say(f"{name}, seed {seed}: up to {100 * best(row):.2f} % of the placed validation images")
+            trained[name] = study.row(lambda name=name, seed=seed: train(name, seed),
+                                      kind="training", network=name, seed=seed)  # fmt: skip
         goal = min(GOAL, *map(best, trained.values()))
-        for name, row in trained.items():
-            moment = study.row(
-                lambda name=name, row=row, seed=seed, goal=goal: search(
-                    row, goal, lambda step: accuracy(kept(name, seed, step))
-                ),
-                kind="moment", network=name, seed=seed,
-            )  # fmt: skip
+        for name, training in trained.items():
+            given = name, seed, training, goal
+            moment = study.row(lambda given=given: find(*given), kind="moment", network=name, seed=seed)
             row = study.row(lambda name=name, seed=seed, moment=moment: finish(name, seed, moment),
                             kind="test", network=name, seed=seed)  # fmt: skip
-            study.say(f"{name}, seed {seed}: {100 * row['warped']:.2f} % of the warped test images")
+            study.say(f"{name}, seed {seed}: up to {100 * best(training):.2f} % of the placed validation "
+                      f"images; at {100 * row['validation']:.2f} %, {100 * row['warped']:.2f} % of the "
+                      "warped test images")  # fmt: skip
         tidy(study, seed)
     report(study, dataset, steps)
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from helpers import DATA
 
-from minicaps import study
+from minicaps import affine, comparison, overlap, study
+from minicaps.ablation import GROUPS
+from minicaps.datasets import load
 from minicaps.experiments import EXPERIMENTS, settings_of
 from minicaps.study import Settings, Study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+VARIANTS = {repr(variant): variant for members in GROUPS.values() for variant in members.values()}
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
 
@@ -50,6 +53,23 @@ def test_the_table_follows_from_the_result(folder, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.glob("*.png")} >= {path.name for path in folder.glob("*.png")} - {
         "reconstructions.png"  # of trained weights, which are not stored
     }
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
+def test_the_stored_networks_are_those_that_the_code_builds(folder, tmp_path):
+    result = read(folder)
+    chosen = Study(result["experiment"], Settings(preset=result["settings"]["preset"]), tmp_path)
+    dataset = load()
+    builders = {
+        "overlap": lambda row: overlap.build_for_pairs(row["network"], chosen.settings.preset, 10, 0),
+        "affine": lambda row: affine.build_framed(chosen, row["network"], dataset, 0),
+        "few": lambda row: comparison.build_for(chosen, row["network"], dataset, 0),
+        "compare": lambda row: comparison.build_for(chosen, row["network"], dataset, 0),
+        "ablation": lambda row: VARIANTS[row["variant"]].build(chosen.settings.preset, dataset, 0),
+    }
+    for row in result["rows"]:
+        if "parameters" in row:
+            assert builders[result["experiment"]](row).count_params() == row["parameters"]
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
