@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from minicaps.study import Row, Study, endless, learn, mean_and_spread, percent,
 from minicaps.training import evaluate
 
 NAMES = {"mlp": "MLP", "cnn": "CNN", "capsnet": "CapsNet"}
-WALK_THROUGH = {"mlp": 96.37, "cnn": 97.46, "capsnet": 98.80}  # %, Keras, validation
 IMAGES, EPOCHS = 49_000, 15
 SHIFT = 2  # pixels; a tenth of the side is 2.8
 FEW = (100, 1_000, 10_000)
@@ -25,19 +25,46 @@ FEW_BATCH = 50
 
 
 class Plan(NamedTuple):
-    """How one network of the comparison is trained."""
+    """How one network of the comparison is trained.
+
+    Attributes
+    ----------
+    network : {"mlp", "cnn", "capsnet"}
+    batch_size : int
+    shift : int
+        Pixels.
+    rate : float
+        Of Adam.
+    falling : bool
+        Whether the rate falls down a cosine.
+    published : float, optional
+        Validation accuracy of the walk-through on these terms, in percent.
+    """
 
     network: str
     batch_size: int
     shift: int
+    rate: float = 1e-3
+    falling: bool = False
+    published: float | None = None
 
     @property
     def label(self) -> str:
-        return f"{NAMES[self.network]}, batch {self.batch_size}"
+        return f"{NAMES[self.network]}, batch {self.batch_size}" + ", cosine" * self.falling
+
+    def adam(self, network: Network, steps: int) -> Adam:
+        return Adam(network, Cosine(self.rate, steps) if self.falling else self.rate)
 
 
-PLANS = (Plan("mlp", 128, 0), Plan("cnn", 1000, SHIFT), Plan("capsnet", 1000, SHIFT),
-         Plan("cnn", 100, SHIFT), Plan("capsnet", 100, SHIFT))  # fmt: skip
+PLANS = (
+    Plan("mlp", 128, 0, published=96.37),
+    Plan("cnn", 1000, SHIFT, published=97.46),
+    Plan("capsnet", 1000, SHIFT, published=98.80),
+    Plan("cnn", 100, SHIFT),
+    Plan("capsnet", 100, SHIFT),
+    Plan("cnn", 100, SHIFT, rate=6e-3, falling=True),
+    Plan("capsnet", 100, SHIFT, rate=6e-3, falling=True),
+)
 
 
 def build_for(study: Study, name: str, dataset: Dataset, seed: int) -> Network:
@@ -61,15 +88,15 @@ def compare(study: Study) -> None:
     images, labels = dataset.train_images[order[:kept]], dataset.train_labels[order[:kept]]
     validation = dataset.train_images[order[kept:]], dataset.train_labels[order[kept:]]
 
-    def start(plan: Plan, seed: int) -> tuple[Network, Adam, Any]:
+    def start(plan: Plan, seed: int, steps: int) -> tuple[Network, Adam, Any]:
         network, rng = build_for(study, plan.network, dataset, seed), np.random.default_rng([seed, 1])
         moved = endless(images, labels, plan.batch_size, rng, lambda x: augment.shift(x, plan.shift, rng))
-        return network, Adam(network, 1e-3), moved
+        return network, plan.adam(network, steps), moved
 
     def train(plan: Plan, seed: int) -> Row:
         in_epoch = math.ceil(kept / plan.batch_size)
         steps = max(1, round(epochs * in_epoch))
-        network, adam, moved = start(plan, seed)
+        network, adam, moved = start(plan, seed, steps)
         curve = learn(network, adam, moved, steps, lambda network: accuracy(network, *validation),
                       max(1, round(epochs)), study.progress_of(plan.label))  # fmt: skip
         return {
@@ -82,8 +109,8 @@ def compare(study: Study) -> None:
         }
 
     reference = Plan("capsnet", 100, SHIFT)  # its steps are those that are counted
-    trial = start(reference, study.settings.seed)
     in_epoch = math.ceil(kept / reference.batch_size)
+    trial = start(reference, study.settings.seed, EPOCHS * in_epoch)
     epochs = study.fix_steps(*trial, EPOCHS * in_epoch) / in_epoch
     plans = [plan for plan in PLANS if plan.network in study.settings.networks]
     for seed in study.seeds:
@@ -92,16 +119,14 @@ def compare(study: Study) -> None:
             study.say(f"{plan.label}, seed {seed}: {100 * row['accuracy']:.2f} % on validation, "
                       f"{row['seconds_per_epoch']:.1f} s per epoch")  # fmt: skip
     lines = [_compare_line(study, plan) for plan in plans]
-    head = ["network", "parameters", "shift", "validation, %", "s per epoch", "published, %"]
-    note = (f"{kept:,} training and {len(order) - kept:,} validation images, Adam at 0.001, {epochs:.3g} "
-            f"epochs, CapsNet `{study.settings.preset}`; {seeds_in_words(study.seeds)}. "
-            "Published: a Keras walk-through, batch 128 (MLP) and 1,000, one run each.")  # fmt: skip
+    head = ["network", "parameters", "shift", "rate", "validation, %", "s per epoch", "published, %"]
+    note = (f"{kept:,} training and {len(order) - kept:,} validation images, {epochs:.3g} epochs, Adam at "
+            "the rate, or from it down a cosine where that is said; CapsNet "
+            f"`{study.settings.preset}`; {seeds_in_words(study.seeds)}. Published: a Keras walk-through, "
+            "one run each.")  # fmt: skip
     finals = {plan.label: mean_and_spread(_accuracies(study, label=plan.label)) for plan in plans}
-    study.draw("validation_curves", experiment_figures.curves(
-        {plan.label: [row["curve"] for row in study.rows(label=plan.label)] for plan in plans},
-        x="epoch", y="accuracy", xlabel="Epoch", ylabel="Validation images classified right (%)",
-        published={plan.label: WALK_THROUGH[plan.network] for plan in plans},
-    ))  # fmt: skip
+    _draw_curves(study, "validation_curves", [plan for plan in plans if plan.published])
+    _draw_curves(study, "validation_curves_batch_100", [plan for plan in plans if plan.batch_size < 1000])
     study.finish(table(head, lines) + "\n\n" + note, accuracy=finals)
 
 
@@ -113,8 +138,17 @@ def _compare_line(study: Study, plan: Plan) -> list[str]:
     rows = study.rows(label=plan.label)
     seconds = np.mean([row["seconds_per_epoch"] for row in rows])
     shift = f"{plan.shift} pixels" if plan.shift else "none"
-    return [plan.label, f"{rows[0]['parameters']:,}", shift, percent([row["accuracy"] for row in rows]),
-            f"{seconds:.1f}", f"{WALK_THROUGH[plan.network]:.2f}"]  # fmt: skip
+    return [plan.label, f"{rows[0]['parameters']:,}", shift, f"{plan.rate:g}",
+            percent([row["accuracy"] for row in rows]), f"{seconds:.1f}",
+            f"{plan.published:.2f}" if plan.published else ""]  # fmt: skip
+
+
+def _draw_curves(study: Study, name: str, plans: Sequence[Plan]) -> None:
+    study.draw(name, experiment_figures.curves(
+        {plan.label: [row["curve"] for row in study.rows(label=plan.label)] for plan in plans},
+        x="epoch", y="accuracy", xlabel="Epoch", ylabel="Validation images classified right (%)",
+        published={plan.label: plan.published for plan in plans if plan.published},
+    ))  # fmt: skip
 
 
 # -- few --------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def curves(
     x, y : str
         What to take of the curves.
     published : mapping of str to float, optional
-        Percentages to mark at the right edge.
+        Percentages to mark by thin lines, of some or all networks.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.6))
@@ -46,7 +46,7 @@ def curves(
             at, style = [point[x] for point in seeds[0]], line_style(k)
             finals[name] = values[:, -1].mean()
             label = f"{name}: {finals[name]:.2f} %"
-            if published is not None:
+            if published and name in published:
                 label += f", published {published[name]:.2f} %"
                 axes.axhline(
                     published[name], color=style["color"], linestyle=style["linestyle"], linewidth=0.6

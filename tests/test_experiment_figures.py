@@ -24,8 +24,8 @@ FIGURES = {
         {"CNN": [curve(0), curve(1)], "CapsNet": [curve(2), curve(3)]}, x="step", y="accuracy",
         xlabel="Step", ylabel="Right (%)"),
     "curves, published": lambda: figures.curves(
-        {"CNN, batch 1000": [curve(0)]}, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)",
-        published={"CNN, batch 1000": 98.8}),
+        {"CNN, batch 1000": [curve(0)], "CNN, batch 100": [curve(1)]}, x="step", y="accuracy",
+        xlabel="Step", ylabel="Right (%)", published={"CNN, batch 1000": 98.8}),
     "curves, one point": lambda: figures.curves(
         {"CNN": [curve(0)[:1]]}, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)"),
     "spread_lines": lambda: figures.spread_lines(

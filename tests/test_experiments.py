@@ -11,6 +11,7 @@ from helpers import mnist, small_dataset, write_folder
 from minicaps import affine, comparison, overlap, rotation, study
 from minicaps.ablation import BASE, GROUPS, RoutingOverChildren, Variant
 from minicaps.augment import Warps
+from minicaps.baselines import MLP
 from minicaps.checkpoint import load_pretrained
 from minicaps.cli import main
 from minicaps.data_parallel import DataParallel
@@ -159,6 +160,16 @@ def test_compare_trains_as_many_epochs_whatever_the_batch(data, tmp_path):
     assert [point["epoch"] for point in rows["CapsNet, batch 100"]["curve"]] == [1, 2]
     assert rows["MLP, batch 128"]["curve"][-1]["step"] == 2 * math.ceil(210 / 128)
     assert rows["CNN, batch 1000"]["curve"][-1]["step"] == 2
+    assert rows.keys() == {plan.label for plan in comparison.PLANS}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {
+        "validation_curves", "validation_curves_batch_100"}  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", comparison.PLANS, ids=lambda plan: plan.label)
+def test_the_rate_of_a_plan_stays_unless_it_has_a_cosine(plan):
+    schedule = plan.adam(MLP((2, 2, 1), 2, hidden=2, rng=0), steps=10).schedule
+    assert schedule(0) == plan.rate
+    assert (schedule(9) < 0.05 * plan.rate) if plan.label.endswith("cosine") else (schedule(9) == plan.rate)
 
 
 def test_few_leaves_out_what_the_data_does_not_have(results):
