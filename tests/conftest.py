@@ -1,6 +1,7 @@
 """Fixtures and settings that several test files use."""
 
 import os
+import signal
 
 import helpers
 import hypothesis
@@ -14,6 +15,9 @@ from minicaps import backend
 hypothesis.settings.register_profile("minicaps", deadline=None)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "minicaps"))
+
+# A job that a shell starts in the background has Ctrl-C ignored, and so have its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def devices():
