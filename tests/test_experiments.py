@@ -165,6 +165,18 @@ def test_compare_trains_as_many_epochs_whatever_the_batch(data, tmp_path):
         "validation_curves", "validation_curves_batch_100"}  # fmt: skip
 
 
+def test_the_cosine_of_a_plan_ends_with_its_training(data, tmp_path, monkeypatch):
+    told, adam = {}, comparison.Plan.adam
+
+    def note(plan, network, steps):
+        told[plan.label] = steps
+        return adam(plan, network, steps)
+
+    monkeypatch.setattr(comparison.Plan, "adam", note)
+    assert main([*arguments("compare", data, tmp_path), "--steps", "6", "--seeds", "1"]) == 0
+    assert told == {row["label"]: row["curve"][-1]["step"] for row in read(tmp_path)["rows"]}
+
+
 @pytest.mark.parametrize("plan", comparison.PLANS, ids=lambda plan: plan.label)
 def test_the_rate_of_a_plan_stays_unless_it_has_a_cosine(plan):
     schedule = plan.adam(MLP((2, 2, 1), 2, hidden=2, rng=0), steps=10).schedule
