@@ -19,7 +19,7 @@ from minicaps.study import Batches, Row, Study, endless, learn, percent, seeds_i
 from minicaps.training import evaluate
 
 FRAME = 40  # pixels
-KERNEL = 9  # of the CapsNet's first convolution, as for overlapping digits
+KERNEL = 9  # of the CapsNet's first convolution; in a larger frame a step is faster than with the 7 of small
 BATCH = 100
 MOMENTS = 16  # at which a network is validated
 BETWEEN = 8  # times as many at which its weights are kept

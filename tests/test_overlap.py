@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_the_objective_agrees_with_central_differences, mnist
 
 from minicaps import CrossEntropyLoss, MarginLoss
-from minicaps.models import CapsNet
+from minicaps.models import PRESETS, CapsNet
 from minicaps.optim import Adam
 from minicaps.overlap import (
     OverlapCapsNet,
@@ -13,6 +13,7 @@ from minicaps.overlap import (
     build_for_pairs,
     examine,
     highest_two,
+    optimizer,
     some_pairs,
 )
 from minicaps.training import train_step
@@ -90,6 +91,21 @@ def test_an_answer_is_right_if_it_names_both_in_any_order():
 
 def test_the_highest_two_come_in_order():
     assert highest_two(np.array([[0.1, 0.7, 0.9, 0.3], [5.0, 0, -1, 6]])).tolist() == [[2, 1], [3, 0]]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_reads_pairs_of_its_frame(preset):
+    net = build_for_pairs("capsnet", preset, 3, seed=0)
+    v, drawn = net(np.zeros((1, 36, 36, 1), np.float32))
+    assert v.shape[:2] == (1, 3) and drawn.shape == (1, 2, 36, 36, 1)
+
+
+@pytest.mark.parametrize("name, warmup, highest", [("capsnet", 400, 4e-3), ("cnn", 0, 2e-3)])
+def test_the_rate_rises_for_the_warmup_and_falls_until_the_training_ends(name, warmup, highest):
+    schedule = optimizer(name, build_for_pairs(name, "tiny", 3, seed=0), 1000).schedule
+    rates = [schedule(step) for step in range(1001)]
+    assert np.argmax(rates) in (warmup, warmup - 1) and max(rates) == pytest.approx(highest)
+    assert (np.diff(rates[warmup:]) < 0).all() and rates[-1] == pytest.approx(1e-5)
 
 
 def test_exact_match_and_digits_are_counted_apart(monkeypatch):
