@@ -113,7 +113,7 @@ def optimizer(name: str, network: Network, steps: int) -> Adam:
     """Return what trains a network for pairs. All its numbers were chosen on validation pairs."""
     if name == "cnn":
         return Adam(network, Cosine(2e-3, steps))
-    return Adam(network, Cosine(4e-3, steps, warmup=400), beta2=0.98)
+    return Adam(network, Cosine(4e-3, steps, warmup=min(400, steps // 4)), beta2=0.98)
 
 
 def some_pairs(images: np.ndarray, labels: np.ndarray, count: int) -> Batches:
