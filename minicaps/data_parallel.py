@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import minicaps
 from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
 from minicaps.checks import check_array
 from minicaps.layer import Loss
@@ -212,11 +213,11 @@ class Worker:
 
     def __init__(self, file: int, message: Any, its_threads: int) -> None:
         self.connection, theirs = Pipe()
-        package = str(Path(__file__).resolve().parent.parent)
+        package = str(Path(minicaps.__file__).resolve().parent.parent)
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"MINICAPS_THREADS": str(its_threads), "PYTHONPATH": os.pathsep.join(paths)}
         descriptors = (file, theirs.fileno())
-        command = f"from minicaps.data_parallel import serve; serve({file}, {theirs.fileno()})"
+        command = f"from {__name__} import serve; serve({file}, {theirs.fileno()})"
         self.process = subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.DEVNULL,
                                         env=os.environ | environment, pass_fds=descriptors)  # fmt: skip
         theirs.close()

@@ -19,11 +19,11 @@ from minicaps.layer import Example, Layer, Loss
 
 
 def package_modules() -> list[ModuleType]:
-    """Import and return every module of minicaps."""
+    """Import and return every module of minicaps, those in its folders too."""
     import minicaps
 
-    names = [info.name for info in pkgutil.iter_modules(minicaps.__path__)]
-    return [importlib.import_module(f"minicaps.{name}") for name in names]
+    names = [info.name for info in pkgutil.walk_packages(minicaps.__path__, "minicaps.")]
+    return [importlib.import_module(name) for name in names if name != "minicaps.__main__"]
 
 
 def module_from_path(path: str | Path) -> ModuleType:

@@ -149,8 +149,14 @@ def put(site: Site, new: ast.AST) -> ast.AST:
     return old
 
 
+def find(project: Path, file: str) -> Path:
+    """Return the path of a file of minicaps, in whatever folder it is."""
+    (path,) = (project / "minicaps").rglob(file)
+    return path
+
+
 def syntax_tree(file: str) -> ast.Module:
-    return ast.parse((ROOT / "minicaps" / file).read_text(encoding="utf-8"))
+    return ast.parse(find(ROOT, file).read_text(encoding="utf-8"))
 
 
 def mutants_of(file: str) -> list[Mutant]:
@@ -200,7 +206,7 @@ def run_tests(project: Path, file: str) -> bool:
 
 def start(project: Path, mutant: Mutant, lock: Path | None) -> int:
     """Run the tests of a mutant in a new process, forked from this one, and return its number."""
-    (project / "minicaps" / mutant.file).write_text(mutant.source, encoding="utf-8")
+    find(project, mutant.file).write_text(mutant.source, encoding="utf-8")
     pid = os.fork()
     if pid:
         return pid
@@ -226,7 +232,7 @@ def run_all(mutants: list[Mutant], projects: list[Path], lock: Path | None) -> l
             running[start(project, mutant, lock)] = project, mutant
         pid, status = os.wait()
         project, mutant = running.pop(pid)
-        shutil.copyfile(ROOT / "minicaps" / mutant.file, project / "minicaps" / mutant.file)
+        shutil.copyfile(find(ROOT, mutant.file), find(project, mutant.file))
         projects.append(project)
         print(f"{len(mutants) - len(waiting) - len(running)} of {len(mutants)}", end="\r", file=sys.stderr)
         if status == 0:

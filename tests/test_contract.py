@@ -7,11 +7,27 @@ import numpy as np
 import pytest
 from strict_backend import strict
 
+import minicaps
 from minicaps.backend import to_backend, to_numpy
-from minicaps.discovery import find_classes, find_examples, package_modules
+from minicaps.discovery import check_class, find_classes, find_examples, package_modules
 from minicaps.gradcheck import gradcheck
 from minicaps.layer import Layer, Loss
 from minicaps.network import Network
+
+WRONG_CUBE = """
+from minicaps import Layer
+
+class Cube(Layer):
+    def forward(self, x):
+        return x**3, x
+
+    def backward(self, dy, x):
+        return 2.9 * x**2 * dy
+
+    @classmethod
+    def examples(cls, rng, dtype):
+        yield "normal", cls(), (rng.normal(size=(2, 3)).astype(dtype),)
+"""
 
 CLASSES = find_classes(package_modules())
 COUNTS = {cls: len(find_examples(cls)) for cls in CLASSES}
@@ -275,6 +291,20 @@ def test_an_array_library_that_refuses_to_mix_gives_the_same_numbers(cls, k, dev
     assert_close(map_arrays(to_numpy, got[:2]), expected[:2], 1e-12)
     for name, grad in got[2].items():
         assert_close(to_numpy(grad), expected[2][name], 1e-12)
+
+
+def test_every_class_is_found_in_whatever_folder():
+    assert len(CLASSES) >= 25 and len(NAMES) >= 75
+
+
+def test_a_layer_in_a_subfolder_is_found_and_its_wrong_backward_told(tmp_path, monkeypatch):
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "cube.py").write_text(WRONG_CUBE)
+    monkeypatch.setattr(minicaps, "__path__", [*minicaps.__path__, str(tmp_path)])
+    (cube,) = (cls for cls in find_classes(package_modules()) if cls.__name__ == "Cube")
+    assert not next(check_class(cube)).ok
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -165,8 +165,9 @@ ON_THE_HOST = {"__init__", "examples", "state", "load_state", "_matrices", "by_p
 
 
 def trees():
+    package = Path(minicaps.__file__).parent
     for name in LAYER_CODE:
-        path = Path(minicaps.__file__).with_name(f"{name}.py")
+        (path,) = package.rglob(f"{name}.py")
         yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -227,7 +228,7 @@ def names_taken_from_the_library(tree):
 
 def test_cupy_has_every_name_and_keyword_that_is_taken_from_the_library():
     taken = []
-    for path in sorted(Path(minicaps.__file__).parent.glob("*.py")):
+    for path in sorted(Path(minicaps.__file__).parent.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         taken += [(path.name, *use) for use in names_taken_from_the_library(tree)]
     assert len({name for _, name, _, _ in taken}) > 20
