@@ -1,12 +1,12 @@
 """A capsule network in plain NumPy, every backward pass written by hand and proven."""
 
 from minicaps.capsules import CapsuleLayer, PredictionVectors, PrimaryCaps
-from minicaps.conv import Conv2d, MaxPool2d
 from minicaps.decoder import Decoder, Mask
-from minicaps.dense import Dense, Flatten, ReLU, Reshape, Sigmoid
 from minicaps.gradcheck import gradcheck
-from minicaps.layer import Example, Layer, Loss, Sequential
-from minicaps.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.layers.contract import Example, Layer, Loss, Sequential
+from minicaps.layers.convolution import Conv2d, MaxPool2d
+from minicaps.layers.dense import Dense, Flatten, ReLU, Reshape, Sigmoid
+from minicaps.layers.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
 from minicaps.routing import DynamicRouting
 from minicaps.squash import Squash
 

@@ -13,7 +13,7 @@ import numpy as np
 from minicaps import experiment_figures
 from minicaps.backend import Array
 from minicaps.datasets import Dataset, load
-from minicaps.layer import Example
+from minicaps.layers.contract import Example
 from minicaps.models import CapsNet, build
 from minicaps.optim import Adam, Constant
 from minicaps.routing import DynamicRouting, RoutingCache, softmax_backward, softmax_over_parents

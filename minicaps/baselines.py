@@ -11,9 +11,9 @@ import numpy as np
 
 from minicaps.backend import Array, generator
 from minicaps.checks import check_positive
-from minicaps.conv import Conv2d, MaxPool2d
-from minicaps.dense import Dense, Flatten, ReLU
-from minicaps.layer import Example, Layer, Sequential
+from minicaps.layers.contract import Example, Layer, Sequential
+from minicaps.layers.convolution import Conv2d, MaxPool2d
+from minicaps.layers.dense import Dense, Flatten, ReLU
 from minicaps.network import ImageShape, Network, check_image_shape, check_images, window_grid
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from minicaps.backend import Array, generator, get_xp, parallel, pieces
 from minicaps.checks import check_array, check_flag, check_gradient, check_number, check_positive
-from minicaps.conv import Conv2d, Pair
-from minicaps.layer import Example, Layer
+from minicaps.layers.contract import Example, Layer
+from minicaps.layers.convolution import Conv2d, Pair
 from minicaps.routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
 from minicaps.squash import Squash
 

@@ -29,7 +29,7 @@ import numpy as np
 import minicaps
 from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
 from minicaps.checks import check_array
-from minicaps.layer import Loss
+from minicaps.layers.contract import Loss
 from minicaps.network import Network
 from minicaps.training import gradients
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from minicaps.backend import Array, generator, get_xp
 from minicaps.checks import check_array, check_gradient, check_labels, check_positive
-from minicaps.dense import Dense, ReLU, Reshape, Sigmoid
-from minicaps.layer import Example, Layer
+from minicaps.layers.contract import Example, Layer
+from minicaps.layers.dense import Dense, ReLU, Reshape, Sigmoid
 
 
 class MaskCache(NamedTuple):

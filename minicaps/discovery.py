@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from minicaps.gradcheck import Report, gradcheck
-from minicaps.layer import Example, Layer, Loss
+from minicaps.layers.contract import Example, Layer, Loss
 
 
 def package_modules() -> list[ModuleType]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minicaps.backend import Array, get_xp
-from minicaps.layer import Loss
+from minicaps.layers.contract import Loss
 from minicaps.network import Network
 from minicaps.training import gradients
 

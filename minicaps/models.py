@@ -13,11 +13,11 @@ from minicaps.backend import Array, generator, get_xp
 from minicaps.baselines import CNN, MLP
 from minicaps.capsules import CapsuleLayer, PrimaryCaps
 from minicaps.checks import check_flag, check_number
-from minicaps.conv import Conv2d, Pair
 from minicaps.decoder import Decoder, Mask
-from minicaps.dense import ReLU
-from minicaps.layer import Example, Loss
-from minicaps.losses import MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.layers.contract import Example, Loss
+from minicaps.layers.convolution import Conv2d, Pair
+from minicaps.layers.dense import ReLU
+from minicaps.layers.losses import MarginLoss, ReconstructionLoss, WeightedSum
 from minicaps.network import ImageShape, Network, check_image_shape, check_images, window_grid
 from minicaps.squash import length_and_direction
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from minicaps.backend import Array, get_xp
 from minicaps.checks import check_array, check_positive
-from minicaps.conv import Pair, as_pair, output_size
-from minicaps.layer import Layer, Loss
-from minicaps.losses import CrossEntropyLoss
+from minicaps.layers.contract import Layer, Loss
+from minicaps.layers.convolution import Pair, as_pair, output_size
+from minicaps.layers.losses import CrossEntropyLoss
 
 ImageShape = tuple[int, int, int]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from minicaps.backend import Array, chunks, get_xp, parallel, to_backend, to_numpy
 from minicaps.checks import check_number, check_whole
-from minicaps.layer import Layer
+from minicaps.layers.contract import Layer
 
 BLOCK = 1 << 17  # numbers updated together; four arrays of 512 KB in float32
 Schedule = Callable[[int], float]  # step number, from 0 -> learning rate

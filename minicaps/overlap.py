@@ -12,8 +12,8 @@ from minicaps import augment, experiment_figures
 from minicaps.backend import Array, get_xp, to_numpy
 from minicaps.baselines import CNN
 from minicaps.datasets import load, to_float
-from minicaps.layer import Example
-from minicaps.losses import one_hot
+from minicaps.layers.contract import Example
+from minicaps.layers.losses import one_hot
 from minicaps.models import PRESETS, CapsNet, CapsNetCache
 from minicaps.network import Network
 from minicaps.optim import Adam, Cosine

@@ -9,7 +9,7 @@ import numpy as np
 
 from minicaps.backend import Array, get_xp
 from minicaps.checks import check_array, check_choice, check_flag, check_gradient, check_positive
-from minicaps.layer import Example, Layer
+from minicaps.layers.contract import Example, Layer
 from minicaps.squash import Squash, SquashCache
 
 

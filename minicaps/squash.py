@@ -9,8 +9,8 @@ import numpy as np
 
 from minicaps.backend import Array
 from minicaps.checks import check_array, check_gradient
-from minicaps.dense import any_axes
-from minicaps.layer import Example, Layer
+from minicaps.layers.contract import Example, Layer
+from minicaps.layers.dense import any_axes
 
 
 def dot(a: Array, b: Array, xp: Any) -> Array:

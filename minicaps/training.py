@@ -11,7 +11,7 @@ import numpy as np
 from minicaps.backend import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_positive
 from minicaps.datasets import to_float
-from minicaps.layer import Loss
+from minicaps.layers.contract import Loss
 from minicaps.network import Network
 from minicaps.optim import Optimizer
 

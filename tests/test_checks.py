@@ -31,7 +31,7 @@ from minicaps import (
 )
 from minicaps.augment import shift
 from minicaps.baselines import CNN, MLP
-from minicaps.layer import Loss
+from minicaps.layers.contract import Loss
 from minicaps.models import CapsNet, build
 from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
 from minicaps.training import batches, evaluate

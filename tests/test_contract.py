@@ -11,7 +11,7 @@ import minicaps
 from minicaps.backend import to_backend, to_numpy
 from minicaps.discovery import check_class, find_classes, find_examples, package_modules
 from minicaps.gradcheck import gradcheck
-from minicaps.layer import Layer, Loss
+from minicaps.layers.contract import Layer, Loss
 from minicaps.network import Network
 
 WRONG_CUBE = """

@@ -11,7 +11,7 @@ from helpers import assert_the_objective_agrees_with_central_differences
 
 from minicaps import MarginLoss, backend
 from minicaps.baselines import CNN, MLP
-from minicaps.layer import Loss
+from minicaps.layers.contract import Loss
 from minicaps.models import PRESETS, CapsNet, build
 from minicaps.optim import Adam, Cosine
 from minicaps.training import train_step

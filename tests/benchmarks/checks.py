@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minicaps import layer
 from minicaps.guards import sum_of_squares
+from minicaps.layers import contract as layer
 from minicaps.models import PRESETS, build
 from minicaps.optim import Adam
 from minicaps.training import train_step

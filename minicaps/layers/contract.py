@@ -285,7 +285,7 @@ class Sequential(Layer):
 
     @classmethod
     def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        from minicaps.dense import Dense, Sigmoid
+        from minicaps.layers.dense import Dense, Sigmoid
 
         x = rng.normal(size=(3, 5)).astype(dtype)
         chain = cls(fc1=Dense(5, 4, rng=rng, dtype=dtype), sigmoid=Sigmoid(),

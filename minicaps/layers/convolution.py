@@ -12,7 +12,7 @@ import numpy as np
 from minicaps import spectral
 from minicaps.backend import Array, generator, get_xp, lanes, parallel, pieces, uniform
 from minicaps.checks import check_array, check_choice, check_gradient, check_positive
-from minicaps.layer import Example, Layer
+from minicaps.layers.contract import Example, Layer
 
 Pair = tuple[int, int]
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from minicaps.backend import Array, get_xp
 from minicaps.checks import check_array, check_labels, check_number, check_shape
-from minicaps.dense import any_axes
-from minicaps.layer import Example, Loss
+from minicaps.layers.contract import Example, Loss
+from minicaps.layers.dense import any_axes
 from minicaps.squash import length_and_direction
 
 

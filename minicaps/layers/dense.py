@@ -10,7 +10,7 @@ import numpy as np
 
 from minicaps.backend import Array, generator, get_xp, matmul, parallel, pieces, uniform
 from minicaps.checks import check_array, check_gradient, check_positive
-from minicaps.layer import Example, Layer
+from minicaps.layers.contract import Example, Layer
 
 
 class DenseCache(NamedTuple):
