@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import DynamicRouting, Squash, gradcheck, plots
-from minicaps.capsules import Factors
-from minicaps.routing import softmax_over_parents as softmax
+from minicaps.capsules.capsule_layer import Factors
+from minicaps.capsules.dynamic_routing import softmax_over_parents as softmax
 
 rng = np.random.default_rng(0)
 squash = Squash()

@@ -12,11 +12,16 @@ import numpy as np
 
 from minicaps import experiment_figures
 from minicaps.backend import Array
+from minicaps.capsules.dynamic_routing import (
+    DynamicRouting,
+    RoutingCache,
+    softmax_backward,
+    softmax_over_parents,
+)
 from minicaps.datasets import Dataset, load
 from minicaps.layers.contract import Example
 from minicaps.models import CapsNet, build
 from minicaps.optim import Adam, Constant
-from minicaps.routing import DynamicRouting, RoutingCache, softmax_backward, softmax_over_parents
 from minicaps.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.training import evaluate
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from minicaps import experiment_figures
 from minicaps.augment import Warps, warp
+from minicaps.capsules.squash import length_and_direction
 from minicaps.datasets import Dataset, to_float
 from minicaps.models import CapsNet
-from minicaps.squash import length_and_direction
 from minicaps.study import Study, table
 
 ANGLES = np.arange(-60, 61, 10)  # degrees

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from minicaps import Squash, plots
-from minicaps.routing import softmax_over_parents
+from minicaps.capsules.dynamic_routing import softmax_over_parents
 
 DIGITS = tuple("0123456789")
 NAMES = ("boat", "car", "aeroplane")

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential, backend
+from minicaps.capsules.dynamic_routing import softmax_over_parents
 from minicaps.discovery import find_examples
-from minicaps.routing import softmax_over_parents
 
 seeds = st.integers(0, 10**6)
 sizes = st.integers(1, 6)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from minicaps import Squash
-from minicaps.squash import length_and_direction, safe_length_and_direction
+from minicaps.capsules.squash import length_and_direction, safe_length_and_direction
 
 squash = Squash()
 vectors = arrays(np.float64, (3, 4), elements=st.floats(-1000, 1000))

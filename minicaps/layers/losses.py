@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, get_xp
+from minicaps.capsules.squash import length_and_direction
 from minicaps.checks import check_array, check_labels, check_number, check_shape
 from minicaps.layers.contract import Example, Loss
 from minicaps.layers.dense import any_axes
-from minicaps.squash import length_and_direction
 
 
 class MarginCache(NamedTuple):

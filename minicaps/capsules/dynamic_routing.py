@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, get_xp
+from minicaps.capsules.squash import Squash, SquashCache
 from minicaps.checks import check_array, check_choice, check_flag, check_gradient, check_positive
 from minicaps.layers.contract import Example, Layer
-from minicaps.squash import Squash, SquashCache
 
 
 class PredictionArray(NamedTuple):

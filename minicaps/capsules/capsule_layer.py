@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, generator, get_xp, parallel, pieces
+from minicaps.capsules.dynamic_routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
+from minicaps.capsules.squash import Squash
 from minicaps.checks import check_array, check_flag, check_gradient, check_number, check_positive
 from minicaps.layers.contract import Example, Layer
 from minicaps.layers.convolution import Conv2d, Pair
-from minicaps.routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
-from minicaps.squash import Squash
 
 
 class PrimaryCaps(Layer):
