@@ -17,7 +17,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, gradcheck, plots, spectral
+from minicaps import Conv2d, gradcheck, plots
+from minicaps.fast import spectral
 
 rng = np.random.default_rng(0)
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import CapsuleLayer, Conv2d, spectral
+from minicaps import CapsuleLayer, Conv2d
+from minicaps.fast import spectral
 from minicaps.models import CapsNet, build
 from minicaps.optim import Adam
 
