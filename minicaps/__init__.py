@@ -4,11 +4,11 @@ from minicaps.capsules.capsule_layer import CapsuleLayer, PredictionVectors, Pri
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.dynamic_routing import DynamicRouting
 from minicaps.capsules.squash import Squash
-from minicaps.gradcheck import gradcheck
 from minicaps.layers.contract import Example, Layer, Loss, Sequential
 from minicaps.layers.convolution import Conv2d, MaxPool2d
 from minicaps.layers.dense import Dense, Flatten, ReLU, Reshape, Sigmoid
 from minicaps.layers.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps.proof.gradcheck import gradcheck
 
 __all__ = [
     "CapsuleLayer",

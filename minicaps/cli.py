@@ -434,7 +434,7 @@ def _add_gradcheck(commands: Any) -> None:
 
 
 def gradcheck(options: argparse.Namespace) -> int:
-    from minicaps.discovery import check_class, find_classes, module_from_path, package_modules
+    from minicaps.proof.discovery import check_class, find_classes, module_from_path, package_modules
 
     if options.modules:
         modules = [module_from_path(path) for path in options.modules]

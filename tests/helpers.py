@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from minicaps import checkpoint, datasets, runs
-from minicaps.gradcheck import JACOBIAN_COLUMNS
+from minicaps.proof.gradcheck import JACOBIAN_COLUMNS
 from minicaps.training import gradients
 
 # The real MNIST and the trained weights. A package that is installed without its repository has none beside

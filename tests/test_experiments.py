@@ -16,7 +16,7 @@ from minicaps.checkpoint import load_pretrained
 from minicaps.cli import main
 from minicaps.data_parallel import DataParallel
 from minicaps.experiments import EXPERIMENTS, settings_of
-from minicaps.gradcheck import gradcheck
+from minicaps.proof.gradcheck import gradcheck
 
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
 

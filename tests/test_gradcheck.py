@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minicaps import Dense, DynamicRouting, Layer, Loss, ReLU, gradcheck
-from minicaps.discovery import find_classes, module_from_path
+from minicaps.proof.discovery import find_classes, module_from_path
 
 rng = np.random.default_rng(7)
 X = rng.normal(size=(3, 5))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential, backend
 from minicaps.capsules.dynamic_routing import softmax_over_parents
-from minicaps.discovery import find_examples
+from minicaps.proof.discovery import find_examples
 
 seeds = st.integers(0, 10**6)
 sizes = st.integers(1, 6)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.gradcheck import Report, gradcheck
 from minicaps.layers.contract import Example, Layer, Loss
+from minicaps.proof.gradcheck import Report, gradcheck
 
 
 def package_modules() -> list[ModuleType]:
