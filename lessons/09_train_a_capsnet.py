@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from minicaps import MarginLoss, ReconstructionLoss, plots
 from minicaps.datasets import load, to_float
-from minicaps.models import build
+from minicaps.networks.capsnet import build
 from minicaps.optim import Adam
 from minicaps.training import batches, evaluate, train_step
 

@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import explore, plots
-from minicaps.checkpoint import load_pretrained
 from minicaps.datasets import load, to_float
+from minicaps.networks.weights import load_pretrained
 
 rng = np.random.default_rng(0)
 

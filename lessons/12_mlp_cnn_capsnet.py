@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from minicaps import augment, plots
 from minicaps.datasets import load, to_float
-from minicaps.models import build
+from minicaps.networks.capsnet import build
 from minicaps.optim import Adam, Cosine
 from minicaps.training import batches, evaluate, train_step
 

@@ -20,7 +20,7 @@ from minicaps.capsules.dynamic_routing import (
 )
 from minicaps.datasets import Dataset, load
 from minicaps.layers.contract import Example
-from minicaps.models import CapsNet, build
+from minicaps.networks.capsnet import CapsNet, build
 from minicaps.optim import Adam, Constant
 from minicaps.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.training import evaluate

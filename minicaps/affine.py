@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import augment, checkpoint, experiment_figures
+from minicaps import augment, experiment_figures
 from minicaps.augment import Warps
 from minicaps.backend import chunks
 from minicaps.datasets import Dataset, load
-from minicaps.models import build
-from minicaps.network import Network
+from minicaps.networks import weights as checkpoint
+from minicaps.networks.capsnet import build
+from minicaps.networks.network import Network
 from minicaps.optim import Adam, Cosine
 from minicaps.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.training import evaluate

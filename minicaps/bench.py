@@ -13,7 +13,7 @@ import numpy as np
 
 from minicaps import backend
 from minicaps.data_parallel import DataParallel
-from minicaps.models import CapsNet, build
+from minicaps.networks.capsnet import CapsNet, build
 from minicaps.optim import Adam
 from minicaps.training import train_step
 

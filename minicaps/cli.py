@@ -252,7 +252,7 @@ def _add_predict(commands: Any) -> None:
 def predict(options: argparse.Namespace) -> int:
     from minicaps import pictures
     from minicaps.datasets import to_float
-    from minicaps.models import CapsNet
+    from minicaps.networks.capsnet import CapsNet
 
     network, class_names = load_run(options.run)
     what = "length" if isinstance(network, CapsNet) else "probability"
@@ -278,7 +278,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
     """Load the network of a finished run, from its folder or its model.npz."""
-    from minicaps import checkpoint
+    from minicaps.networks import weights as checkpoint
 
     if path.is_dir() and not (path / "model.npz").exists():
         if (path / "config.json").exists():
@@ -354,7 +354,7 @@ def explore(options: argparse.Namespace) -> int:
 
 def _add_experiment(commands: Any) -> None:
     from minicaps.experiments import EXPERIMENTS
-    from minicaps.models import PRESETS
+    from minicaps.networks.capsnet import PRESETS
 
     text = "run an experiment, and set its result beside what was published"
     parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
@@ -412,8 +412,8 @@ def experiment(options: argparse.Namespace) -> int:
 
 
 def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
-    from minicaps.checkpoint import find_pretrained
     from minicaps.explore import check_capsnet
+    from minicaps.networks.weights import find_pretrained
 
     options.run = options.run or find_pretrained()
     network, class_names = load_run(options.run)
@@ -463,7 +463,7 @@ def gradcheck(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Any) -> None:
-    from minicaps.models import PRESETS
+    from minicaps.networks.capsnet import PRESETS
 
     parser = _add_command(commands, "bench", bench, "time training steps, stage by stage")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="(default: small)")

@@ -10,8 +10,8 @@ import numpy as np
 
 from minicaps import augment, experiment_figures
 from minicaps.datasets import Dataset, load
-from minicaps.models import build
-from minicaps.network import Network
+from minicaps.networks.capsnet import build
+from minicaps.networks.network import Network
 from minicaps.optim import Adam, Cosine
 from minicaps.study import Row, Study, endless, learn, mean_and_spread, percent, seeds_in_words, table
 from minicaps.training import evaluate

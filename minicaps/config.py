@@ -12,8 +12,8 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.models import NETWORKS, PRESETS, build
-from minicaps.network import Network
+from minicaps.networks.capsnet import NETWORKS, PRESETS, build
+from minicaps.networks.network import Network
 from minicaps.optim import Constant, Cosine, Exponential, Schedule
 
 MOST_CONFIG = 1 << 16  # bytes of config.json

@@ -30,7 +30,7 @@ import minicaps
 from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
 from minicaps.checks import check_array
 from minicaps.layers.contract import Loss
-from minicaps.network import Network
+from minicaps.networks.network import Network
 from minicaps.training import gradients
 
 PART_LEAST = 40  # images; what does not depend on their number would be repeated for too few

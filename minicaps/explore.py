@@ -14,8 +14,8 @@ from matplotlib.widgets import Button, Slider
 
 from minicaps import plots
 from minicaps.datasets import Dataset, to_float
-from minicaps.models import CapsNet
-from minicaps.network import Network
+from minicaps.networks.capsnet import CapsNet
+from minicaps.networks.network import Network
 from minicaps.training import evaluate
 
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # as in the paper's figure 4

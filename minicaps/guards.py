@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from minicaps.backend import Array, get_xp
 from minicaps.layers.contract import Loss
-from minicaps.network import Network
+from minicaps.networks.network import Network
 from minicaps.training import gradients
 
 if os.name == "nt":

@@ -10,12 +10,12 @@ import numpy as np
 
 from minicaps import augment, experiment_figures
 from minicaps.backend import Array, get_xp, to_numpy
-from minicaps.baselines import CNN
 from minicaps.datasets import load, to_float
 from minicaps.layers.contract import Example
 from minicaps.layers.losses import one_hot
-from minicaps.models import PRESETS, CapsNet, CapsNetCache
-from minicaps.network import Network
+from minicaps.networks.baselines import CNN
+from minicaps.networks.capsnet import PRESETS, CapsNet, CapsNetCache
+from minicaps.networks.network import Network
 from minicaps.optim import Adam, Cosine
 from minicaps.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.training import library_of, to_batch

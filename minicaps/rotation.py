@@ -8,7 +8,7 @@ from minicaps import experiment_figures
 from minicaps.augment import Warps, warp
 from minicaps.capsules.squash import length_and_direction
 from minicaps.datasets import Dataset, to_float
-from minicaps.models import CapsNet
+from minicaps.networks.capsnet import CapsNet
 from minicaps.study import Study, table
 
 ANGLES = np.arange(-60, 61, 10)  # degrees

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import checkpoint, plots
+from minicaps import plots
 from minicaps.checks import check_choice, check_positive
 from minicaps.data_parallel import DataParallel
-from minicaps.models import PRESETS
-from minicaps.network import Network
+from minicaps.networks import weights as checkpoint
+from minicaps.networks.capsnet import PRESETS
+from minicaps.networks.network import Network
 from minicaps.optim import Optimizer
 from minicaps.training import batches, library_of, to_batch
 

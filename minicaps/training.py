@@ -12,7 +12,7 @@ from minicaps.backend import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_positive
 from minicaps.datasets import to_float
 from minicaps.layers.contract import Loss
-from minicaps.network import Network
+from minicaps.networks.network import Network
 from minicaps.optim import Optimizer
 
 

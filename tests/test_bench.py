@@ -7,7 +7,7 @@ import numpy as np
 from minicaps import data_parallel
 from minicaps.bench import bench, multiply_adds
 from minicaps.cli import main
-from minicaps.models import build
+from minicaps.networks.capsnet import build
 
 
 def test_the_stages_and_the_rest_add_up_to_the_step():

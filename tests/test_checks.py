@@ -30,9 +30,9 @@ from minicaps import (
     gradcheck,
 )
 from minicaps.augment import shift
-from minicaps.baselines import CNN, MLP
 from minicaps.layers.contract import Loss
-from minicaps.models import CapsNet, build
+from minicaps.networks.baselines import CNN, MLP
+from minicaps.networks.capsnet import CapsNet, build
 from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
 from minicaps.training import batches, evaluate
 

@@ -22,8 +22,9 @@ from helpers import (
 )
 from PIL import Image
 
-from minicaps import __version__, checkpoint, cli, runs
+from minicaps import __version__, cli, runs
 from minicaps.cli import main
+from minicaps.networks import weights as checkpoint
 
 COMMANDS = ["train", "evaluate", "predict", "explore", "gradcheck"]
 

@@ -12,7 +12,7 @@ from helpers import quiet, tiny_config
 
 from minicaps import backend, data_parallel
 from minicaps.data_parallel import DataParallel, parts, place_arrays
-from minicaps.models import build
+from minicaps.networks.capsnet import build
 from minicaps.optim import Adam
 from minicaps.overlap import build_for_pairs
 from minicaps.runs import Run
@@ -210,7 +210,7 @@ def test_no_process_outlives_the_first(threads):
     threads(2)
     program = (
         "import sys, time\n"
-        "from minicaps.models import build\n"
+        "from minicaps.networks.capsnet import build\n"
         "from minicaps.data_parallel import DataParallel\n"
         "network = build('capsnet', 'tiny', rng=0)\n"
         "parallel = DataParallel(network, network.objective(), 80)\n"

@@ -16,11 +16,12 @@ import pytest
 from strict_backend import CUPY, StrictArray, strict
 
 import minicaps
-from minicaps import Dense, checkpoint, cli, runs
+from minicaps import Dense, cli, runs
 from minicaps.backend import get_xp, resolve, to_backend, to_numpy
 from minicaps.data_parallel import DataParallel
 from minicaps.guards import CtrlC
-from minicaps.models import build
+from minicaps.networks import weights as checkpoint
+from minicaps.networks.capsnet import build
 from minicaps.optim import SGD, Adam
 from minicaps.training import evaluate, train_step
 

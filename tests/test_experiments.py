@@ -11,11 +11,11 @@ from helpers import mnist, small_dataset, write_folder
 from minicaps import affine, comparison, overlap, rotation, study
 from minicaps.ablation import BASE, GROUPS, RoutingOverChildren, Variant
 from minicaps.augment import Warps
-from minicaps.baselines import MLP
-from minicaps.checkpoint import load_pretrained
 from minicaps.cli import main
 from minicaps.data_parallel import DataParallel
 from minicaps.experiments import EXPERIMENTS, settings_of
+from minicaps.networks.baselines import MLP
+from minicaps.networks.weights import load_pretrained
 from minicaps.proof.gradcheck import gradcheck
 
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minicaps import checkpoint, cli
+from minicaps import cli
 from minicaps.datasets import GZIP_MOST, read_idx
-from minicaps.models import build
+from minicaps.networks import weights as checkpoint
+from minicaps.networks.capsnet import build
 from minicaps.runs import read_config
 
 FUZZ = settings(

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minicaps import checkpoint, cli, runs
+from minicaps import cli, runs
 from minicaps.datasets import Dataset, load, to_float
 from minicaps.image_folders import list_visible
+from minicaps.networks import weights as checkpoint
 from minicaps.pictures import fit_picture, read_picture
 
 

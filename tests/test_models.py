@@ -10,9 +10,9 @@ import pytest
 from helpers import assert_the_objective_agrees_with_central_differences
 
 from minicaps import MarginLoss, backend
-from minicaps.baselines import CNN, MLP
 from minicaps.layers.contract import Loss
-from minicaps.models import PRESETS, CapsNet, build
+from minicaps.networks.baselines import CNN, MLP
+from minicaps.networks.capsnet import PRESETS, CapsNet, build
 from minicaps.optim import Adam, Cosine
 from minicaps.training import train_step
 
@@ -164,7 +164,7 @@ def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatc
 def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
     code = (
         "import hashlib, numpy as np\n"
-        "from minicaps.models import build\n"
+        "from minicaps.networks.capsnet import build\n"
         "from minicaps.optim import Adam\n"
         "from minicaps.training import train_step\n"
         "net = build('capsnet', 'small', rng=0)\n"

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_the_objective_agrees_with_central_differences, mnist
 
 from minicaps import CrossEntropyLoss, MarginLoss
-from minicaps.models import PRESETS, CapsNet
+from minicaps.networks.capsnet import PRESETS, CapsNet
 from minicaps.optim import Adam
 from minicaps.overlap import (
     OverlapCapsNet,

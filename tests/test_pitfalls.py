@@ -24,7 +24,7 @@ from minicaps import (
     runs,
     training,
 )
-from minicaps.models import CapsNet, build
+from minicaps.networks.capsnet import CapsNet, build
 from minicaps.optim import SGD, Adam
 
 B, I, J, D, E = 2, 7, 3, 4, 5  # noqa: E741, all different

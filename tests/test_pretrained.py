@@ -5,9 +5,10 @@ import re
 import helpers
 import pytest
 
-from minicaps import checkpoint, datasets
-from minicaps.checkpoint import find_pretrained, load_pretrained
-from minicaps.models import PRESETS, CapsNet
+from minicaps import datasets
+from minicaps.networks import weights as checkpoint
+from minicaps.networks.capsnet import PRESETS, CapsNet
+from minicaps.networks.weights import find_pretrained, load_pretrained
 from minicaps.training import evaluate
 
 

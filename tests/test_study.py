@@ -7,7 +7,7 @@ import pytest
 from helpers import mnist, quiet
 
 from minicaps import study as shared
-from minicaps.models import build
+from minicaps.networks.capsnet import build
 from minicaps.optim import Adam
 from minicaps.study import Settings, Study, endless, fit, learn, prepared
 from minicaps.training import batches, train_step

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from helpers import interrupt_at, press_ctrl_c_at, quiet, read_metrics, small_folder, tiny_config
 
-from minicaps import checkpoint, guards, runs, training
+from minicaps import guards, runs, training
 from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
+from minicaps.networks import weights as checkpoint
 from minicaps.runs import Run
 
 BATCHES = 9  # of 30 images each, in an epoch

@@ -10,7 +10,8 @@ from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_confi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import augment, checkpoint, data_parallel, datasets, runs, training
+from minicaps import augment, data_parallel, datasets, runs, training
+from minicaps.networks import weights as checkpoint
 from minicaps.optim import Adam
 from minicaps.runs import Run, TrainConfig
 from minicaps.training import evaluate

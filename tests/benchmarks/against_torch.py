@@ -25,7 +25,7 @@ import numpy as np
 from minicaps import backend
 from minicaps.bench import sgemm_rate
 from minicaps.data_parallel import DataParallel
-from minicaps.models import build
+from minicaps.networks.capsnet import build
 from minicaps.optim import Adam
 
 CONTENDERS = ("eager", "channels_last", "compile")

@@ -19,7 +19,7 @@ import numpy as np
 
 from minicaps.guards import sum_of_squares
 from minicaps.layers import contract as layer
-from minicaps.models import PRESETS, build
+from minicaps.networks.capsnet import PRESETS, build
 from minicaps.optim import Adam
 from minicaps.training import train_step
 

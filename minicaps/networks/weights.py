@@ -18,8 +18,8 @@ import numpy as np
 
 from minicaps import datasets
 from minicaps.datasets import Dataset
-from minicaps.models import NETWORKS
-from minicaps.network import Network
+from minicaps.networks.capsnet import NETWORKS
+from minicaps.networks.network import Network
 
 FORMAT = 2  # raised when older code could not read what newer code writes; 1 had no checksum
 PRETRAINED = "capsnet-small.npz"

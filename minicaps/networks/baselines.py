@@ -14,7 +14,7 @@ from minicaps.checks import check_positive
 from minicaps.layers.contract import Example, Layer, Sequential
 from minicaps.layers.convolution import Conv2d, MaxPool2d
 from minicaps.layers.dense import Dense, Flatten, ReLU
-from minicaps.network import ImageShape, Network, check_image_shape, check_images, window_grid
+from minicaps.networks.network import ImageShape, Network, check_image_shape, check_images, window_grid
 
 
 class _Chain(Network):

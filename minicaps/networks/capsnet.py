@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.backend import Array, generator, get_xp
-from minicaps.baselines import CNN, MLP
 from minicaps.capsules.capsule_layer import CapsuleLayer, PrimaryCaps
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.squash import length_and_direction
@@ -19,7 +18,8 @@ from minicaps.layers.contract import Example, Loss
 from minicaps.layers.convolution import Conv2d, Pair
 from minicaps.layers.dense import ReLU
 from minicaps.layers.losses import MarginLoss, ReconstructionLoss, WeightedSum
-from minicaps.network import ImageShape, Network, check_image_shape, check_images, window_grid
+from minicaps.networks.baselines import CNN, MLP
+from minicaps.networks.network import ImageShape, Network, check_image_shape, check_images, window_grid
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"conv_channels": 8, "conv_kernel": 5, "conv_stride": 2, "primary_types": 4,
