@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minicaps import Conv2d, gradcheck, plots
-from minicaps.datasets import load, to_float
+from minicaps.datasets.load import load, to_float
 from minicaps.layers.convolution import col2im, im2col
 
 rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, gradcheck, plots
-from minicaps.datasets import load, to_float
+from minicaps.datasets.load import load, to_float
 
 rng = np.random.default_rng(0)
 digit = to_float(load().train_images[7:8]).astype(np.float64)  # (1, 28, 28, 1)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, plots
-from minicaps.datasets import load, to_float
+from minicaps.datasets.load import load, to_float
 from minicaps.optim import Adam
 
 rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import MarginLoss, ReconstructionLoss, plots
-from minicaps.datasets import load, to_float
+from minicaps.datasets.load import load, to_float
 from minicaps.networks.capsnet import build
 from minicaps.optim import Adam
 from minicaps.training import batches, evaluate, train_step

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import explore, plots
-from minicaps.datasets import load, to_float
+from minicaps.datasets.load import load, to_float
 from minicaps.networks.weights import load_pretrained
 
 rng = np.random.default_rng(0)

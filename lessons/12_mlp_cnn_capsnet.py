@@ -19,8 +19,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import augment, plots
-from minicaps.datasets import load, to_float
+from minicaps import plots
+from minicaps.datasets import augment
+from minicaps.datasets.load import load, to_float
 from minicaps.networks.capsnet import build
 from minicaps.optim import Adam, Cosine
 from minicaps.training import batches, evaluate, train_step

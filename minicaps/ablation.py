@@ -18,7 +18,7 @@ from minicaps.capsules.dynamic_routing import (
     softmax_backward,
     softmax_over_parents,
 )
-from minicaps.datasets import Dataset, load
+from minicaps.datasets.load import Dataset, load
 from minicaps.layers.contract import Example
 from minicaps.networks.capsnet import CapsNet, build
 from minicaps.optim import Adam, Constant

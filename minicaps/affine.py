@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import augment, experiment_figures
-from minicaps.augment import Warps
+from minicaps import experiment_figures
 from minicaps.backend import chunks
-from minicaps.datasets import Dataset, load
+from minicaps.datasets import augment
+from minicaps.datasets.augment import Warps
+from minicaps.datasets.load import Dataset, load
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
 from minicaps.networks.network import Network

@@ -250,8 +250,8 @@ def _add_predict(commands: Any) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from minicaps import pictures
-    from minicaps.datasets import to_float
+    from minicaps.datasets import pictures
+    from minicaps.datasets.load import to_float
     from minicaps.networks.capsnet import CapsNet
 
     network, class_names = load_run(options.run)
@@ -290,7 +290,7 @@ def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
 
 def load_data(options: argparse.Namespace, network: Any, class_names: tuple[str, ...]) -> Any:
     """Load the data set of --data or of the run, and check that it suits the network."""
-    from minicaps.datasets import load
+    from minicaps.datasets.load import load
     from minicaps.runs import read_config
 
     data = options.data

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps import augment, experiment_figures
-from minicaps.datasets import Dataset, load
+from minicaps import experiment_figures
+from minicaps.datasets import augment
+from minicaps.datasets.load import Dataset, load
 from minicaps.networks.capsnet import build
 from minicaps.networks.network import Network
 from minicaps.optim import Adam, Cosine

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.widgets import Button, Slider
 
 from minicaps import plots
-from minicaps.datasets import Dataset, to_float
+from minicaps.datasets.load import Dataset, to_float
 from minicaps.networks.capsnet import CapsNet
 from minicaps.networks.network import Network
 from minicaps.training import evaluate

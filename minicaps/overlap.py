@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import augment, experiment_figures
+from minicaps import experiment_figures
 from minicaps.backend import Array, get_xp, to_numpy
-from minicaps.datasets import load, to_float
+from minicaps.datasets import augment
+from minicaps.datasets.load import load, to_float
 from minicaps.layers.contract import Example
 from minicaps.layers.losses import one_hot
 from minicaps.networks.baselines import CNN

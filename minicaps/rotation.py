@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from minicaps import experiment_figures
-from minicaps.augment import Warps, warp
 from minicaps.capsules.squash import length_and_direction
-from minicaps.datasets import Dataset, to_float
+from minicaps.datasets.augment import Warps, warp
+from minicaps.datasets.load import Dataset, to_float
 from minicaps.networks.capsnet import CapsNet
 from minicaps.study import Study, table
 

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from minicaps import augment, plots
+from minicaps import plots
 from minicaps.backend import resolve, to_numpy
 from minicaps.config import TrainConfig, read_config
 from minicaps.data_parallel import DataParallel
-from minicaps.datasets import load, to_float
+from minicaps.datasets import augment
+from minicaps.datasets.load import load, to_float
 from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
 from minicaps.networks import weights as checkpoint
 from minicaps.optim import Adam

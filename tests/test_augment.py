@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps.augment import Warps, overlay, pairs, place, shift, shift_by, warp
+from minicaps.datasets.augment import Warps, overlay, pairs, place, shift, shift_by, warp
 
 
 def numbered(batch, height, width, channels=1, dtype=np.int64):

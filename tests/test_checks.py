@@ -29,7 +29,7 @@ from minicaps import (
     WeightedSum,
     gradcheck,
 )
-from minicaps.augment import shift
+from minicaps.datasets.augment import shift
 from minicaps.layers.contract import Loss
 from minicaps.networks.baselines import CNN, MLP
 from minicaps.networks.capsnet import CapsNet, build

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from minicaps import datasets
-from minicaps.datasets import read_idx, read_idx_folder
+from minicaps.datasets import load as datasets
+from minicaps.datasets.load import read_idx, read_idx_folder
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDX_DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]

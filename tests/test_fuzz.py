@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
-from minicaps.datasets import GZIP_MOST, read_idx
+from minicaps.datasets.load import GZIP_MOST, read_idx
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
 from minicaps.runs import read_config

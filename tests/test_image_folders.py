@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli, runs
-from minicaps.datasets import Dataset, load, to_float
-from minicaps.image_folders import list_visible
+from minicaps.datasets.folders import list_visible
+from minicaps.datasets.load import Dataset, load, to_float
+from minicaps.datasets.pictures import fit_picture, read_picture
 from minicaps.networks import weights as checkpoint
-from minicaps.pictures import fit_picture, read_picture
 
 
 def save(path, pixels, **options):

@@ -10,7 +10,7 @@ from helpers import DATA
 
 from minicaps import affine, comparison, overlap, study
 from minicaps.ablation import GROUPS
-from minicaps.datasets import load
+from minicaps.datasets.load import load
 from minicaps.experiments import EXPERIMENTS, settings_of
 from minicaps.study import Settings, Study
 

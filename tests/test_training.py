@@ -10,7 +10,9 @@ from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_confi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import augment, data_parallel, datasets, runs, training
+from minicaps import data_parallel, runs, training
+from minicaps.datasets import augment
+from minicaps.datasets import load as datasets
 from minicaps.networks import weights as checkpoint
 from minicaps.optim import Adam
 from minicaps.runs import Run, TrainConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minicaps.pictures import fit_picture, is_in_colour, read_picture
+from minicaps.datasets.pictures import fit_picture, is_in_colour, read_picture
 
 TEST_EVERY = 5  # where there is no split into train/ and test/
 ORDER_SEED = 0  # of the order of the pictures: always the same, whatever the seed of a run

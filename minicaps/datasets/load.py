@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from minicaps.image_folders import list_visible, read_image_folder
+from minicaps.datasets.folders import list_visible, read_image_folder
 
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
          "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")  # fmt: skip
