@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, plots
 from minicaps.datasets.load import load, to_float
-from minicaps.optim import Adam
+from minicaps.training.optimizers import Adam
 
 rng = np.random.default_rng(0)
 

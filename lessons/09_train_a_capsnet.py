@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from minicaps import MarginLoss, ReconstructionLoss, plots
 from minicaps.datasets.load import load, to_float
 from minicaps.networks.capsnet import build
-from minicaps.optim import Adam
-from minicaps.training import batches, evaluate, train_step
+from minicaps.training.optimizers import Adam
+from minicaps.training.step import batches, evaluate, train_step
 
 rng = np.random.default_rng(0)
 

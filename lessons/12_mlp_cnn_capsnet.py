@@ -23,8 +23,8 @@ from minicaps import plots
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
 from minicaps.networks.capsnet import build
-from minicaps.optim import Adam, Cosine
-from minicaps.training import batches, evaluate, train_step
+from minicaps.training.optimizers import Adam, Cosine
+from minicaps.training.step import batches, evaluate, train_step
 
 rng = np.random.default_rng(0)
 

@@ -21,9 +21,9 @@ from minicaps.capsules.dynamic_routing import (
 from minicaps.datasets.load import Dataset, load
 from minicaps.layers.contract import Example
 from minicaps.networks.capsnet import CapsNet, build
-from minicaps.optim import Adam, Constant
 from minicaps.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
-from minicaps.training import evaluate
+from minicaps.training.optimizers import Adam, Constant
+from minicaps.training.step import evaluate
 
 TRAIN_IMAGES = 10_000
 WARMUP = 0.1  # of the steps

@@ -16,9 +16,9 @@ from minicaps.datasets.load import Dataset, load
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
 from minicaps.networks.network import Network
-from minicaps.optim import Adam, Cosine
 from minicaps.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
-from minicaps.training import evaluate
+from minicaps.training.optimizers import Adam, Cosine
+from minicaps.training.step import evaluate
 
 FRAME = 40  # pixels
 KERNEL = 9  # of the CapsNet's first convolution; in a larger frame a step is faster than with the 7 of small

@@ -101,7 +101,7 @@ def _add_command(commands: Any, name: str, function: Callable, text: str) -> arg
 
 
 def _add_train(commands: Any) -> None:
-    from minicaps.runs import TrainConfig
+    from minicaps.training.run import TrainConfig
 
     parser = _add_command(commands, "train", train, "train a network and test it once")
     add_options(parser, TrainConfig)
@@ -130,7 +130,7 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
 
 
 def train(options: argparse.Namespace) -> int:
-    from minicaps.runs import Run, TrainConfig
+    from minicaps.training.run import Run, TrainConfig
 
     given = {name: value for name, value in vars(options).items()
              if name in TrainConfig.__dataclass_fields__}  # fmt: skip
@@ -222,7 +222,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from minicaps import training
+    from minicaps.training import step as training
 
     network, class_names = load_run(options.run)
     dataset = load_data(options, network, class_names)
@@ -291,7 +291,7 @@ def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
 def load_data(options: argparse.Namespace, network: Any, class_names: tuple[str, ...]) -> Any:
     """Load the data set of --data or of the run, and check that it suits the network."""
     from minicaps.datasets.load import load
-    from minicaps.runs import read_config
+    from minicaps.training.run import read_config
 
     data = options.data
     if data is None and options.run.is_dir():
@@ -473,8 +473,8 @@ def _add_bench(commands: Any) -> None:
 
 
 def bench(options: argparse.Namespace) -> int:
-    from minicaps.bench import bench as measure
     from minicaps.checks import check_positive
+    from minicaps.training.bench import bench as measure
 
     try:
         check_positive("bench", batch_size=options.batch_size, steps=options.steps)

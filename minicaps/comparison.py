@@ -13,9 +13,9 @@ from minicaps.datasets import augment
 from minicaps.datasets.load import Dataset, load
 from minicaps.networks.capsnet import build
 from minicaps.networks.network import Network
-from minicaps.optim import Adam, Cosine
 from minicaps.study import Row, Study, endless, learn, mean_and_spread, percent, seeds_in_words, table
-from minicaps.training import evaluate
+from minicaps.training.optimizers import Adam, Cosine
+from minicaps.training.step import evaluate
 
 NAMES = {"mlp": "MLP", "cnn": "CNN", "capsnet": "CapsNet"}
 IMAGES, EPOCHS = 49_000, 15

@@ -16,7 +16,7 @@ from minicaps import plots
 from minicaps.datasets.load import Dataset, to_float
 from minicaps.networks.capsnet import CapsNet
 from minicaps.networks.network import Network
-from minicaps.training import evaluate
+from minicaps.training.step import evaluate
 
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # as in the paper's figure 4
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib

@@ -17,9 +17,9 @@ from minicaps.layers.losses import one_hot
 from minicaps.networks.baselines import CNN
 from minicaps.networks.capsnet import PRESETS, CapsNet, CapsNetCache
 from minicaps.networks.network import Network
-from minicaps.optim import Adam, Cosine
 from minicaps.study import Batches, Row, Study, learn, percent, seeds_in_words, table
-from minicaps.training import library_of, to_batch
+from minicaps.training.optimizers import Adam, Cosine
+from minicaps.training.step import library_of, to_batch
 
 FRAME = 36  # pixels: 28 and up to 4 to each side
 # In this frame longer strides make a step faster, and the time saved is better spent on more channels.

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 
 from minicaps import plots
 from minicaps.checks import check_choice, check_positive
-from minicaps.data_parallel import DataParallel
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import PRESETS
 from minicaps.networks.network import Network
-from minicaps.optim import Optimizer
-from minicaps.training import batches, library_of, to_batch
+from minicaps.training.optimizers import Optimizer
+from minicaps.training.processes import DataParallel
+from minicaps.training.step import batches, library_of, to_batch
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # 8-bit images and labels
 Row = dict[str, Any]  # of JSON's types

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from minicaps import runs
 from minicaps.datasets import load as datasets
 from minicaps.networks import weights as checkpoint
 from minicaps.proof.gradcheck import JACOBIAN_COLUMNS
-from minicaps.training import gradients
+from minicaps.training import run as runs
+from minicaps.training.step import gradients
 
 # The real MNIST and the trained weights. A package that is installed without its repository has none beside
 # it; then MINICAPS_DATA has to name them.

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 
-from minicaps import data_parallel
-from minicaps.bench import bench, multiply_adds
 from minicaps.cli import main
 from minicaps.networks.capsnet import build
+from minicaps.training import processes as data_parallel
+from minicaps.training.bench import bench, multiply_adds
 
 
 def test_the_stages_and_the_rest_add_up_to_the_step():

@@ -33,8 +33,8 @@ from minicaps.datasets.augment import shift
 from minicaps.layers.contract import Loss
 from minicaps.networks.baselines import CNN, MLP
 from minicaps.networks.capsnet import CapsNet, build
-from minicaps.optim import SGD, Adam, Constant, Cosine, Exponential
-from minicaps.training import batches, evaluate
+from minicaps.training.optimizers import SGD, Adam, Constant, Cosine, Exponential
+from minicaps.training.step import batches, evaluate
 
 DENSE = Dense(3, 2, rng=0)
 IMAGES = np.zeros((4, 28, 28, 1), np.uint8)

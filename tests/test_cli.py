@@ -22,9 +22,10 @@ from helpers import (
 )
 from PIL import Image
 
-from minicaps import __version__, cli, runs
+from minicaps import __version__, cli
 from minicaps.cli import main
 from minicaps.networks import weights as checkpoint
+from minicaps.training import run as runs
 
 COMMANDS = ["train", "evaluate", "predict", "explore", "gradcheck"]
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from helpers import quiet, tiny_config
 
-from minicaps import backend, data_parallel
-from minicaps.data_parallel import DataParallel, parts, place_arrays
+from minicaps import backend
 from minicaps.networks.capsnet import build
-from minicaps.optim import Adam
 from minicaps.overlap import build_for_pairs
-from minicaps.runs import Run
-from minicaps.training import gradients, train_step
+from minicaps.training import processes as data_parallel
+from minicaps.training.optimizers import Adam
+from minicaps.training.processes import DataParallel, parts, place_arrays
+from minicaps.training.run import Run
+from minicaps.training.step import gradients, train_step
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ def test_no_process_outlives_the_first(threads):
     program = (
         "import sys, time\n"
         "from minicaps.networks.capsnet import build\n"
-        "from minicaps.data_parallel import DataParallel\n"
+        "from minicaps.training.processes import DataParallel\n"
         "network = build('capsnet', 'tiny', rng=0)\n"
         "parallel = DataParallel(network, network.objective(), 80)\n"
         "print(parallel.workers[0].process.pid, flush=True)\n"

@@ -16,14 +16,15 @@ import pytest
 from strict_backend import CUPY, StrictArray, strict
 
 import minicaps
-from minicaps import Dense, cli, runs
+from minicaps import Dense, cli
 from minicaps.backend import get_xp, resolve, to_backend, to_numpy
-from minicaps.data_parallel import DataParallel
-from minicaps.guards import CtrlC
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
-from minicaps.optim import SGD, Adam
-from minicaps.training import evaluate, train_step
+from minicaps.training import run as runs
+from minicaps.training.guards import CtrlC
+from minicaps.training.optimizers import SGD, Adam
+from minicaps.training.processes import DataParallel
+from minicaps.training.step import evaluate, train_step
 
 NETWORKS = {
     "capsnet": {"model": "capsnet"},
@@ -134,7 +135,7 @@ def test_a_whole_run_on_a_device_writes_what_a_run_on_numpy_reads(
 
 
 def test_the_optimizer_stays_on_the_thread_that_knows_the_gpu(device, monkeypatch):
-    monkeypatch.setattr("minicaps.optim.parallel", None)  # calling it would fail
+    monkeypatch.setattr("minicaps.training.optimizers.parallel", None)  # calling it would fail
     net, threads = Dense(3, 2, rng=0).to(device), []
     optimizer = SGD(net, 0.1)
     update = optimizer.update

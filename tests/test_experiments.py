@@ -11,12 +11,12 @@ from helpers import mnist, small_dataset, write_folder
 from minicaps import affine, comparison, overlap, rotation, study
 from minicaps.ablation import BASE, GROUPS, RoutingOverChildren, Variant
 from minicaps.cli import main
-from minicaps.data_parallel import DataParallel
 from minicaps.datasets.augment import Warps
 from minicaps.experiments import EXPERIMENTS, settings_of
 from minicaps.networks.baselines import MLP
 from minicaps.networks.weights import load_pretrained
 from minicaps.proof.gradcheck import gradcheck
+from minicaps.training.processes import DataParallel
 
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
 

@@ -13,10 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minicaps import cli, explore, runs
+from minicaps import cli, explore
 from minicaps.explore import Explorer
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import CapsNet, build
+from minicaps.training import run as runs
 
 DIGITS = tuple("0123456789")
 OF_A_RUN = ["learning_curves", "couplings", "couplings_over_image", "dimensions", "reconstructions",

@@ -24,7 +24,7 @@ from minicaps import cli
 from minicaps.datasets.load import GZIP_MOST, read_idx
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
-from minicaps.runs import read_config
+from minicaps.training.run import read_config
 
 FUZZ = settings(
     max_examples=max(200, settings().max_examples),

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minicaps import cli, runs
+from minicaps import cli
 from minicaps.datasets.folders import list_visible
 from minicaps.datasets.load import Dataset, load, to_float
 from minicaps.datasets.pictures import fit_picture, read_picture
 from minicaps.networks import weights as checkpoint
+from minicaps.training import run as runs
 
 
 def save(path, pixels, **options):

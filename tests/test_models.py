@@ -13,8 +13,8 @@ from minicaps import MarginLoss, backend
 from minicaps.layers.contract import Loss
 from minicaps.networks.baselines import CNN, MLP
 from minicaps.networks.capsnet import PRESETS, CapsNet, build
-from minicaps.optim import Adam, Cosine
-from minicaps.training import train_step
+from minicaps.training.optimizers import Adam, Cosine
+from minicaps.training.step import train_step
 
 
 @pytest.mark.parametrize("decoder", [True, False])
@@ -165,8 +165,8 @@ def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
     code = (
         "import hashlib, numpy as np\n"
         "from minicaps.networks.capsnet import build\n"
-        "from minicaps.optim import Adam\n"
-        "from minicaps.training import train_step\n"
+        "from minicaps.training.optimizers import Adam\n"
+        "from minicaps.training.step import train_step\n"
         "net = build('capsnet', 'small', rng=0)\n"
         "x = np.random.default_rng(0).random((40, 28, 28, 1), dtype=np.float32)\n"
         "optimizer = Adam(net, 1e-2)\n"

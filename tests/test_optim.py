@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minicaps import Dense, ReLU, Sequential
-from minicaps.optim import BLOCK, SGD, Adam, Constant, Cosine, Exponential, in_blocks
+from minicaps.training.optimizers import BLOCK, SGD, Adam, Constant, Cosine, Exponential, in_blocks
 
 GRADIENTS = (0.5, -2.0, 1.0, 0.25)
 

@@ -6,7 +6,6 @@ from helpers import assert_the_objective_agrees_with_central_differences, mnist
 
 from minicaps import CrossEntropyLoss, MarginLoss
 from minicaps.networks.capsnet import PRESETS, CapsNet
-from minicaps.optim import Adam
 from minicaps.overlap import (
     OverlapCapsNet,
     OverlapCNN,
@@ -16,7 +15,8 @@ from minicaps.overlap import (
     optimizer,
     some_pairs,
 )
-from minicaps.training import train_step
+from minicaps.training.optimizers import Adam
+from minicaps.training.step import train_step
 
 SMALL = {"image_shape": (10, 9, 2), "classes": 4, "conv_channels": 3, "conv_kernel": 3, "primary_types": 2,
          "primary_dimension": 3, "primary_kernel": 3, "class_dimension": 5, "decoder_hidden": (6, 7),

@@ -25,7 +25,7 @@ from minicaps import (
     training,
 )
 from minicaps.networks.capsnet import CapsNet, build
-from minicaps.optim import SGD, Adam
+from minicaps.training.optimizers import SGD, Adam
 
 B, I, J, D, E = 2, 7, 3, 4, 5  # noqa: E741, all different
 

@@ -9,7 +9,7 @@ from minicaps.datasets import load as datasets
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import PRESETS, CapsNet
 from minicaps.networks.weights import find_pretrained, load_pretrained
-from minicaps.training import evaluate
+from minicaps.training.step import evaluate
 
 
 def test_they_classify_the_test_set():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minicaps import CapsuleLayer, Conv2d
 from minicaps.fast import spectral
 from minicaps.networks.capsnet import CapsNet, build
-from minicaps.optim import Adam
+from minicaps.training.optimizers import Adam
 
 seeds = st.integers(0, 10**6)
 sizes = st.tuples(st.integers(4, 12), st.integers(4, 12))

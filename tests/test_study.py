@@ -8,9 +8,9 @@ from helpers import mnist, quiet
 
 from minicaps import study as shared
 from minicaps.networks.capsnet import build
-from minicaps.optim import Adam
 from minicaps.study import Settings, Study, endless, fit, learn, prepared
-from minicaps.training import batches, train_step
+from minicaps.training.optimizers import Adam
+from minicaps.training.step import batches, train_step
 
 
 def some_images(count=60):

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from helpers import interrupt_at, press_ctrl_c_at, quiet, read_metrics, small_folder, tiny_config
 
-from minicaps import guards, runs, training
-from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
 from minicaps.networks import weights as checkpoint
-from minicaps.runs import Run
+from minicaps.training import guards
+from minicaps.training import run as runs
+from minicaps.training import step as training
+from minicaps.training.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
+from minicaps.training.run import Run
 
 BATCHES = 9  # of 30 images each, in an epoch
 
@@ -130,8 +132,8 @@ def test_runs_killed_at_ten_random_moments_resume_bit_for_bit(straight, config, 
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys
-from minicaps import runs
-from minicaps.runs import Run
+from minicaps.training import run as runs
+from minicaps.training.run import Run
 
 runs.SAVE_EVERY = 0
 run, replace, calls = Run.resume(sys.argv[1], say=str), os.replace, iter(range(100))

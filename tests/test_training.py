@@ -10,13 +10,15 @@ from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_confi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import data_parallel, runs, training
 from minicaps.datasets import augment
 from minicaps.datasets import load as datasets
 from minicaps.networks import weights as checkpoint
-from minicaps.optim import Adam
-from minicaps.runs import Run, TrainConfig
-from minicaps.training import evaluate
+from minicaps.training import processes as data_parallel
+from minicaps.training import run as runs
+from minicaps.training import step as training
+from minicaps.training.optimizers import Adam
+from minicaps.training.run import Run, TrainConfig
+from minicaps.training.step import evaluate
 
 THREE_EPOCHS = tiny_config(epochs=3)
 

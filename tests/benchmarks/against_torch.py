@@ -23,10 +23,10 @@ import time
 import numpy as np
 
 from minicaps import backend
-from minicaps.bench import sgemm_rate
-from minicaps.data_parallel import DataParallel
 from minicaps.networks.capsnet import build
-from minicaps.optim import Adam
+from minicaps.training.bench import sgemm_rate
+from minicaps.training.optimizers import Adam
+from minicaps.training.processes import DataParallel
 
 CONTENDERS = ("eager", "channels_last", "compile")
 MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways

@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minicaps.guards import sum_of_squares
 from minicaps.layers import contract as layer
 from minicaps.networks.capsnet import PRESETS, build
-from minicaps.optim import Adam
-from minicaps.training import train_step
+from minicaps.training.guards import sum_of_squares
+from minicaps.training.optimizers import Adam
+from minicaps.training.step import train_step
 
 CHECKS = ("check_array", "check_shape", "check_gradient", "check_labels")
 ALLOWED = 0.01  # of a step

@@ -31,7 +31,7 @@ from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep
 from minicaps.checks import check_array
 from minicaps.layers.contract import Loss
 from minicaps.networks.network import Network
-from minicaps.training import gradients
+from minicaps.training.step import gradients
 
 PART_LEAST = 40  # images; what does not depend on their number would be repeated for too few
 PARAMETERS_MOST = 2_000_000  # beyond it a step works on weights and gradients as much as on images

@@ -13,7 +13,7 @@ from minicaps.checks import check_positive
 from minicaps.datasets.load import to_float
 from minicaps.layers.contract import Loss
 from minicaps.networks.network import Network
-from minicaps.optim import Optimizer
+from minicaps.training.optimizers import Optimizer
 
 
 def gradients(

@@ -14,14 +14,14 @@ import numpy as np
 
 from minicaps import plots
 from minicaps.backend import resolve, to_numpy
-from minicaps.config import TrainConfig, read_config
-from minicaps.data_parallel import DataParallel
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
-from minicaps.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
 from minicaps.networks import weights as checkpoint
-from minicaps.optim import Adam
-from minicaps.training import Evaluation, batches, evaluate, library_of, to_batch
+from minicaps.training.config import TrainConfig, read_config
+from minicaps.training.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
+from minicaps.training.optimizers import Adam
+from minicaps.training.processes import DataParallel
+from minicaps.training.step import Evaluation, batches, evaluate, library_of, to_batch
 
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
 FILES = ("config.json", "metrics.jsonl", "checkpoint.npz", "model.npz", "summary.json")

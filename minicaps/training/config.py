@@ -14,7 +14,7 @@ from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets.load import Dataset
 from minicaps.networks.capsnet import NETWORKS, PRESETS, build
 from minicaps.networks.network import Network
-from minicaps.optim import Constant, Cosine, Exponential, Schedule
+from minicaps.training.optimizers import Constant, Cosine, Exponential, Schedule
 
 MOST_CONFIG = 1 << 16  # bytes of config.json
 

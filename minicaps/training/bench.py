@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from minicaps import backend
-from minicaps.data_parallel import DataParallel
 from minicaps.networks.capsnet import CapsNet, build
-from minicaps.optim import Adam
-from minicaps.training import train_step
+from minicaps.training.optimizers import Adam
+from minicaps.training.processes import DataParallel
+from minicaps.training.step import train_step
 
 
 @dataclass

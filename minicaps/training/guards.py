@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from minicaps.backend import Array, get_xp
 from minicaps.layers.contract import Loss
 from minicaps.networks.network import Network
-from minicaps.training import gradients
+from minicaps.training.step import gradients
 
 if os.name == "nt":
     import msvcrt
