@@ -353,7 +353,7 @@ def explore(options: argparse.Namespace) -> int:
 
 
 def _add_experiment(commands: Any) -> None:
-    from minicaps.experiments import EXPERIMENTS
+    from minicaps.experiments.registry import EXPERIMENTS
     from minicaps.networks.capsnet import PRESETS
 
     text = "run an experiment, and set its result beside what was published"
@@ -386,8 +386,8 @@ def _add_experiment(commands: Any) -> None:
 
 
 def experiment(options: argparse.Namespace) -> int:
-    from minicaps.experiments import EXPERIMENTS, settings_of
-    from minicaps.study import Settings, Study
+    from minicaps.experiments.registry import EXPERIMENTS, settings_of
+    from minicaps.experiments.study import Settings, Study
 
     name, out = options.experiment, options.out or Path("runs") / "experiments" / options.experiment
     given = {key: value for key, value in vars(options).items() if key in Settings.__dataclass_fields__}

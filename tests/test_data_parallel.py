@@ -11,8 +11,8 @@ import pytest
 from helpers import quiet, tiny_config
 
 from minicaps import backend
+from minicaps.experiments.overlap import build_for_pairs
 from minicaps.networks.capsnet import build
-from minicaps.overlap import build_for_pairs
 from minicaps.training import processes as data_parallel
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel, parts, place_arrays

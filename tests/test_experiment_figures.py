@@ -4,7 +4,7 @@ import helpers
 import numpy as np
 import pytest
 
-from minicaps import experiment_figures as figures
+from minicaps.experiments import figures
 
 
 def shares(*shape):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from helpers import DATA
 
-from minicaps import affine, comparison, overlap, study
-from minicaps.ablation import GROUPS
 from minicaps.datasets.load import load
-from minicaps.experiments import EXPERIMENTS, settings_of
-from minicaps.study import Settings, Study
+from minicaps.experiments import affine, comparison, overlap, study
+from minicaps.experiments.ablation import GROUPS
+from minicaps.experiments.registry import EXPERIMENTS, settings_of
+from minicaps.experiments.study import Settings, Study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 VARIANTS = {repr(variant): variant for members in GROUPS.values() for variant in members.values()}

@@ -5,8 +5,7 @@ import pytest
 from helpers import assert_the_objective_agrees_with_central_differences, mnist
 
 from minicaps import CrossEntropyLoss, MarginLoss
-from minicaps.networks.capsnet import PRESETS, CapsNet
-from minicaps.overlap import (
+from minicaps.experiments.overlap import (
     OverlapCapsNet,
     OverlapCNN,
     build_for_pairs,
@@ -15,6 +14,7 @@ from minicaps.overlap import (
     optimizer,
     some_pairs,
 )
+from minicaps.networks.capsnet import PRESETS, CapsNet
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import train_step
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import mnist, quiet
 
-from minicaps import study as shared
+from minicaps.experiments import study as shared
+from minicaps.experiments.study import Settings, Study, endless, fit, learn, prepared
 from minicaps.networks.capsnet import build
-from minicaps.study import Settings, Study, endless, fit, learn, prepared
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import batches, train_step
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from minicaps.ablation import ablation
-from minicaps.affine import affine
-from minicaps.comparison import compare, few
-from minicaps.overlap import overlap
-from minicaps.rotation import rotate
-from minicaps.study import Settings
+from minicaps.experiments.ablation import ablation
+from minicaps.experiments.affine import affine
+from minicaps.experiments.comparison import compare, few
+from minicaps.experiments.overlap import overlap
+from minicaps.experiments.rotation import rotate
+from minicaps.experiments.study import Settings
 
 ALL = ("mlp", "cnn", "capsnet")
 

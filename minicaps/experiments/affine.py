@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import experiment_figures
 from minicaps.backend import chunks
 from minicaps.datasets import augment
 from minicaps.datasets.augment import Warps
 from minicaps.datasets.load import Dataset, load
+from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
 from minicaps.networks.network import Network
-from minicaps.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import evaluate
 

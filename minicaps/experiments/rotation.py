@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicaps import experiment_figures
 from minicaps.capsules.squash import length_and_direction
 from minicaps.datasets.augment import Warps, warp
 from minicaps.datasets.load import Dataset, to_float
+from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments.study import Study, table
 from minicaps.networks.capsnet import CapsNet
-from minicaps.study import Study, table
 
 ANGLES = np.arange(-60, 61, 10)  # degrees
 IMAGES = 2_000

@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from minicaps.experiments.study import Row, mean_and_spread
 from minicaps.plots import COLOURS, HEAT, LINES, STYLE, draw_image, headline, line_style
-from minicaps.study import Row, mean_and_spread
 
 RANGES = {"angle": (-20, 20), "shear": (-0.2, 0.2), "scale": (0.8, 1.2)}  # of affNIST
 FAR = 0.05  # below the base: a variant's accuracy is written instead of drawn

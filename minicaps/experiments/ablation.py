@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import experiment_figures
 from minicaps.backend import Array
 from minicaps.capsules.dynamic_routing import (
     DynamicRouting,
@@ -19,9 +18,10 @@ from minicaps.capsules.dynamic_routing import (
     softmax_over_parents,
 )
 from minicaps.datasets.load import Dataset, load
+from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.layers.contract import Example
 from minicaps.networks.capsnet import CapsNet, build
-from minicaps.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.training.optimizers import Adam, Constant
 from minicaps.training.step import evaluate
 

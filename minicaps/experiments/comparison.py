@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps import experiment_figures
 from minicaps.datasets import augment
 from minicaps.datasets.load import Dataset, load
+from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments.study import (
+    Row,
+    Study,
+    endless,
+    learn,
+    mean_and_spread,
+    percent,
+    seeds_in_words,
+    table,
+)
 from minicaps.networks.capsnet import build
 from minicaps.networks.network import Network
-from minicaps.study import Row, Study, endless, learn, mean_and_spread, percent, seeds_in_words, table
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import evaluate
 

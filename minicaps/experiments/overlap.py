@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import experiment_figures
 from minicaps.backend import Array, get_xp, to_numpy
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
+from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.layers.contract import Example
 from minicaps.layers.losses import one_hot
 from minicaps.networks.baselines import CNN
 from minicaps.networks.capsnet import PRESETS, CapsNet, CapsNetCache
 from minicaps.networks.network import Network
-from minicaps.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import library_of, to_batch
 
