@@ -14,7 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU, plots
+from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from minicaps import Squash, plots
+from minicaps import Squash
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 

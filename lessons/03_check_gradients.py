@@ -14,7 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Layer, ReLU, gradcheck, plots
+from minicaps import Layer, ReLU, gradcheck
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 

@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, gradcheck, plots
+from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, gradcheck
 from minicaps.datasets.load import load, to_float
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 digit = to_float(load().train_images[7:8]).astype(np.float64)  # (1, 28, 28, 1)

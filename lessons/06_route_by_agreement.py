@@ -14,7 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, PredictionVectors, Squash, plots
+from minicaps import DynamicRouting, PredictionVectors, Squash
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 squash = Squash()  # squash(s) shrinks each vector's length n to n²/(1 + n²)

@@ -14,9 +14,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, Squash, gradcheck, plots
+from minicaps import DynamicRouting, Squash, gradcheck
 from minicaps.capsules.capsule_layer import Factors
 from minicaps.capsules.dynamic_routing import softmax_over_parents as softmax
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 squash = Squash()

@@ -14,8 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, plots
+from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash
 from minicaps.datasets.load import load, to_float
+from minicaps.figures import plots
 from minicaps.training.optimizers import Adam
 
 rng = np.random.default_rng(0)

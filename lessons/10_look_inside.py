@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import explore, plots
 from minicaps.datasets.load import load, to_float
+from minicaps.figures import explore, plots
 from minicaps.networks.weights import load_pretrained
 
 rng = np.random.default_rng(0)

@@ -17,8 +17,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, gradcheck, plots
+from minicaps import Conv2d, gradcheck
 from minicaps.fast import spectral
+from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 

@@ -327,7 +327,7 @@ def _add_explore(commands: Any) -> None:
 
 
 def explore(options: argparse.Namespace) -> int:
-    from minicaps import explore
+    from minicaps.figures import explore
 
     network, class_names = load_run(options.run)
     explore.check_capsnet(network)
@@ -412,7 +412,7 @@ def experiment(options: argparse.Namespace) -> int:
 
 
 def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
-    from minicaps.explore import check_capsnet
+    from minicaps.figures.explore import check_capsnet
     from minicaps.networks.weights import find_pretrained
 
     options.run = options.run or find_pretrained()

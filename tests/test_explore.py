@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minicaps import cli, explore
-from minicaps.explore import Explorer
+from minicaps import cli
+from minicaps.figures import explore
+from minicaps.figures.explore import Explorer
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import CapsNet, build
 from minicaps.training import run as runs

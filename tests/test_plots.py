@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minicaps import Squash, plots
+from minicaps import Squash
 from minicaps.capsules.dynamic_routing import softmax_over_parents
+from minicaps.figures import plots
 
 DIGITS = tuple("0123456789")
 NAMES = ("boat", "car", "aeroplane")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import plots
 from minicaps.checks import check_choice, check_positive
+from minicaps.figures import plots
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import PRESETS
 from minicaps.networks.network import Network

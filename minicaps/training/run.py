@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from minicaps import plots
 from minicaps.backend import resolve, to_numpy
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
+from minicaps.figures import plots
 from minicaps.networks import weights as checkpoint
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
