@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp
+from minicaps.arrays import Array, get_xp
 
 
 def check_array(

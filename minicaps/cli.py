@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minicaps import __version__
-from minicaps.backend import keep_freed_memory
+from minicaps.arrays import keep_freed_memory
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 

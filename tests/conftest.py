@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 import strict_backend
 
-from minicaps import backend
+from minicaps import arrays as backend
 
 # No deadline: what a single example takes on a busy machine says nothing about the code.
 # Once a night: HYPOTHESIS_PROFILE=nightly python -m pytest (or --hypothesis-profile nightly)

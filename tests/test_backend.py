@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import backend
-from minicaps.backend import chunks, parallel, pieces
+from minicaps import arrays as backend
+from minicaps.arrays import chunks, parallel, pieces
 
 
 @pytest.fixture

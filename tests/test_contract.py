@@ -8,7 +8,7 @@ import pytest
 from strict_backend import strict
 
 import minicaps
-from minicaps.backend import to_backend, to_numpy
+from minicaps.arrays import to_backend, to_numpy
 from minicaps.layers.contract import Layer, Loss
 from minicaps.networks.network import Network
 from minicaps.proof.discovery import check_class, find_classes, find_examples, package_modules

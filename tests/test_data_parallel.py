@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import quiet, tiny_config
 
-from minicaps import backend
+from minicaps import arrays as backend
 from minicaps.experiments.overlap import build_for_pairs
 from minicaps.networks.capsnet import build
 from minicaps.training import processes as data_parallel

@@ -17,7 +17,7 @@ from strict_backend import CUPY, StrictArray, strict
 
 import minicaps
 from minicaps import Dense, cli
-from minicaps.backend import get_xp, resolve, to_backend, to_numpy
+from minicaps.arrays import get_xp, resolve, to_backend, to_numpy
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
 from minicaps.training import run as runs

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from helpers import assert_the_objective_agrees_with_central_differences
 
-from minicaps import MarginLoss, backend
+from minicaps import MarginLoss
+from minicaps import arrays as backend
 from minicaps.layers.contract import Loss
 from minicaps.networks.baselines import CNN, MLP
 from minicaps.networks.capsnet import PRESETS, CapsNet, build

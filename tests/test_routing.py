@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential, backend
+from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential
+from minicaps import arrays as backend
 from minicaps.capsules.dynamic_routing import softmax_over_parents
 from minicaps.proof.discovery import find_examples
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp, parallel, pieces
+from minicaps.arrays import Array, generator, get_xp, parallel, pieces
 from minicaps.capsules.dynamic_routing import DynamicRouting, OuterProducts, RoutingCache, routing_options
 from minicaps.capsules.squash import Squash
 from minicaps.checks import check_array, check_flag, check_gradient, check_number, check_positive

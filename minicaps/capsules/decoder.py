@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp
+from minicaps.arrays import Array, generator, get_xp
 from minicaps.checks import check_array, check_gradient, check_labels, check_positive
 from minicaps.layers.contract import Example, Layer
 from minicaps.layers.dense import Dense, ReLU, Reshape, Sigmoid

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp
+from minicaps.arrays import Array, get_xp
 from minicaps.capsules.squash import Squash, SquashCache
 from minicaps.checks import check_array, check_choice, check_flag, check_gradient, check_positive
 from minicaps.layers.contract import Example, Layer

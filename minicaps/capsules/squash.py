@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array
+from minicaps.arrays import Array
 from minicaps.checks import check_array, check_gradient
 from minicaps.layers.contract import Example, Layer
 from minicaps.layers.dense import any_axes

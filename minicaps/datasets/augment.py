@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_whole
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import Array
+from minicaps.arrays import Array
 from minicaps.capsules.dynamic_routing import (
     DynamicRouting,
     RoutingCache,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import chunks
+from minicaps.arrays import chunks
 from minicaps.datasets import augment
 from minicaps.datasets.augment import Warps
 from minicaps.datasets.load import Dataset, load

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp, to_numpy
+from minicaps.arrays import Array, get_xp, to_numpy
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
 from minicaps.experiments import figures as experiment_figures

@@ -54,7 +54,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp, parallel, pieces
+from minicaps.arrays import Array, get_xp, parallel, pieces
 
 Pair = tuple[int, int]
 

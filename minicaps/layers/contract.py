@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp, to_backend, to_numpy
+from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_float
 
 
@@ -174,7 +174,7 @@ class Layer(ABC):
 
     def to(self, backend: str | Any) -> Layer:
         """Move the parameters to "numpy", "cupy" or "auto" (or to a library), and return self."""
-        from minicaps.backend import resolve
+        from minicaps.arrays import resolve
 
         xp = resolve(backend) if isinstance(backend, str) else backend
         return self._replace_arrays(lambda x: to_backend(x, xp))

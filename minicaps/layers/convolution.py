@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp, lanes, parallel, pieces, uniform
+from minicaps.arrays import Array, generator, get_xp, lanes, parallel, pieces, uniform
 from minicaps.checks import check_array, check_choice, check_gradient, check_positive
 from minicaps.fast import spectral
 from minicaps.layers.contract import Example, Layer

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp, matmul, parallel, pieces, uniform
+from minicaps.arrays import Array, generator, get_xp, matmul, parallel, pieces, uniform
 from minicaps.checks import check_array, check_gradient, check_positive
 from minicaps.layers.contract import Example, Layer
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp
+from minicaps.arrays import Array, get_xp
 from minicaps.capsules.squash import length_and_direction
 from minicaps.checks import check_array, check_labels, check_number, check_shape
 from minicaps.layers.contract import Example, Loss

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import Array, generator
+from minicaps.arrays import Array, generator
 from minicaps.checks import check_positive
 from minicaps.layers.contract import Example, Layer, Sequential
 from minicaps.layers.convolution import Conv2d, MaxPool2d

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.backend import Array, generator, get_xp
+from minicaps.arrays import Array, generator, get_xp
 from minicaps.capsules.capsule_layer import CapsuleLayer, PrimaryCaps
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.squash import length_and_direction

@@ -6,7 +6,7 @@ import copy
 import inspect
 from typing import Any
 
-from minicaps.backend import Array, get_xp
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_array, check_positive
 from minicaps.layers.contract import Layer, Loss
 from minicaps.layers.convolution import Pair, as_pair, output_size

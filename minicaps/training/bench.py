@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps import backend
+from minicaps import arrays as backend
 from minicaps.networks.capsnet import CapsNet, build
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel

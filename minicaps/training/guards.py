@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minicaps.backend import Array, get_xp
+from minicaps.arrays import Array, get_xp
 from minicaps.layers.contract import Loss
 from minicaps.networks.network import Network
 from minicaps.training.step import gradients

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import Array, chunks, get_xp, parallel, to_backend, to_numpy
+from minicaps.arrays import Array, chunks, get_xp, parallel, to_backend, to_numpy
 from minicaps.checks import check_number, check_whole
 from minicaps.layers.contract import Layer
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minicaps
-from minicaps.backend import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
+from minicaps.arrays import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
 from minicaps.checks import check_array
 from minicaps.layers.contract import Loss
 from minicaps.networks.network import Network

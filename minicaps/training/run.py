@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from minicaps.backend import resolve, to_numpy
+from minicaps.arrays import resolve, to_numpy
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
 from minicaps.figures import plots

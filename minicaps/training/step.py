@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.backend import Array, get_xp, to_backend, to_numpy
+from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_positive
 from minicaps.datasets.load import to_float
 from minicaps.layers.contract import Loss

@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from minicaps import backend
+from minicaps import arrays as backend
 from minicaps.networks.capsnet import build
 from minicaps.training.bench import sgemm_rate
 from minicaps.training.optimizers import Adam
