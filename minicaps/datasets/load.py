@@ -33,7 +33,7 @@ MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/",
            "https://storage.googleapis.com/cvdf-datasets/mnist/")  # fmt: skip
 TIMEOUT, PATIENCE = 30.0, 600.0  # seconds: for the next bytes of a download, and for all of it
 MOST_BYTES = 64 << 20  # of a download, packed and unpacked; the largest file of MNIST has 47 MB
-REPOSITORY_DATA = Path(__file__).resolve().parent.parent / "data"
+REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MOST = 1032  # deflate cannot shrink data by more than about this factor
