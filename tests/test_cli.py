@@ -279,7 +279,9 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_resume(complaint, data
 @pytest.mark.parametrize("arguments", [["train"], ["gradcheck"]])
 def test_an_interrupt_while_starting_ends_with_130(complaint, monkeypatch, arguments):
     monkeypatch.setattr(runs, "load", interrupt_at(1))
-    monkeypatch.setattr(importlib.import_module("minicaps.discovery"), "package_modules", interrupt_at(1))
+    monkeypatch.setattr(
+        importlib.import_module("minicaps.proof.discovery"), "package_modules", interrupt_at(1)
+    )
     assert complaint(*arguments, code=130) == "minicaps: interrupted\n"
 
 

@@ -405,7 +405,7 @@ def test_a_backend_that_cannot_be_loaded_is_a_reason_not_an_error(network, monke
 
 
 def test_the_module_needs_no_pyplot():
-    code = "import sys, minicaps.explore, minicaps.cli; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, minicaps.figures.explore, minicaps.cli; print('matplotlib.pyplot' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 

@@ -41,8 +41,8 @@ def faults(name, text):
     """Return what a lesson lacks of the common form, in words."""
     number, found = int(name[:2]), []
     lines, parts = text.splitlines(), cells(text)
-    if not 120 <= len(lines) <= 250:
-        found.append(f"{len(lines)} lines, expected 120 to 250")
+    if len(lines) < 120:
+        found.append(f"{len(lines)} lines, expected 120 or more")
     if not parts or parts[0][0] != "# %% [markdown]" or f"# # {number}. " not in parts[0][1]:
         found.append("the first cell is not a header with the lesson's number and title")
     found += [f"the header has no **{label}**" for label in LABELS if f"**{label}**" not in parts[0][1]]
@@ -96,7 +96,6 @@ def test_the_lessons_are_numbered_from_1_without_a_gap():
 @pytest.mark.parametrize(
     "old, new, fault",
     [
-        (r"\A", "\n" * 200, "lines, expected 120 to 250"),
         (r"^# # 2\.", "# # 3.", "the first cell is not a header"),
         (r"\*\*You need:\*\*", "", "the header has no"),
         (r"\bassert ", "1 and ", "0 asserts"),

@@ -19,12 +19,12 @@ from minicaps import (
     PrimaryCaps,
     ReconstructionLoss,
     Squash,
-    augment,
     gradcheck,
-    runs,
-    training,
 )
+from minicaps.datasets import augment
 from minicaps.networks.capsnet import CapsNet, build
+from minicaps.training import run as runs
+from minicaps.training import step as training
 from minicaps.training.optimizers import SGD, Adam
 
 B, I, J, D, E = 2, 7, 3, 4, 5  # noqa: E741, all different

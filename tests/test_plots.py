@@ -120,7 +120,7 @@ def test_heat_gets_darker_from_0_to_1_so_that_grey_print_shows_it():
 
 
 def test_plots_need_no_pyplot():
-    code = "import sys, minicaps.plots; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, minicaps.figures.plots; print('matplotlib.pyplot' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
 
@@ -175,7 +175,7 @@ def test_show_displays_nothing_in_a_terminal_or_where_ipython_is_only_loaded(not
 
 def test_show_never_imports_ipython(tmp_path):
     (tmp_path / "IPython.py").write_text("raise SystemExit('imported')")
-    code = "from minicaps import plots; plots.show(plots.Figure(), 'a')"
+    code = "from minicaps.figures import plots; plots.show(plots.Figure(), 'a')"
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
 
