@@ -1,39 +1,29 @@
 """A capsule network in plain NumPy, every backward pass written by hand and proven."""
 
-from minicaps.capsules.capsule_layer import CapsuleLayer, PredictionVectors, PrimaryCaps
-from minicaps.capsules.decoder import Decoder, Mask
-from minicaps.capsules.dynamic_routing import DynamicRouting
-from minicaps.capsules.squash import Squash
-from minicaps.layers.contract import Example, Layer, Loss, Sequential
-from minicaps.layers.convolution import Conv2d, MaxPool2d
-from minicaps.layers.dense import Dense, Flatten, ReLU, Reshape, Sigmoid
-from minicaps.layers.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
-from minicaps.proof.gradcheck import gradcheck
-
-__all__ = [
-    "CapsuleLayer",
-    "Conv2d",
-    "CrossEntropyLoss",
-    "Decoder",
-    "Dense",
-    "DynamicRouting",
-    "Example",
-    "Flatten",
-    "Layer",
-    "Loss",
-    "MarginLoss",
-    "Mask",
-    "MaxPool2d",
-    "PredictionVectors",
-    "PrimaryCaps",
-    "ReLU",
-    "ReconstructionLoss",
-    "Reshape",
-    "Sequential",
-    "Sigmoid",
-    "Squash",
-    "WeightedSum",
-    "gradcheck",
-]
+from minicaps.capsules import (
+    Coupling,
+    DynamicRouting,
+    Frozen,
+    Hard,
+    Leaky,
+    Mask,
+    Softmax,
+    Stopped,
+    Votes,
+)
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash
+from minicaps.layers import (
+    CrossEntropyLoss,
+    Example,
+    Layer,
+    Loss,
+    MarginLoss,
+    MaxPool2d,
+    ReconstructionLoss,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    WeightedSum,
+)
 
 __version__ = "0.1.0"
