@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import importlib
 import math
 import socket
 import struct
@@ -18,8 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from minicaps.datasets import load as datasets
-from minicaps.datasets.load import read_idx, read_idx_folder
+from minicaps import datasets
+from minicaps.datasets import mnist as mnist_module
+from minicaps.datasets import read_idx, read_idx_folder
+
+load_module = importlib.import_module("minicaps.datasets.load")  # datasets.load is the function in it
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDX_DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
@@ -271,7 +275,7 @@ def test_the_unpacked_files_have_the_sums_that_are_written_down(name):
     content = gzip.decompress((DATA / f"{name}.gz").read_bytes())
     lines = (DATA / "SHA256SUMS").read_text().splitlines()
     written = {file: total for total, file in map(str.split, lines)}
-    assert hashlib.sha256(content).hexdigest() == written[name] == datasets.MNIST_SHA256[name]
+    assert hashlib.sha256(content).hexdigest() == written[name] == mnist_module.MNIST_SHA256[name]
 
 
 # -- where load looks --------------------------------------------------------------------------
@@ -284,8 +288,8 @@ def places(tmp_path, monkeypatch):
     folders = {name: small_folder(tmp_path / name, count, 10) for name, count in counts.items()}
     monkeypatch.setenv("MINICAPS_DATA", str(folders["named"]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(datasets, "REPOSITORY_DATA", folders["repository"])
-    monkeypatch.setattr(datasets, "download_mnist", lambda folder: small_folder(folder, 70, 10))
+    monkeypatch.setattr(load_module, "REPOSITORY_DATA", folders["repository"])
+    monkeypatch.setattr(load_module, "download_mnist", lambda folder: small_folder(folder, 70, 10))
     return folders
 
 
@@ -436,12 +440,12 @@ def server():
 def download(server, tmp_path, monkeypatch):
     """Return a function that downloads from mirrors, given as folders of the server or as URLs."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(datasets, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_module, "MOST_BYTES", 1 << 20)
     server.asked.clear()
 
     def download(*mirrors):
         if "stalled" in mirrors:  # the others have time, however busy the machine is
-            monkeypatch.setattr(datasets, "TIMEOUT", 1.0)
+            monkeypatch.setattr(mnist_module, "TIMEOUT", 1.0)
         urls = [m if ":" in m else f"{server.url}{urllib.parse.quote(m)}/" for m in mirrors]
         datasets.download_mnist(tmp_path / "cache", urls, SUMS)
 
@@ -505,7 +509,7 @@ def test_a_failed_download_says_what_is_wrong_and_leaves_nothing_behind(download
 
 
 def test_a_mirror_that_is_too_slow_is_given_up(download, monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "PATIENCE", -1.0)
+    monkeypatch.setattr(mnist_module, "PATIENCE", -1.0)
     with pytest.raises(RuntimeError, match=r"sent \d+ bytes in -1 seconds"):
         download("good")
 
@@ -530,7 +534,7 @@ def test_a_failing_write_leaves_nothing_behind(download, tmp_path, monkeypatch):
     def replace(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(datasets.os, "replace", replace)
+    monkeypatch.setattr(mnist_module.os, "replace", replace)
     with pytest.raises(OSError, match="disk full"):
         download("good")
     assert list((tmp_path / "cache").iterdir()) == []

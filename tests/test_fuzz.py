@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
-from minicaps.datasets.load import GZIP_MOST, read_idx
+from minicaps.datasets import read_idx
+from minicaps.datasets.idx import GZIP_MOST
 from minicaps.networks import weights as checkpoint
 from minicaps.networks.capsnet import build
 from minicaps.training.run import read_config

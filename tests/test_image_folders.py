@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
+from minicaps.datasets import Dataset, fit_picture, load, read_picture, to_float
 from minicaps.datasets.folders import list_visible
-from minicaps.datasets.load import Dataset, load, to_float
-from minicaps.datasets.pictures import fit_picture, read_picture
 from minicaps.networks import weights as checkpoint
 from minicaps.training import run as runs
 

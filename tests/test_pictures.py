@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minicaps.datasets.load import to_float
-from minicaps.datasets.pictures import border_is_light, fit_picture, is_in_colour, read_picture
+from minicaps.datasets import border_is_light, fit_picture, read_picture, to_float
+from minicaps.datasets.pictures import is_in_colour
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

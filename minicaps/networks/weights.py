@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minicaps.datasets import load as datasets
-from minicaps.datasets.load import Dataset
+from minicaps import datasets
+from minicaps.datasets import Dataset
 from minicaps.networks.capsnet import NETWORKS
 from minicaps.networks.network import Network
 
