@@ -51,4 +51,6 @@ class Dataset:
 
 def to_float(images: np.ndarray) -> np.ndarray:
     """Turn 8-bit pixels into float32 between 0 and 1."""
-    return images.astype(np.float32) / np.float32(255)
+    x = images.astype(np.float32)  # a copy, also of float32
+    x /= np.float32(255)
+    return x

@@ -76,17 +76,18 @@ def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
             f"{expected:,} bytes for the shape {shape}, the file holds {held}"
         )
     try:
-        return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+        array = np.frombuffer(content, dtype).reshape(shape)  # writable, since a bytearray is
     except ValueError as error:  # more axes, or longer ones, than NumPy knows
         raise ValueError(f"{path}: no array can have the {axes} axes of its header ({error})") from None
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_at_most(file: BinaryIO, count: int) -> bytes:
-    """Read up to `count` bytes in pieces: a header that lies then costs no more than the file holds."""
+def _read_at_most(file: BinaryIO, count: int) -> bytearray:
+    """Read up to `count` bytes in blocks: a header that lies then costs no more than the file holds."""
     content = bytearray()
-    while len(content) < count and (piece := file.read(min(count - len(content), 1 << 24))):
-        content += piece
-    return bytes(content)
+    while len(content) < count and (block := file.read(min(count - len(content), 1 << 24))):
+        content += block
+    return content
 
 
 def read_idx_folder(folder: str | Path) -> Dataset:
