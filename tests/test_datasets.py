@@ -282,8 +282,8 @@ def test_the_unpacked_files_have_the_sums_that_are_written_down(name):
 
 
 @pytest.fixture
-def places(tmp_path, monkeypatch):
-    """Sets of 30, 40, … images in every place that load knows; the argument is their number."""
+def folders(tmp_path, monkeypatch):
+    """Sets of 30, 40, … images in every folder that load knows; the argument is their number."""
     counts = {"explicit": 30, "named": 40, "repository": 50, "home/minicaps": 60}
     folders = {name: small_folder(tmp_path / name, count, 10) for name, count in counts.items()}
     monkeypatch.setenv("MINICAPS_DATA", str(folders["named"]))
@@ -302,49 +302,49 @@ def remove(folder):
         file.unlink()
 
 
-def test_load_prefers_the_explicit_path(places):
-    assert loaded(places["explicit"]) == loaded(str(places["explicit"])) == 30
+def test_load_prefers_the_explicit_path(folders):
+    assert loaded(folders["explicit"]) == loaded(str(folders["explicit"])) == 30
 
 
-def test_load_then_takes_the_folder_named_by_minicaps_data(places):
+def test_load_then_takes_the_folder_named_by_minicaps_data(folders):
     assert loaded() == 40
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_load_then_takes_the_repository(places, monkeypatch, value):
+def test_load_then_takes_the_repository(folders, monkeypatch, value):
     monkeypatch.delenv("MINICAPS_DATA") if value is None else monkeypatch.setenv("MINICAPS_DATA", value)
     assert loaded() == 50
 
 
-def test_load_then_takes_the_cache(places, monkeypatch):
+def test_load_then_takes_the_cache(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    remove(places["repository"])
+    remove(folders["repository"])
     assert loaded() == 60
 
 
-def test_load_passes_over_a_folder_that_holds_only_some_of_the_files(places, monkeypatch):
+def test_load_passes_over_a_folder_that_holds_only_some_of_the_files(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    part(places["repository"], "t10k-labels").unlink()
+    part(folders["repository"], "t10k-labels").unlink()
     assert loaded() == 60
 
 
-def test_load_last_downloads_into_the_cache(places, monkeypatch):
+def test_load_last_downloads_into_the_cache(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    remove(places["repository"])
-    remove(places["home/minicaps"])
+    remove(folders["repository"])
+    remove(folders["home/minicaps"])
     assert loaded() == 70
-    assert part(places["home/minicaps"], "train-images").exists()
+    assert part(folders["home/minicaps"], "train-images").exists()
 
 
-def test_load_takes_the_other_spelling_in_the_cache_too(places, monkeypatch):
+def test_load_takes_the_other_spelling_in_the_cache_too(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    remove(places["repository"])
-    for file in places["home/minicaps"].iterdir():
+    remove(folders["repository"])
+    for file in folders["home/minicaps"].iterdir():
         file.rename(file.with_name(file.name.replace("-idx", ".idx")))
     assert loaded() == 60
 
 
-def test_load_does_not_fall_back_when_the_named_folder_is_missing(places, monkeypatch, tmp_path):
+def test_load_does_not_fall_back_when_the_named_folder_is_missing(folders, monkeypatch, tmp_path):
     monkeypatch.setenv("MINICAPS_DATA", str(tmp_path / "absent"))
     with pytest.raises(FileNotFoundError, match="absent: no such folder"):
         datasets.load()
@@ -440,7 +440,7 @@ def server():
 def download(server, tmp_path, monkeypatch):
     """Return a function that downloads from mirrors, given as folders of the server or as URLs."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(mnist_module, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_module, "MAX_BYTES", 1 << 20)
     server.asked.clear()
 
     def download(*mirrors):

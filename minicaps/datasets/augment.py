@@ -1,4 +1,4 @@
-"""New images from old: shifts, places in a frame, overlapping pairs, affine warps.
+"""New images from old: shifts, positions in a frame, overlapping pairs, affine warps.
 
 Training shifts its images; the experiments also place, overlay and warp those that they test with.
 """
@@ -51,13 +51,13 @@ def shift_by(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndar
 
 
 def place(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Put every image at a random place into a black frame of `size` × `size` pixels.
+    """Put every image at a random position into a black frame of `size` × `size` pixels.
 
     Parameters
     ----------
     images : array (B, H, W, C) of any dtype
     size : int
-        Every place at which the whole image lies in the frame is equally likely.
+        Every position at which the whole image lies in the frame is equally likely.
     rng : numpy.random.Generator
 
     Returns
@@ -81,7 +81,7 @@ def pairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of pairs of images of different classes, without end, each batch made anew.
 
-    The two parts of a pair stand at random places in a frame; laid over each other by ``overlay``
+    The two parts of a pair stand at random positions in a frame; laid over each other by ``overlay``
     they are an image of MultiMNIST (Sabour et al. 2017, §6).
 
     Parameters

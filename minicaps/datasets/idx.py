@@ -16,7 +16,7 @@ from minicaps.datasets.dataset import Dataset
 from minicaps.datasets.mnist import PARTS
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-GZIP_MOST = 1032  # deflate cannot shrink data by more than about this factor
+MAX_GZIP_RATIO = 1032  # of deflate: it cannot shrink data further
 
 
 def read_idx(path: str | Path) -> np.ndarray:
@@ -41,15 +41,15 @@ def read_idx(path: str | Path) -> np.ndarray:
         length = os.fstat(file.fileno()).st_size
         file.seek(0)
         if not packed:
-            return _parse_idx(path, file, most=length)
+            return _parse_idx(path, file, maximum=length)
         try:
             with gzip.GzipFile(fileobj=file) as unpacked:
-                return _parse_idx(path, unpacked, most=GZIP_MOST * length)
+                return _parse_idx(path, unpacked, maximum=MAX_GZIP_RATIO * length)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip file ({error}); get it again") from None
 
 
-def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
+def _parse_idx(path: Path, file: BinaryIO, maximum: int) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in IDX_TYPES or magic[3] == 0:
         raise ValueError(
@@ -63,12 +63,12 @@ def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
     shape = struct.unpack(f">{axes}I", header)
     dtype = np.dtype(IDX_TYPES[magic[2]])
     expected = math.prod(shape) * dtype.itemsize
-    if expected > most:
+    if expected > maximum:
         raise ValueError(
             f"{path}: truncated, its header promises {expected:,} bytes for the shape {shape}, more "
             "than the file can hold"
         )
-    content = _read_at_most(file, expected + 1)
+    content = _read_up_to(file, expected + 1)
     if len(content) != expected:
         held = f"{len(content):,}" if len(content) < expected else "more"
         raise ValueError(
@@ -82,7 +82,7 @@ def _parse_idx(path: Path, file: BinaryIO, most: int) -> np.ndarray:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _read_at_most(file: BinaryIO, count: int) -> bytearray:
+def _read_up_to(file: BinaryIO, count: int) -> bytearray:
     """Read up to `count` bytes in blocks: a header that lies then costs no more than the file holds."""
     content = bytearray()
     while len(content) < count and (block := file.read(min(count - len(content), 1 << 24))):

@@ -25,7 +25,7 @@ MNIST_SHA256 = {  # of the unpacked files
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/",
            "https://storage.googleapis.com/cvdf-datasets/mnist/")  # fmt: skip
 TIMEOUT, PATIENCE = 30.0, 600.0  # seconds: for the next bytes of a download, and for all of it
-MOST_BYTES = 64 << 20  # of a download, packed and unpacked; the largest file of MNIST has 47 MB
+MAX_BYTES = 64 << 20  # of a download, packed and unpacked; the largest file of MNIST has 47 MB
 
 
 def download_mnist(
@@ -36,7 +36,7 @@ def download_mnist(
     Raises
     ------
     RuntimeError
-        If no mirror serves a file with the right sum; the message says what to do.
+        If no mirror serves a file whose sum matches; the message says what to do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, sha256 in sums.items():
@@ -50,8 +50,8 @@ def _download(name: str, folder: Path, mirrors: Sequence[str], sha256: str) -> N
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
         try:
             with os.fdopen(descriptor, "w+b") as file:
-                for piece in _fetch(mirror + name):
-                    file.write(piece)
+                for block in _fetch(mirror + name):
+                    file.write(block)
                 found = _sum_of_unpacked(file)
                 os.fsync(file.fileno())
             if found == sha256:
@@ -73,17 +73,17 @@ class _BadMirror(Exception):
 
 
 def _fetch(url: str) -> Iterator[bytes]:
-    """Yield what is at a URL, in pieces."""
+    """Yield what is at a URL, in blocks."""
     start, length = time.monotonic(), 0
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            while piece := response.read1(1 << 16):
-                length += len(piece)
-                if length > MOST_BYTES:
-                    raise _BadMirror(f"sends more than {MOST_BYTES:,} bytes")
+            while block := response.read1(1 << 16):
+                length += len(block)
+                if length > MAX_BYTES:
+                    raise _BadMirror(f"sends more than {MAX_BYTES:,} bytes")
                 if time.monotonic() - start > PATIENCE:
                     raise _BadMirror(f"sent {length:,} bytes in {PATIENCE:.0f} seconds")
-                yield piece
+                yield block
     except (OSError, http.client.HTTPException) as error:  # URLError and HTTPError are OSErrors
         raise _BadMirror(str(error) or type(error).__name__) from None
 
@@ -94,11 +94,11 @@ def _sum_of_unpacked(file: BinaryIO) -> str:
     total, length = hashlib.sha256(), 0
     try:
         with gzip.GzipFile(fileobj=file) as unpacked:
-            while piece := unpacked.read(1 << 20):
-                length += len(piece)
-                if length > MOST_BYTES:
-                    raise _BadMirror(f"its file unpacks to more than {MOST_BYTES:,} bytes")
-                total.update(piece)
+            while block := unpacked.read(1 << 20):
+                length += len(block)
+                if length > MAX_BYTES:
+                    raise _BadMirror(f"its file unpacks to more than {MAX_BYTES:,} bytes")
+                total.update(block)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _BadMirror(f"its file is damaged ({error})") from None
     return total.hexdigest()

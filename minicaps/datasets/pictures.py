@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
+MAX_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
 
 
 def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.ndarray:
@@ -77,7 +77,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
 def _check_size(picture: Any, length: int) -> None:
     """Raise ValueError if so few bytes cannot hold the pixels that an image's header promises."""
     pixels = picture.width * picture.height
-    if pixels > MOST_PIXELS_PER_BYTE * length + (1 << 20):
+    if pixels > MAX_PIXELS_PER_BYTE * length + (1 << 20):
         raise ValueError(f"its header promises {pixels:,} pixels, the file has {length:,} bytes")
 
 
