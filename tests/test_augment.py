@@ -265,8 +265,12 @@ def test_values_stay_within_those_of_the_image():
 
 def test_random_warps_fill_their_ranges_and_no_more():
     warps = Warps.random(5000, np.random.default_rng(0))
-    for values, low, high in [(warps.angle, -20, 20), (warps.shear, -0.2, 0.2),
-                              (warps.scale[:, 0], 0.8, 1.2), (warps.scale[:, 1], 0.8, 1.2)]:  # fmt: skip
+    for values, low, high in [
+        (warps.angle, -20, 20),
+        (warps.shear, -0.2, 0.2),
+        (warps.scale[:, 0], 0.8, 1.2),
+        (warps.scale[:, 1], 0.8, 1.2),
+    ]:
         margin = 0.01 * (high - low)
         assert low <= values.min() < low + margin and high - margin < values.max() <= high
     assert abs(np.corrcoef(warps.scale.T)[0, 1]) < 0.1

@@ -221,7 +221,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ("t10k-labels", np.full(6, 3, np.uint8), "training labels run from 0 to 2, test labels to 3"),
         ("train-labels", np.zeros(20, np.uint8), "expected at least two classes"),
     ],
-)  # fmt: skip
+)
 def test_parts_that_do_not_belong_together_are_refused(folder, name, array, message):
     write_idx(part(folder, name), array)
     with pytest.raises(ValueError, match=message):
@@ -518,8 +518,15 @@ def test_a_failed_download_says_why_and_what_to_do(download, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         download("other", "absent", refused_url())
     message = str(caught.value)
-    for words in ("one.gz could not be downloaded", "other/: wrong bytes", "404", "refused",
-                  f"put the four files into {tmp_path / 'cache'}", "--data", "MINICAPS_DATA"):  # fmt: skip
+    for words in (
+        "one.gz could not be downloaded",
+        "other/: wrong bytes",
+        "404",
+        "refused",
+        f"put the four files into {tmp_path / 'cache'}",
+        "--data",
+        "MINICAPS_DATA",
+    ):
         assert words in message
 
 

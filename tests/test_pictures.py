@@ -146,8 +146,14 @@ def bad_files(folder):
     jpeg = save(folder / "good.jpg", RAMP).read_bytes()
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 0xFF
-    return {"empty.png": b"", "text.png": b"not a picture\n" * 20, "half.png": png[: len(png) // 2],
-            "header.png": png[:20], "flipped.png": flipped, "half.jpg": jpeg[: len(jpeg) // 2]}  # fmt: skip
+    return {
+        "empty.png": b"",
+        "text.png": b"not a picture\n" * 20,
+        "half.png": png[: len(png) // 2],
+        "header.png": png[:20],
+        "flipped.png": flipped,
+        "half.jpg": jpeg[: len(jpeg) // 2],
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minicaps.arrays import Array
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -21,36 +23,38 @@ class Dataset:
         Where they come from.
     """
 
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    train_images: Array
+    train_labels: Array
+    test_images: Array
+    test_labels: Array
     class_names: tuple[str, ...]
     source: str
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
         return self.train_images.shape[1:]
 
     @property
     def classes(self) -> int:
+        """The number of classes."""
         return len(self.class_names)
 
-    def split(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Keep the last 5,000 training images (a tenth, if there are fewer than 50,000; one at least)
-        apart.
+    def split(self) -> tuple[Array, Array, Array, Array]:
+        """Keep the last 5,000 training images apart (of fewer than 50,000 a tenth, and one at least).
 
         Returns
         -------
         train_images, train_labels, validation_images, validation_labels
+            Views of the training images and labels.
         """
         kept = len(self.train_images) - max(1, min(5000, len(self.train_images) // 10))
         images, labels = self.train_images, self.train_labels
         return images[:kept], labels[:kept], images[kept:], labels[kept:]
 
 
-def to_float(images: np.ndarray) -> np.ndarray:
-    """Turn 8-bit pixels into float32 between 0 and 1."""
+def to_float(images: Array) -> Array:
+    """Turn 8-bit pixels of any shape into new ones of the same shape, float32 between 0 and 1."""
     x = images.astype(np.float32)  # a copy, also of float32
     x /= np.float32(255)
     return x

@@ -44,9 +44,11 @@ def load(data: str | Path | None = None, size: int | tuple[int, int] | None = No
     if any(find_part(folder, part) for part in PARTS):
         dataset = read_idx_folder(folder)
         height, width, _ = dataset.image_shape
-        if size not in (None, (height, width)):
-            raise ValueError(f"{folder}: IDX files of {height}×{width} pixels, expected {size[0]}×{size[1]}; "
-                             "only pictures are scaled")  # fmt: skip
+        if size is not None and size != (height, width):
+            raise ValueError(
+                f"{folder}: IDX files of {height}×{width} pixels, expected {size[0]}×{size[1]}; "
+                "only pictures are scaled"
+            )
         return dataset
     if any(path.is_dir() for path in list_visible(folder)):
         return Dataset(*read_image_folder(folder, size), source=str(folder))
