@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import DATA
 
-from minicaps.datasets.load import load
+from minicaps.datasets import load
 from minicaps.experiments import affine, comparison, overlap, study
 from minicaps.experiments.ablation import GROUPS
 from minicaps.experiments.registry import EXPERIMENTS, settings_of

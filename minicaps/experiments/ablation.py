@@ -17,7 +17,7 @@ from minicaps.capsules.dynamic_routing import (
     softmax_backward,
     softmax_over_parents,
 )
-from minicaps.datasets.load import Dataset, load
+from minicaps.datasets import Dataset, load
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.layers.contract import Example

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from minicaps.arrays import chunks
-from minicaps.datasets import augment
-from minicaps.datasets.augment import Warps
-from minicaps.datasets.load import Dataset, load
+from minicaps.datasets import Dataset, Warps, augment, load
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.networks import weights as checkpoint

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.datasets import augment
-from minicaps.datasets.load import Dataset, load
+from minicaps.datasets import Dataset, augment, load
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import (
     Row,

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_numpy
-from minicaps.datasets import augment
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import augment, load, to_float
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.layers.contract import Example

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minicaps.capsules.squash import length_and_direction
-from minicaps.datasets.augment import Warps, warp
-from minicaps.datasets.load import Dataset, to_float
+from minicaps.datasets import Dataset, Warps, augment, to_float
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Study, table
 from minicaps.networks.capsnet import CapsNet
@@ -18,7 +17,7 @@ BATCH = 100
 
 def turned(images: np.ndarray, angle: float) -> np.ndarray:
     """Turn all images by `angle` degrees, counter-clockwise."""
-    return warp(images, Warps.none(len(images))._replace(angle=np.full(len(images), float(angle))))
+    return augment.warp(images, Warps.none(len(images))._replace(angle=np.full(len(images), float(angle))))
 
 
 def class_capsules(network: CapsNet, images: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.widgets import Button, Slider
 
-from minicaps.datasets.load import Dataset, to_float
+from minicaps.datasets import Dataset, to_float
 from minicaps.figures import plots
 from minicaps.networks.capsnet import CapsNet
 from minicaps.networks.network import Network

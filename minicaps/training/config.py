@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
-from minicaps.datasets.load import Dataset
+from minicaps.datasets import Dataset
 from minicaps.networks.capsnet import NETWORKS, PRESETS, build
 from minicaps.networks.network import Network
 from minicaps.training.optimizers import Constant, Cosine, Exponential, Schedule

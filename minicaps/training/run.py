@@ -13,8 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from minicaps.arrays import resolve, to_numpy
-from minicaps.datasets import augment
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import augment, load, to_float
 from minicaps.figures import plots
 from minicaps.networks import weights as checkpoint
 from minicaps.training.config import TrainConfig, read_config

@@ -10,7 +10,7 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_positive
-from minicaps.datasets.load import to_float
+from minicaps.datasets import to_float
 from minicaps.layers.contract import Loss
 from minicaps.networks.network import Network
 from minicaps.training.optimizers import Optimizer
