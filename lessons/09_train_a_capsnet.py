@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from minicaps import MarginLoss, ReconstructionLoss
 from minicaps.datasets import load, to_float
 from minicaps.figures import plots
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import batches, evaluate, train_step
 

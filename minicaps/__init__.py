@@ -1,16 +1,10 @@
-"""A capsule network in plain NumPy, every backward pass written by hand and proven."""
+"""A capsule network in plain NumPy, every backward pass written by hand and proven.
 
-from minicaps.capsules import (
-    Coupling,
-    DynamicRouting,
-    Frozen,
-    Hard,
-    Leaky,
-    Mask,
-    Softmax,
-    Stopped,
-    Votes,
-)
+``from minicaps import CapsuleLayer`` gives the fast form of a layer where it has one (``minicaps.fast``);
+its definition, a few lines long and equal to rounding, is in ``minicaps.layers`` or ``minicaps.capsules``.
+"""
+
+from minicaps.capsules import Coupling, DynamicRouting, Frozen, Hard, Leaky, Mask, Softmax, Stopped, Votes
 from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash
 from minicaps.layers import (
     CrossEntropyLoss,
@@ -25,5 +19,46 @@ from minicaps.layers import (
     Sigmoid,
     WeightedSum,
 )
+from minicaps.networks import CapsNet, CapsNetConfig, build, load_pretrained
+from minicaps.networks import load_network as load
+from minicaps.networks import save_network as save
+from minicaps.proof import gradcheck
+
+__all__ = [
+    "CapsNet",
+    "CapsNetConfig",
+    "CapsuleLayer",
+    "Conv2d",
+    "Coupling",
+    "CrossEntropyLoss",
+    "Decoder",
+    "Dense",
+    "DynamicRouting",
+    "Example",
+    "Frozen",
+    "Hard",
+    "Layer",
+    "Leaky",
+    "Loss",
+    "MarginLoss",
+    "Mask",
+    "MaxPool2d",
+    "PrimaryCaps",
+    "ReLU",
+    "ReconstructionLoss",
+    "Reshape",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Squash",
+    "Stopped",
+    "Votes",
+    "WeightedSum",
+    "build",
+    "gradcheck",
+    "load",
+    "load_pretrained",
+    "save",
+]
 
 __version__ = "0.1.0"

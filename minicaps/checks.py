@@ -11,7 +11,6 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 
-
 Axis = tuple[str, int | None]  # what an axis is, its letter last, and its size (None: any)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minicaps import __version__
-from minicaps.arrays import keep_freed_memory
+from minicaps.fast import keep_freed_memory
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -251,7 +251,7 @@ def _add_predict(commands: Any) -> None:
 
 def predict(options: argparse.Namespace) -> int:
     from minicaps.datasets import border_is_light, fit_picture, read_picture, to_float
-    from minicaps.networks.capsnet import CapsNet
+    from minicaps.networks import CapsNet
 
     network, class_names = load_run(options.run)
     what = "length" if isinstance(network, CapsNet) else "probability"
@@ -353,7 +353,7 @@ def explore(options: argparse.Namespace) -> int:
 
 def _add_experiment(commands: Any) -> None:
     from minicaps.experiments.registry import EXPERIMENTS
-    from minicaps.networks.capsnet import PRESETS
+    from minicaps.networks import PRESETS
 
     text = "run an experiment, and set its result beside what was published"
     parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
@@ -412,7 +412,7 @@ def experiment(options: argparse.Namespace) -> int:
 
 def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     from minicaps.figures.explore import check_capsnet
-    from minicaps.networks.weights import find_pretrained
+    from minicaps.networks import find_pretrained
 
     options.run = options.run or find_pretrained()
     network, class_names = load_run(options.run)
@@ -462,7 +462,7 @@ def gradcheck(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Any) -> None:
-    from minicaps.networks.capsnet import PRESETS
+    from minicaps.networks import PRESETS
 
     parser = _add_command(commands, "bench", bench, "time training steps, stage by stage")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="(default: small)")

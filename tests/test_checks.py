@@ -30,9 +30,8 @@ from minicaps import (
     gradcheck,
 )
 from minicaps.datasets.augment import shift
-from minicaps.layers.contract import Loss
-from minicaps.networks.baselines import CNN, MLP
-from minicaps.networks.capsnet import CapsNet, build
+from minicaps.layers import Loss
+from minicaps.networks import CNN, MLP, CapsNet, build
 from minicaps.training.optimizers import SGD, Adam, Constant, Cosine, Exponential
 from minicaps.training.step import batches, evaluate
 

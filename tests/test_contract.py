@@ -9,8 +9,8 @@ from strict_backend import strict
 
 import minicaps
 from minicaps.arrays import to_backend, to_numpy
-from minicaps.layers.contract import Layer, Loss
-from minicaps.networks.network import Network
+from minicaps.layers import Layer, Loss
+from minicaps.networks import Network
 from minicaps.proof.discovery import check_class, find_classes, find_examples, package_modules
 from minicaps.proof.gradcheck import gradcheck
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import Conv2d, MaxPool2d
-from minicaps.layers.convolution import col2im, im2col, output_size
+from minicaps.layers import col2im, im2col, output_size
 
 seeds = st.integers(0, 10**6)
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))

@@ -16,8 +16,8 @@ from PIL import Image
 from minicaps import cli
 from minicaps.figures import explore
 from minicaps.figures.explore import Explorer
+from minicaps.networks import CapsNet, build
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import CapsNet, build
 from minicaps.training import run as runs
 
 DIGITS = tuple("0123456789")

@@ -23,8 +23,8 @@ from PIL import Image
 from minicaps import cli
 from minicaps.datasets import read_idx
 from minicaps.datasets.idx import MAX_GZIP_RATIO
+from minicaps.networks import build
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import build
 from minicaps.training.run import read_config
 
 FUZZ = settings(

@@ -11,9 +11,8 @@ from helpers import assert_the_objective_agrees_with_central_differences
 
 from minicaps import MarginLoss
 from minicaps import arrays as backend
-from minicaps.layers.contract import Loss
-from minicaps.networks.baselines import CNN, MLP
-from minicaps.networks.capsnet import PRESETS, CapsNet, build
+from minicaps.layers import Loss
+from minicaps.networks import CNN, MLP, PRESETS, CapsNet, build
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import train_step
 
@@ -165,7 +164,7 @@ def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatc
 def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
     code = (
         "import hashlib, numpy as np\n"
-        "from minicaps.networks.capsnet import build\n"
+        "from minicaps.networks import build\n"
         "from minicaps.training.optimizers import Adam\n"
         "from minicaps.training.step import train_step\n"
         "net = build('capsnet', 'small', rng=0)\n"

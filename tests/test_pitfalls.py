@@ -22,7 +22,7 @@ from minicaps import (
     gradcheck,
 )
 from minicaps.datasets import augment
-from minicaps.networks.capsnet import CapsNet, build
+from minicaps.networks import CapsNet, build
 from minicaps.training import run as runs
 from minicaps.training import step as training
 from minicaps.training.optimizers import SGD, Adam
@@ -228,7 +228,7 @@ def test_what_is_not_said_is_as_in_the_paper():
         assert (layer.iterations, layer.leaky) == (3, False)
         assert (layer.gradient, layer.coupling) == ("full", "softmax")
     assert not layer.bias
-    assert PredictionVectors(I, D, J, E).deviation == layer.deviation == 0.05
+    assert PredictionVectors(I, D, J, E).std == layer.std == 0.05
     loss = MarginLoss()
     assert (loss.present, loss.absent, loss.down_weight) == (0.9, 0.1, 0.5)
     assert ReconstructionLoss().scale == 0.0005

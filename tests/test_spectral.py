@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minicaps import CapsuleLayer, Conv2d
 from minicaps.fast import spectral
-from minicaps.networks.capsnet import CapsNet, build
+from minicaps.networks import CapsNet, build
 from minicaps.training.optimizers import Adam
 
 seeds = st.integers(0, 10**6)

@@ -50,8 +50,6 @@ class Mask(Layer):
         return (dv, None) if cache.by_label else dv
 
 
-
-
 class DecoderCache(NamedTuple):
     """The caches of the decoder's parts."""
 
@@ -130,4 +128,3 @@ class Decoder(Layer):
         dx = self.fc2.backward(dx, cache.fc2)  # (B, hidden[0])
         dx = self.relu1.backward(dx, cache.relu1)
         return self.fc1.backward(dx, cache.fc1)  # (B, J·E)
-

@@ -108,7 +108,7 @@ class DynamicRouting(Layer):
         du_hat = get_xp(dv).zeros_like(u_hat)  # (B, I, J, E)
         db = 0
         for r in reversed(range(self.iterations)):
-            b, c, s, v, coupling, squash = iterations[r]
+            _, c, _, _, coupling, squash = iterations[r]
             ds = self.squash.backward(dv, squash)  # of v = squash(s): (B, J, E)
             if self.bias_shape is not None:
                 self.grads["bias"] += ds.sum(axis=0)  # of s = … + bias: (J, E)

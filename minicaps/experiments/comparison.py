@@ -20,8 +20,7 @@ from minicaps.experiments.study import (
     seeds_in_words,
     table,
 )
-from minicaps.networks.capsnet import build
-from minicaps.networks.network import Network
+from minicaps.networks import Network, build
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import evaluate
 

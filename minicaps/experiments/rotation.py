@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicaps.capsules.squash import length_and_direction
 from minicaps.datasets import Dataset, Warps, augment, to_float
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Study, table
-from minicaps.networks.capsnet import CapsNet
+from minicaps.layers import length_and_direction
+from minicaps.networks import CapsNet
 
 ANGLES = np.arange(-60, 61, 10)  # degrees
 IMAGES = 2_000
@@ -38,12 +38,12 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
     each = np.arange(len(images))
     upright = class_capsules(network, images)  # (N, J, E)
     winner = (upright**2).sum(axis=-1).argmax(axis=-1)  # (N,)
-    _, first = length_and_direction(upright[each, winner], np)  # (N, E)
+    _, first = length_and_direction(upright[each, winner])  # (N, E)
     rows = study.result["rows"] = []
     for angle in ANGLES:
         study.progress(experiment_figures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
-        n, e = length_and_direction(v[each, winner], np)  # (N, 1), (N, E)
+        n, e = length_and_direction(v[each, winner])  # (N, 1), (N, E)
         away = angles_between(e, first)  # (N,)
         found = (v**2).sum(axis=-1).argmax(axis=-1)  # (N,)
         of_class = [found[labels == k] == k for k in range(dataset.classes)]

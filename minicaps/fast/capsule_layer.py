@@ -6,8 +6,8 @@ numbers for a pair of capsules instead of û's E, and less memory to move. In th
 couplings are one number, so that s is a share of Σ_i u_i W_ij, without a product with c.
 
 **Backward.** Here dû is needed, for du_i = Σ_j dû_ij W_ijᵀ and dW_ij = Σ_B u_iᵀ dû_ij. But by the loop of
-DynamicRouting.backward it is a sum of K = 2R - 1 outer products, cʳ ⊗ dsʳ and db ⊗ vʳ⁻¹, so it is made for a few
-lower capsules at a time, used while it is in the cache, and dropped.
+DynamicRouting.backward it is a sum of K = 2R - 1 outer products, cʳ ⊗ dsʳ and db ⊗ vʳ⁻¹, so it is made for
+a few lower capsules at a time, used while it is in the cache, and dropped.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ class CapsuleLayer(capsules.CapsuleLayer):
         def work(lower: slice) -> None:
             matrices = W[lower].reshape(*W[lower].shape[:2], -1)  # (i, D, J·E)
             rows = du_hat.du_hat(lower).reshape(len(matrices), len(u), -1)  # (i, B, J·E)
-            dW[lower] += (u[:, lower].transpose(1, 2, 0) @ rows).reshape(W[lower].shape)  # (i, D, B) @ (i, B, J·E)
+            products = u[:, lower].transpose(1, 2, 0) @ rows  # (i, D, B) @ (i, B, J·E) -> (i, D, J·E)
+            dW[lower] += products.reshape(W[lower].shape)  # (i, D, J, E)
             du[:, lower] = (rows @ matrices.swapaxes(1, 2)).swapaxes(0, 1)  # (i, B, J·E) @ (i, J·E, D)
 
         parallel(work, work_slices(len(W), len(u) * W[0, 0].size, xp))

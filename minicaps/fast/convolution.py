@@ -56,8 +56,10 @@ class Conv2d(layers.Conv2d):
         self.grads["W"] += self._backward_by_windows(dy, cache.x, None)  # (KH, KW, C, K)
 
     def _add_bias_gradient(self, dy: Array, cache: Any) -> None:
-        spectrally = isinstance(cache, spectral.SpectralCache)
-        size, batch = (cache.geometry.size, len(cache.X)) if spectrally else (cache.x.shape[1:3], len(cache.x))
+        if isinstance(cache, spectral.SpectralCache):
+            size, batch = cache.geometry.size, len(cache.X)
+        else:
+            size, batch = (cache.x.shape[1], cache.x.shape[2]), len(cache.x)
         expected = (batch, *self.output_size(size), self.out_channels)
         check_gradient("Conv2d.backward", dy, expected, self.params["W"])
         rows = dy.reshape(-1, self.out_channels)  # (B·P·Q, K)
@@ -121,9 +123,7 @@ class Conv2d(layers.Conv2d):
         return self._kept(geometry, lambda: spectral.transform_weights(W, geometry))
 
 
-def col2im_by_rows(
-    dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)
-) -> Array:
+def col2im_by_rows(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:
     """Do what layers.col2im does, a row of a window at a time: its KW·C numbers lie side by side."""
     B, P, Q, _ = dcols.shape
     (H, W), (above, left) = size, padding

@@ -14,8 +14,7 @@ from matplotlib.widgets import Button, Slider
 
 from minicaps.datasets import Dataset, to_float
 from minicaps.figures import plots
-from minicaps.networks.capsnet import CapsNet
-from minicaps.networks.network import Network
+from minicaps.networks import CapsNet, Network
 from minicaps.training.step import evaluate
 
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # as in the paper's figure 4

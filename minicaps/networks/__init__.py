@@ -1,7 +1,7 @@
 """Layers put together: the networks, by name, and their weights as files."""
 
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
-from minicaps.networks.capsnet import CapsNet, CapsNetConfig
+from minicaps.networks.capsnet import CapsNet, CapsNetCache, CapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
@@ -14,6 +14,7 @@ __all__ = [
     "PRESETS",
     "CNNConfig",
     "CapsNet",
+    "CapsNetCache",
     "CapsNetConfig",
     "MLPConfig",
     "Network",

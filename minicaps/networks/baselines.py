@@ -75,7 +75,7 @@ class MLP(_Chain):
 
     def __init__(
         self,
-        config: MLPConfig = MLPConfig(),  # noqa: B008, it is frozen
+        config: MLPConfig = MLPConfig(),
         *,
         rng: Seed = None,
         dtype: Any = np.float32,
@@ -149,7 +149,7 @@ class CNN(_Chain):
 
     def __init__(
         self,
-        config: CNNConfig = CNNConfig(),  # noqa: B008, it is frozen
+        config: CNNConfig = CNNConfig(),
         *,
         rng: Seed = None,
         dtype: Any = np.float32,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ class CapsNetConfig(NetworkConfig):
         count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
         if self.decoder:
             widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
-            count += sum((n + 1) * m for n, m in zip(widths[:-1], widths[1:], strict=True))
+            count += sum((n + 1) * m for n, m in pairwise(widths))
         return count
 
 
@@ -166,7 +167,7 @@ class CapsNet(Network):
 
     def __init__(
         self,
-        config: CapsNetConfig = CapsNetConfig(),  # noqa: B008, it is frozen
+        config: CapsNetConfig = CapsNetConfig(),
         *,
         coupling: Coupling | None = None,
         rng: Seed = None,
@@ -176,7 +177,11 @@ class CapsNet(Network):
         self.config, self.grid, self.own_coupling = config, config.grid, coupling is not None
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
         self.conv = Conv2d(
-            config.image_shape[2], config.conv_channels, config.conv_kernel, stride=config.conv_stride, **options
+            config.image_shape[2],
+            config.conv_channels,
+            config.conv_kernel,
+            stride=config.conv_stride,
+            **options,
         )
         self.relu = ReLU()
         self.primary = PrimaryCaps(

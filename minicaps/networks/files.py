@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-
 FORMAT = 3  # raised when older code could not read what newer code writes
 # 1 had no checksum; 2 named a CapsNet's parts and options otherwise (weights.py)
 ZIP_START = b"PK\x03\x04"

@@ -10,7 +10,7 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_array, check_positive
-from minicaps.datasets.load import to_float
+from minicaps.datasets import to_float
 from minicaps.layers import CrossEntropyLoss, Layer, Loss, Pair, as_pair, output_size, softmax
 
 ImageShape: TypeAlias = tuple[int, int, int]
@@ -33,7 +33,9 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         name = type(self).__name__
         if not isinstance(self.image_shape, tuple) or len(self.image_shape) != 3:
-            raise ValueError(f"{name}: image_shape is {self.image_shape!r}, expected (height, width, channels)")
+            raise ValueError(
+                f"{name}: image_shape is {self.image_shape!r}, expected (height, width, channels)"
+            )
         height, width, channels = self.image_shape
         check_positive(name, height=height, width=width, channels=channels, classes=self.classes)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from minicaps.arrays import Array, get_xp
 from minicaps.datasets import augment
 from minicaps.layers import one_hot

@@ -19,7 +19,8 @@ PRESETS: dict[str, CapsNetConfig] = {
         class_dimension=8, decoder_hidden=(32, 64),
     ),
     "small": CapsNetConfig(
-        conv_channels=64, conv_kernel=7, conv_stride=2, primary_types=8, primary_kernel=5, decoder_hidden=(128, 256)
+        conv_channels=64, conv_kernel=7, conv_stride=2, primary_types=8, primary_kernel=5,
+        decoder_hidden=(128, 256),
     ),
     "paper": CapsNetConfig(),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.layers.contract import Example, Layer, Loss
+from minicaps.layers import Example, Layer, Loss
 from minicaps.proof.gradcheck import Report, gradcheck
 
 

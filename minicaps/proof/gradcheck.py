@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.layers.contract import Loss
+from minicaps.layers import Loss
 
 JACOBIAN_ROWS = 64  # outputs up to this size get the identity as upstream gradients
 JACOBIAN_COLUMNS = 256  # arrays up to this size are perturbed entry by entry

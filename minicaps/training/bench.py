@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minicaps import arrays as backend
-from minicaps.networks.capsnet import CapsNet, build
+from minicaps.networks import CapsNet, build
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel
 from minicaps.training.step import train_step

@@ -12,8 +12,7 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks.capsnet import NETWORKS, PRESETS, build
-from minicaps.networks.network import Network
+from minicaps.networks import NETWORKS, PRESETS, Network, build
 from minicaps.training.optimizers import Constant, Cosine, Exponential, Schedule
 
 MOST_CONFIG = 1 << 16  # bytes of config.json

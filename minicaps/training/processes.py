@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minicaps
-from minicaps.arrays import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_array
-from minicaps.layers.contract import Loss
-from minicaps.networks.network import Network
+from minicaps.fast import beside_other_processes, keep_freed_memory, slices_of, threads
+from minicaps.layers import Loss
+from minicaps.networks import Network
 from minicaps.training.step import gradients
 
 PART_LEAST = 40  # images; what does not depend on their number would be repeated for too few
@@ -46,7 +47,7 @@ def parts(network: Network, batch_size: int) -> list[slice]:
     if get_xp(*params.values()) is np and network.count_params() <= PARAMETERS_MOST:
         while 2 * count * PART_LEAST <= batch_size:
             count *= 2
-    return chunks(batch_size, -(-batch_size // count))
+    return slices_of(batch_size, -(-batch_size // count))
 
 
 class Shared(NamedTuple):
