@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ class _Chain(Network):
     """A network of layers one after another that ends in logits."""
 
     chain: Sequential
+
+    @abstractmethod
+    def __init__(self) -> None:
+        super().__init__()
 
     def forward(self, images: Array) -> tuple[Array, list[Any]]:
         """images (B, H, W, C), pixels 0 to 1 -> logits (B, J)."""
