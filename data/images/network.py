@@ -9,7 +9,9 @@ reconstruction ends below its image. Colours are those of Okabe and Ito, told ap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,21 +29,21 @@ WIDTH, HEIGHT = 6.4, 5.3  # inches, as are all positions below
 UPPER, LOWER = 3.05, 0.68  # bottoms of the two rows
 
 
-def panel(figure: Figure, left: float, bottom: float, width: float, height: float, **options) -> Axes:
+def panel(figure: Figure, left: float, bottom: float, width: float, height: float, **options: Any) -> Axes:
     """Return axes without ticks."""
     axes = figure.add_axes((left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT))
     axes.set(xticks=[], yticks=[], **options)
     return axes
 
 
-def blank(figure: Figure, left: float, bottom: float, width: float, height: float, **options) -> Axes:
+def blank(figure: Figure, left: float, bottom: float, width: float, height: float, **options: Any) -> Axes:
     """Return axes without a frame."""
     axes = panel(figure, left, bottom, width, height, **options)
     axes.axis("off")
     return axes
 
 
-def write(canvas: Axes, x: float, y: float, text: str, size: float = SMALL, **options) -> None:
+def write(canvas: Axes, x: float, y: float, text: str, size: float = SMALL, **options: Any) -> None:
     canvas.text(x, y, text, **{"ha": "center", "va": "center", "size": size, "color": DARK, **options})
 
 
@@ -50,7 +52,7 @@ def name(canvas: Axes, x: float, y: float, title: str, shape: str) -> None:
     write(canvas, x, y - 0.12, shape, MEDIUM)
 
 
-def arrow(canvas: Axes, start: tuple[float, float], end: tuple[float, float], **style) -> None:
+def arrow(canvas: Axes, start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
     style = {"arrowstyle": "-|>", "color": DARK, "lw": 1.8, "mutation_scale": 18, **style}
     canvas.annotate("", end, start, arrowprops={"shrinkA": 0, "shrinkB": 0, **style})
 
@@ -59,7 +61,7 @@ def picture(figure: Figure, left: float, bottom: float, pixels: np.ndarray) -> N
     panel(figure, left, bottom, 1.3, 1.3).imshow(pixels, cmap="gray", vmin=0, vmax=1)
 
 
-def sheets(figure: Figure, left: float, maps: np.ndarray, draw) -> None:
+def sheets(figure: Figure, left: float, maps: np.ndarray, draw: Callable[[Axes, np.ndarray], None]) -> None:
     """Draw four of the maps behind each other; `draw` fills a sheet."""
     for k in reversed(range(4)):
         draw(panel(figure, left + 0.11 * k, UPPER + 0.11 * k, 1.2, 1.2, zorder=5 - k), maps[k])
