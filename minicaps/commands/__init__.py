@@ -1,0 +1,18 @@
+"""What can be asked for on the command line: a file for each command.
+
+Each has ``add_options(parser)``, and ``command(options)``, which does it and returns the exit code. The file
+and the command have one name, and ``minicaps.cli`` imports only the one that was asked for.
+"""
+
+from minicaps.commands.common import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    WRONG_USE,
+    UsageError,
+    add_debug,
+    complain,
+    one_line,
+)
+
+__all__ = ["FAILED", "INTERRUPTED", "OK", "WRONG_USE", "UsageError", "add_debug", "complain", "one_line"]
