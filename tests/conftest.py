@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import helpers
 import hypothesis
@@ -9,7 +11,9 @@ import pytest
 import strict_backend
 
 from minicaps import arrays
+from minicaps.cli import main
 from minicaps.fast import own_the_cores, threads
+from minicaps.training import Run
 
 # No deadline: what a single example takes on a busy machine says nothing about the code.
 # Once a night: HYPOTHESIS_PROFILE=nightly python -m pytest (or --hypothesis-profile nightly)
@@ -51,3 +55,68 @@ def small_slices(monkeypatch):
 def small_folder(tmp_path_factory):
     """A folder in MNIST's form with its first 300 training and 100 test images."""
     return helpers.small_folder(tmp_path_factory.mktemp("small"))
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Run commands in an empty folder, with the data and weights that come along."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MINICAPS_DATA", raising=False)
+
+
+@pytest.fixture
+def call(capsys):
+    """Return a function that runs a command and returns (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def complaint(call):
+    """Return a function that runs a command that must fail, and returns its one line on stderr."""
+
+    def complaint(*arguments, code):
+        found, _, errors = call(*arguments)
+        assert found == code, errors
+        assert errors.startswith("minicaps: ") and errors.count("\n") == 1
+        return errors
+
+    return complaint
+
+
+@pytest.fixture
+def process():
+    """Return a function that runs a command in a process of its own."""
+
+    def process(*arguments):
+        command = [sys.executable, "-m", "minicaps", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return process
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, small_folder):
+    """The folder of a complete run that knows its digits somewhat."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    config = helpers.tiny_config(epochs=4, batch_size=30, learning_rate=0.005, data=str(small_folder))
+    Run(config, folder, say=helpers.quiet).train()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unfinished_run(tmp_path_factory, small_folder):
+    """The folder of a run that was stopped after the first of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "unfinished"
+    run = Run(helpers.tiny_config(epochs=2, data=str(small_folder)), folder, say=helpers.interrupt_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    return folder
