@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minicaps.datasets import Dataset, load
-from minicaps.networks import Network, find_pretrained, load_network
+from minicaps.networks import CapsNet, Network, find_pretrained, load_network
 from minicaps.training import read_config
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -125,6 +125,23 @@ def load_run(path: Path) -> tuple[Network, tuple[str, ...]]:
             f"{path}: the run is not finished; continue it with: python -m minicaps train --resume {path}"
         )
     raise FileNotFoundError(f"{path}: holds no run (no model.npz)")
+
+
+def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
+    """Load the CapsNet of a finished run, as ``load_run`` does.
+
+    Raises
+    ------
+    ValueError
+        If it is another network.
+    """
+    network, class_names = load_run(path)
+    if not isinstance(network, CapsNet):
+        raise ValueError(
+            f"{path}: the network is of class {type(network).__name__}, expected CapsNet: "
+            "only that has capsules to look at"
+        )
+    return network, class_names
 
 
 def load_data(data: str | None, run: Path, network: Network, class_names: tuple[str, ...]) -> Dataset:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from minicaps import figures
 from minicaps.commands.common import (
     INTERRUPTED,
     OK,
@@ -15,13 +15,13 @@ from minicaps.commands.common import (
     add_debug,
     checking_arguments,
     complain,
+    load_capsnet,
     load_data,
-    load_run,
     run_path,
 )
 from minicaps.datasets import Dataset
 from minicaps.experiments import EXPERIMENTS, Settings, Study, settings_of
-from minicaps.networks import PRESETS, Network
+from minicaps.networks import PRESETS, CapsNet
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def add_settings(parser: argparse.ArgumentParser, default: dict[str, object]) -> None:
+def add_settings(parser: argparse.ArgumentParser, default: dict[str, Any]) -> None:
     """Add the options of an experiment that trains; `default` holds what the help says of each."""
     parser.add_argument(
         "--seeds", type=int, metavar="N", help=f"networks of each kind (default: {default['seeds']})"
@@ -95,8 +95,7 @@ def command(options: argparse.Namespace) -> int:
     return OK
 
 
-def load_trained(options: argparse.Namespace) -> tuple[Network, Dataset]:
+def load_trained(options: argparse.Namespace) -> tuple[CapsNet, Dataset]:
     """Load the CapsNet of --run, and the data set of --data or of the run."""
-    network, class_names = load_run(options.run)
-    figures.check_capsnet(network)
+    network, class_names = load_capsnet(options.run)
     return network, load_data(options.data, options.run, network, class_names)

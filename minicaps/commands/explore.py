@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from minicaps import figures
-from minicaps.commands.common import OK, UsageError, add_data, add_run, load_data, load_run
+from minicaps.commands.common import OK, UsageError, add_data, add_run, load_capsnet, load_data
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Write the figures and print their paths; then open the window, or say why there is none."""
-    network, class_names = load_run(options.run)
-    figures.check_capsnet(network)
+    network, class_names = load_capsnet(options.run)
     dataset = load_data(options.data, options.run, network, class_names)
     if not 0 <= options.image < len(dataset.test_images):
         raise UsageError(f"--image is {options.image}, expected 0 to {len(dataset.test_images) - 1}")
