@@ -191,12 +191,12 @@ class _Probe:
                 return row
         U = np.stack(self.upstreams)  # (rows, outputs)
         analytic = np.stack([g.ravel() for g in array.analytic]) @ directions.T  # (rows, columns)
-        columns = [self._column(array, d.reshape(shape), step) for d in directions]
-        row.crossings = sum(column is None for column in columns)
-        seen = [k for k, column in enumerate(columns) if column is not None]
+        found = [(k, self._column(array, d.reshape(shape), step)) for k, d in enumerate(directions)]
+        columns = {k: column for k, column in found if column is not None}
+        row.crossings, seen = len(found) - len(columns), list(columns)
         if not seen:
             return row
-        numeric = U @ np.stack([columns[k] for k in seen], axis=1)  # (rows, columns)
+        numeric = U @ np.stack(list(columns.values()), axis=1)  # (rows, columns)
         analytic = analytic[:, seen]
         difference = np.abs(analytic - numeric)
         where = np.unravel_index(difference.argmax(), difference.shape)  # also finds the first NaN
