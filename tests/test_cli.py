@@ -170,17 +170,23 @@ def test_a_real_process_shows_the_traceback_with_debug(tmp_path, process):
 
 
 @pytest.mark.parametrize(
-    "arguments, package",
+    "code, package",
     [
-        (["--version"], "matplotlib"),
-        (["--help"], "matplotlib"),
-        (["evaluate", "--help"], "matplotlib"),
-        (["gradcheck", "--help"], "matplotlib"),
-        (["train", "--help"], "matplotlib.pyplot"),
-        (["gradcheck"], "matplotlib.pyplot"),
+        ("main(['--version'])", "matplotlib"),
+        ("main(['--help'])", "matplotlib"),
+        ("main(['evaluate', '--help'])", "matplotlib"),
+        ("main(['gradcheck', '--help'])", "matplotlib"),
+        ("main(['train', '--help'])", "matplotlib.pyplot"),
+        ("package_modules()", "matplotlib.pyplot"),  # what gradcheck begins with
     ],
 )
-def test_a_command_imports_no_more_than_it_needs(arguments, package):
-    code = f"import sys; from minicaps.cli import main; main({arguments}); print({package!r} in sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def test_no_more_is_imported_than_a_command_needs(code, package):
+    program = (
+        "import sys\n"
+        "from minicaps.cli import main\n"
+        "from minicaps.proof import package_modules\n"
+        f"{code}\n"
+        f"print({package!r} in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "False" and ended.stderr == ""
