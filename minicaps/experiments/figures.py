@@ -1,4 +1,4 @@
-"""The figures of the experiments, in the style of ``plots``."""
+"""The figures of the experiments, in the style of ``minicaps.figures``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.experiments.study import Row, mean_and_spread
-from minicaps.figures.plots import COLOURS, HEAT, LINES, STYLE, draw_image, headline, line_style
+from minicaps.figures import COLOURS, HEAT, LINES, STYLE, draw_image, headline, line_style
 
 RANGES = {"angle": (-20, 20), "shear": (-0.2, 0.2), "scale": (0.8, 1.2)}  # of affNIST
 FAR = 0.05  # below the base: a variant's accuracy is written instead of drawn
