@@ -12,6 +12,7 @@ from minicaps.arrays import Array, get_xp, to_numpy
 from minicaps.datasets import augment
 from minicaps.datasets.load import load, to_float
 from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments import pictures
 from minicaps.experiments.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.layers.contract import Example
 from minicaps.layers.losses import one_hot
@@ -179,7 +180,7 @@ def _draw_pairs(study: Study, network: OverlapCapsNet, pairs: tuple[np.ndarray, 
     v, drawn = network(x)  # (B, J, E), (B, 2, H, W, C)
     predictions = highest_two(network.scores((v, drawn)))  # (B, 2)
     right = network.right((v, drawn), labels)
-    study.draw("reconstructions", experiment_figures.pairs(x, parts, drawn, labels, predictions, right))
+    study.draw("reconstructions", pictures.pairs(x, parts, drawn, labels, predictions, right))
 
 
 def _report(study: Study, steps: int) -> None:
