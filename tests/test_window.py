@@ -129,6 +129,20 @@ def test_the_window_fits_its_text(explorer):
     assert whole.x0 > 0 and whole.y0 > 0 and whole.x1 < page.x1 and whole.y1 < page.y1
 
 
+def test_long_names_keep_clear_of_the_buttons_and_of_each_other(network, dataset):
+    names = [f"class with a long name {k}" for k in range(10)]
+    explorer = Explorer(
+        Figure(figsize=(10, 5.6)), network, dataset.test_images, dataset.test_labels, names, number=1
+    )
+    FigureCanvasAgg(explorer.figure).draw()
+    ticks = [label.get_window_extent() for label in explorer.bars_axes.get_xticklabels()]
+    buttons = [button.ax.get_window_extent() for button in explorer.buttons.values()]
+    titles = [picture.axes.title.get_window_extent() for picture in explorer.pictures.values()]
+    for boxes in (ticks + buttons, titles):
+        for k, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:k])
+
+
 def test_the_window_takes_colour_images_that_are_not_square_and_other_classes():
     network = CapsNet((11, 14, 3), 4, conv_channels=4, conv_kernel=3, primary_types=2,
                       primary_dimension=3, primary_kernel=3, class_dimension=5, rng=0)  # fmt: skip

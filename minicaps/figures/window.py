@@ -14,7 +14,7 @@ from matplotlib.widgets import Button, Slider
 from minicaps.arrays import Array
 from minicaps.datasets.load import Dataset, to_float
 from minicaps.figures.explore import OFFSETS, check_capsnet, reconstruct_capsules
-from minicaps.figures.style import COLOURS, STYLE
+from minicaps.figures.style import COLOURS, MAX_NAMES, STYLE, short_name, whole_numbers
 from minicaps.networks.capsnet import CapsNet
 
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib
@@ -138,11 +138,17 @@ class Explorer:
             axes.set_axis_off()
 
     def _add_bars(self) -> None:
-        self.bars_axes = self.figure.add_axes((0.075, 0.2, 0.505, 0.28), ylim=(0, 1))
+        self.bars_axes = self.figure.add_axes((0.075, 0.24, 0.505, 0.25), ylim=(0, 1))
         self.bars_axes.set(xlabel="Class", ylabel="Length of its capsule", axisbelow=True)
         self.bars = self.bars_axes.bar(range(self.network.classes), 0)
-        rotation = 90 if sum(map(len, self.class_names)) > 30 else 0
-        self.bars_axes.set_xticks(range(self.network.classes), self.class_names, rotation=rotation)
+        if self.network.classes > MAX_NAMES:
+            whole_numbers(self.bars_axes.xaxis)
+            return
+        names = [short_name(name) for name in self.class_names]
+        self.bars_axes.set_xticks(range(len(names)), names)
+        if sum(map(len, names)) > 50:
+            self.bars_axes.tick_params("x", rotation=90)
+            self.bars_axes.set_xlabel("")  # there is no room below the names
 
     def _slider(self, dimension: int) -> Slider:
         step = 0.82 / len(self.capsule)
@@ -172,18 +178,18 @@ class Explorer:
 
     def _show_image(self) -> None:
         label, predicted = self.class_names[self.labels[self.number]], self.class_names[self.predicted]
-        self._show("image", self.image, f"Test image {self.number}: {label}")
-        self._show("reconstruction", self.reconstruction, f"Reconstruction from {predicted}")
+        self._show("image", self.image, f"Test image {self.number}: {short_name(label)}")
+        self._show("reconstruction", self.reconstruction, f"Reconstruction from {short_name(predicted)}")
         for j, (bar, length) in enumerate(zip(self.bars, self.lengths, strict=True)):
             bar.set(height=length, color=COLOURS[1] if j == self.predicted else "0.7")
         text = f"The longest capsule is that of {predicted}: {self.lengths.max():.2f}"
-        self.bars_axes.set_title(text, loc="left")
+        self.bars_axes.set_title(text, loc="left", fontsize=9)
         self.reset()
 
     def _show(self, name: str, image: Array, title: str) -> None:
         picture = self.pictures[name]
         picture.set_data(image[..., 0] if image.shape[-1] == 1 else image)
-        picture.axes.set_title(title, fontsize=9)
+        picture.axes.set_title(title, fontsize=8)
 
 
 def find_window(network: CapsNet) -> tuple[Any, str]:
