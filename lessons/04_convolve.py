@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minicaps import Conv2d, gradcheck
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import load, to_float
 from minicaps.figures import plots
-from minicaps.layers.convolution import col2im, im2col
+from minicaps.layers import col2im, im2col
 
 rng = np.random.default_rng(0)
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, gradcheck
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import load, to_float
 from minicaps.figures import plots
 
 rng = np.random.default_rng(0)

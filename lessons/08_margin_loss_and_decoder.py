@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import load, to_float
 from minicaps.figures import plots
 from minicaps.training.optimizers import Adam
 

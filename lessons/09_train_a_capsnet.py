@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import MarginLoss, ReconstructionLoss
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import load, to_float
 from minicaps.figures import plots
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import batches, evaluate, train_step
 

@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import load, to_float
 from minicaps.figures import explore, plots
-from minicaps.networks.weights import load_pretrained
+from minicaps.networks import load_pretrained
 
 rng = np.random.default_rng(0)
 

@@ -19,10 +19,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.datasets import augment
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import augment, load, to_float
 from minicaps.figures import plots
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import batches, evaluate, train_step
 

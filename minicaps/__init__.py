@@ -1,39 +1,64 @@
-"""A capsule network in plain NumPy, every backward pass written by hand and proven."""
+"""A capsule network in plain NumPy, every backward pass written by hand and proven.
 
-from minicaps.capsules.capsule_layer import CapsuleLayer, PredictionVectors, PrimaryCaps
-from minicaps.capsules.decoder import Decoder, Mask
-from minicaps.capsules.dynamic_routing import DynamicRouting
-from minicaps.capsules.squash import Squash
-from minicaps.layers.contract import Example, Layer, Loss, Sequential
-from minicaps.layers.convolution import Conv2d, MaxPool2d
-from minicaps.layers.dense import Dense, Flatten, ReLU, Reshape, Sigmoid
-from minicaps.layers.losses import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
-from minicaps.proof.gradcheck import gradcheck
+``from minicaps import CapsuleLayer`` gives the fast form of a layer where it has one (``minicaps.fast``);
+its definition, a few lines long and equal to rounding, is in ``minicaps.layers`` or ``minicaps.capsules``.
+"""
+
+from minicaps.capsules import Coupling, DynamicRouting, Frozen, Hard, Leaky, Mask, Softmax, Stopped, Votes
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash
+from minicaps.layers import (
+    CrossEntropyLoss,
+    Example,
+    Layer,
+    Loss,
+    MarginLoss,
+    MaxPool2d,
+    ReconstructionLoss,
+    Reshape,
+    Sequential,
+    Sigmoid,
+    WeightedSum,
+)
+from minicaps.networks import CapsNet, CapsNetConfig, build, load_pretrained
+from minicaps.networks import load_network as load
+from minicaps.networks import save_network as save
+from minicaps.proof import gradcheck
 
 __all__ = [
+    "CapsNet",
+    "CapsNetConfig",
     "CapsuleLayer",
     "Conv2d",
+    "Coupling",
     "CrossEntropyLoss",
     "Decoder",
     "Dense",
     "DynamicRouting",
     "Example",
-    "Flatten",
+    "Frozen",
+    "Hard",
     "Layer",
+    "Leaky",
     "Loss",
     "MarginLoss",
     "Mask",
     "MaxPool2d",
-    "PredictionVectors",
     "PrimaryCaps",
     "ReLU",
     "ReconstructionLoss",
     "Reshape",
     "Sequential",
     "Sigmoid",
+    "Softmax",
     "Squash",
+    "Stopped",
+    "Votes",
     "WeightedSum",
+    "build",
     "gradcheck",
+    "load",
+    "load_pretrained",
+    "save",
 ]
 
 __version__ = "0.1.0"

@@ -1,4 +1,7 @@
-"""Checks of what a caller hands in; a message names the place, the axis, what was got and expected."""
+"""Checks of what a caller hands in; a message names the caller, the axis, what was got and expected.
+
+A check only raises. `where` is always who asks, for the message: "CapsuleLayer.forward".
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 
+Axis = tuple[str, int | None]  # what an axis is, its letter last, and its size (None: any)
 
-def check_array(
-    place: str, name: str, x: Array, *axes: tuple[str, int | None], like: Array | None = None
-) -> Any:
-    """Check an input's library, dtype and shape, and return its library.
+
+def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None = None) -> None:
+    """Check an input's library, dtype and shape.
 
     Parameters
     ----------
-    place : str
+    where : str
         Who asks, for the message: "CapsuleLayer.forward".
     name : str
         The argument's name, for the message.
@@ -36,24 +39,23 @@ def check_array(
     """
     try:
         get_xp(x)  # None, which the next line would pass over, is no array
-        xp = get_xp(x, like)
+        get_xp(x, like)
     except TypeError as error:
-        raise TypeError(f"{place}: {name}: {error}") from None
+        raise TypeError(f"{where}: {name}: {error}") from None
     if x.dtype not in (np.float32, np.float64):
         raise TypeError(
-            f"{place}: {name} has dtype {x.dtype}, expected float32 or float64; convert it first, "
+            f"{where}: {name} has dtype {x.dtype}, expected float32 or float64; convert it first, "
             f"as in {name}.astype(numpy.float32) (and divide 8-bit pixels by 255)"
         )
     if like is not None and x.dtype != like.dtype:
         raise TypeError(
-            f"{place}: {name} has dtype {x.dtype}, but the parameters are {like.dtype}; convert "
+            f"{where}: {name} has dtype {x.dtype}, but the parameters are {like.dtype}; convert "
             f"one of them, as in {name}.astype(numpy.{like.dtype}) or layer.astype(...)"
         )
-    check_shape(place, name, x, *axes)
-    return xp
+    check_shape(where, name, x, *axes)
 
 
-def check_shape(place: str, name: str, x: Array, *axes: tuple[str, int | None]) -> None:
+def check_shape(where: str, name: str, x: Array, *axes: Axis) -> None:
     """Raise ValueError unless `x` has the `axes` (as for ``check_array``), none of them empty."""
     if len(x.shape) == len(axes) and all(
         got == size if size is not None else got > 0 for got, (_, size) in zip(x.shape, axes, strict=True)
@@ -61,7 +63,7 @@ def check_shape(place: str, name: str, x: Array, *axes: tuple[str, int | None]) 
         return
     words = [meaning.split()[-1] if size is None else str(size) for meaning, size in axes]
     expected = f"({', '.join(words)}{',' if len(words) == 1 else ''})"
-    message = f"{place}: {name} has shape {tuple(x.shape)}, expected {expected}"
+    message = f"{where}: {name} has shape {tuple(x.shape)}, expected {expected}"
     if len(x.shape) != len(axes):
         names = ", ".join(meaning for meaning, _ in axes)
         raise ValueError(f"{message}; it has {len(x.shape)} axes, not {len(axes)}: {names}")
@@ -72,68 +74,72 @@ def check_shape(place: str, name: str, x: Array, *axes: tuple[str, int | None]) 
             raise ValueError(f"{message}; axis {axis} ({meaning}) is {got}, not {size}")
 
 
-def check_gradient(place: str, dy: Array, shape: tuple[int, ...], like: Array) -> None:
+def check_gradient(where: str, dy: Array, shape: tuple[int, ...], like: Array) -> None:
     """Check that an upstream gradient has the output's `shape`, and the library of `like`."""
-    check_array(place, "dy", dy, *((f"output axis {k}", n) for k, n in enumerate(shape)), like=like)
+    check_array(where, "dy", dy, *((f"output axis {k}", n) for k, n in enumerate(shape)), like=like)
 
 
-def check_labels(place: str, labels: Array, batch: int, classes: int) -> Any:
-    """Check class numbers: integers (B,) from 0 to classes - 1; return their library.
+def check_labels(where: str, labels: Array, batch: int, classes: int) -> None:
+    """Check class numbers: integers (B,) from 0 to classes - 1.
 
     Values are checked on the host only: on a device that would wait for it in every step.
     """
     try:
         xp = get_xp(labels)
     except TypeError as error:
-        raise TypeError(f"{place}: labels: {error}") from None
+        raise TypeError(f"{where}: labels: {error}") from None
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"{place}: labels have dtype {labels.dtype}, expected integers")
-    check_shape(place, "labels", labels, ("batch B", batch))
+        raise TypeError(f"{where}: labels have dtype {labels.dtype}, expected integers")
+    check_shape(where, "labels", labels, ("batch B", batch))
     if xp is np and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
-            f"{place}: labels run from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{where}: labels run from {labels.min()} to {labels.max()}, expected 0 to "
             f"{classes - 1}; does the network have as many classes as the data?"
         )
-    return xp
 
 
-def check_choice(place: str, name: str, value: Any, choices: tuple) -> None:
+def check_choice(where: str, name: str, value: Any, choices: tuple) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{place}: {name} is {value!r}, expected {expected}")
+        raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
 
 
-def check_positive(place: str, **values: int) -> None:
+def any_axes(x: Any) -> list[Axis]:
+    """Return axes for ``check_array`` that allow any shape with a batch axis and no empty axis."""
+    return [("batch B", None)] + [(f"axis {k}", None) for k in range(1, len(getattr(x, "shape", ())))]
+
+
+def check_positive(where: str, **values: int) -> None:
     """Raise ValueError unless every value is a whole number above 0."""
-    check_whole(place, 1, **values)
+    check_whole(where, 1, **values)
 
 
-def check_whole(place: str, least: int, **values: int) -> None:
+def check_whole(where: str, least: int, **values: int) -> None:
     """Raise ValueError unless every value is a whole number, at least 0 or 1, that 64 bits hold."""
     for name, value in values.items():
         is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not (is_whole and least <= value < 1 << 63):
             expected = "a whole number above 0" if least else "a whole number, 0 or more"
-            raise ValueError(f"{place}: {name} is {value!r}, expected {expected}")
+            raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
 
 
-def check_number(place: str, **values: float) -> None:
+def check_number(where: str, **values: float) -> None:
     """Raise ValueError unless every value is a finite number, 0 or more."""
     for name, value in values.items():
         is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         if not (is_number and 0 <= value < np.inf):
-            raise ValueError(f"{place}: {name} is {value!r}, expected a number, 0 or more")
+            raise ValueError(f"{where}: {name} is {value!r}, expected a number, 0 or more")
 
 
-def check_flag(place: str, **values: bool) -> None:
+def check_flag(where: str, **values: bool) -> None:
     """Raise ValueError unless every value is True or False."""
     for name, value in values.items():
         if not isinstance(value, (bool, np.bool_)):
-            raise ValueError(f"{place}: {name} is {value!r}, expected True or False")
+            raise ValueError(f"{where}: {name} is {value!r}, expected True or False")
 
 
-def check_float(place: str, name: str, dtype: Any) -> None:
+def check_float(where: str, name: str, dtype: Any) -> None:
     """Raise TypeError unless `dtype` is float32 or float64."""
     if dtype not in (np.float32, np.float64):
-        raise TypeError(f"{place}: {name} has dtype {dtype}, expected float32 or float64")
+        raise TypeError(f"{where}: {name} has dtype {dtype}, expected float32 or float64")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minicaps import __version__
-from minicaps.arrays import keep_freed_memory
+from minicaps.fast import keep_freed_memory
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -250,9 +250,8 @@ def _add_predict(commands: Any) -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from minicaps.datasets import pictures
-    from minicaps.datasets.load import to_float
-    from minicaps.networks.capsnet import CapsNet
+    from minicaps.datasets import border_is_light, fit_picture, read_picture, to_float
+    from minicaps.networks import CapsNet
 
     network, class_names = load_run(options.run)
     what = "length" if isinstance(network, CapsNet) else "probability"
@@ -260,15 +259,15 @@ def predict(options: argparse.Namespace) -> int:
     failed = OK
     for path in options.images:
         try:
-            picture = pictures.read_picture(path, network.image_shape[2], options.invert)
+            picture = read_picture(path, network.image_shape[2], options.invert)
         except (FileNotFoundError, ValueError) as error:  # say it, and go on with the others
             _complain(str(error))
             failed = max(failed, WRONG_USE if isinstance(error, FileNotFoundError) else FAILED)
             continue
-        if numbered and pictures.border_is_light(picture):
+        if numbered and border_is_light(picture):
             _complain(f"warning: {path}: its border is light; MNIST is light on dark, "
                       + ("try without --invert" if options.invert else "try --invert"))  # fmt: skip
-        image = to_float(pictures.fit_picture(picture, network.image_shape))  # (H, W, C)
+        image = to_float(fit_picture(picture, network.image_shape))  # (H, W, C)
         scores = network.scores(network(image[None]))[0]  # (J,)
         best, second = np.argsort(scores)[::-1][:2]
         print(f"{path}: {class_names[best]} ({what} {scores[best]:.3f}), "
@@ -290,7 +289,7 @@ def load_run(path: Path) -> tuple[Any, tuple[str, ...]]:
 
 def load_data(options: argparse.Namespace, network: Any, class_names: tuple[str, ...]) -> Any:
     """Load the data set of --data or of the run, and check that it suits the network."""
-    from minicaps.datasets.load import load
+    from minicaps.datasets import load
     from minicaps.training.run import read_config
 
     data = options.data
@@ -354,7 +353,7 @@ def explore(options: argparse.Namespace) -> int:
 
 def _add_experiment(commands: Any) -> None:
     from minicaps.experiments.registry import EXPERIMENTS
-    from minicaps.networks.capsnet import PRESETS
+    from minicaps.networks import PRESETS
 
     text = "run an experiment, and set its result beside what was published"
     parser = commands.add_parser("experiment", help=text, description=text[0].upper() + text[1:] + ".")
@@ -413,7 +412,7 @@ def experiment(options: argparse.Namespace) -> int:
 
 def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
     from minicaps.figures import check_capsnet
-    from minicaps.networks.weights import find_pretrained
+    from minicaps.networks import find_pretrained
 
     options.run = options.run or find_pretrained()
     network, class_names = load_run(options.run)
@@ -463,7 +462,7 @@ def gradcheck(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Any) -> None:
-    from minicaps.networks.capsnet import PRESETS
+    from minicaps.networks import PRESETS
 
     parser = _add_command(commands, "bench", bench, "time training steps, stage by stage")
     parser.add_argument("--preset", choices=PRESETS, default="small", help="(default: small)")

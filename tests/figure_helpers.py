@@ -2,10 +2,20 @@
 
 import numpy as np
 
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 
 DIGITS = tuple("0123456789")
 NAMES = ("boat", "car", "aeroplane")
+EPOCHS = [
+    {
+        "epoch": k,
+        "train_loss": 1 / k,
+        "validation_loss": 2 / k,
+        "train_accuracy": 0.9 + 0.01 * k,
+        "validation_accuracy": 0.8 + 0.01 * k,
+    }
+    for k in (1, 2, 3)
+]
 
 
 def couplings(*shape, scale=2.0, seed=0):
@@ -32,5 +42,5 @@ def title(figure):
 def capsnet_with_couplings():
     """Return a CapsNet that was not trained, with weights large enough for couplings that differ."""
     network = build("capsnet", "tiny", rng=3)
-    network.params["capsules.prediction.W"][...] *= 20
+    network.params["capsules.votes.W"][...] *= 20
     return network

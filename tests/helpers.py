@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from minicaps.datasets import load as datasets
+from minicaps import datasets
 from minicaps.networks import weights as checkpoint
 from minicaps.proof.gradcheck import JACOBIAN_COLUMNS
 from minicaps.training import run as runs

@@ -1,4 +1,4 @@
-"""Shifts, places, pairs and warps: every image by its own, zeros where nothing comes from."""
+"""Shifts, positions, pairs and warps: every image by its own, zeros where nothing comes from."""
 
 import numpy as np
 import pytest
@@ -31,16 +31,16 @@ def found_offsets(images, moved):
     """How far the pixel in the middle of each image has gone."""
     height, width = images.shape[1:3]
     middle = height // 2, width // 2
-    places = [
+    positions = [
         np.argwhere(after[..., 0] == before[middle][0])[0]
         for before, after in zip(images, moved, strict=True)
     ]
-    return np.array(places) - middle
+    return np.array(positions) - middle
 
 
 @st.composite
 def images_and_offsets(draw):
-    batch, height, width, channels = (draw(st.integers(1, most)) for most in (4, 6, 5, 3))
+    batch, height, width, channels = (draw(st.integers(1, maximum)) for maximum in (4, 6, 5, 3))
     offsets = st.lists(st.integers(-9, 9), min_size=batch, max_size=batch).map(np.array)
     return numbered(batch, height, width, channels), draw(offsets), draw(offsets)
 
@@ -114,7 +114,7 @@ def test_negative_largest_is_refused():
 # -- frames and pairs --------------------------------------------------------------------------
 
 
-def test_a_placed_image_is_whole_and_every_place_occurs_about_equally_often():
+def test_a_placed_image_is_whole_and_every_position_occurs_about_equally_often():
     placed = place(np.ones((4000, 3, 2, 1), np.uint8), 4, np.random.default_rng(0))
     assert placed.shape == (4000, 4, 4, 1) and placed.dtype == np.uint8
     assert (placed.sum(axis=(1, 2, 3)) == 6).all()
@@ -148,9 +148,9 @@ def test_the_two_parts_of_a_pair_are_whole_images_of_different_classes():
 def test_the_parts_of_pairs_move_independently_by_up_to_the_margin():
     parts, _ = first_pairs(batch_size=3000)
     middle = parts.argmax(axis=2).max(axis=2)[..., 0], parts.argmax(axis=3).max(axis=2)[..., 0]
-    for place_of in middle:  # of the last pixel, in row or column: (B, 2)
-        assert set(place_of.reshape(-1).tolist()) == {2, 3, 4}
-        assert abs(np.corrcoef(place_of.T)[0, 1]) < 0.1
+    for positions_of in middle:  # of the last pixel, in row or column: (B, 2)
+        assert set(positions_of.reshape(-1).tolist()) == {2, 3, 4}
+        assert abs(np.corrcoef(positions_of.T)[0, 1]) < 0.1
 
 
 def test_all_combinations_of_classes_occur():
@@ -265,8 +265,12 @@ def test_values_stay_within_those_of_the_image():
 
 def test_random_warps_fill_their_ranges_and_no_more():
     warps = Warps.random(5000, np.random.default_rng(0))
-    for values, low, high in [(warps.angle, -20, 20), (warps.shear, -0.2, 0.2),
-                              (warps.scale[:, 0], 0.8, 1.2), (warps.scale[:, 1], 0.8, 1.2)]:  # fmt: skip
+    for values, low, high in [
+        (warps.angle, -20, 20),
+        (warps.shear, -0.2, 0.2),
+        (warps.scale[:, 0], 0.8, 1.2),
+        (warps.scale[:, 1], 0.8, 1.2),
+    ]:
         margin = 0.01 * (high - low)
         assert low <= values.min() < low + margin and high - margin < values.max() <= high
     assert abs(np.corrcoef(warps.scale.T)[0, 1]) < 0.1

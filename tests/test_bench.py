@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from minicaps.cli import main
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training import processes as data_parallel
 from minicaps.training.bench import bench, multiply_adds
 

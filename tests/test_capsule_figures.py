@@ -125,25 +125,39 @@ def test_the_title_names_the_dimension_that_changes_the_image_most():
 @pytest.mark.parametrize(
     "draw, message",
     [
-        (lambda: figures.couplings_per_iteration(couplings(5, 4)),
-         r"couplings_per_iteration: c\[0\] has shape \(4,\), expected \(I, J\)"),
-        (lambda: figures.couplings_per_iteration([couplings(5, 4), couplings(4, 5)]),
-         r"c\[1\] has shape \(4, 5\), expected \(5, 4\)"),
+        (
+            lambda: figures.couplings_per_iteration(couplings(5, 4)),
+            r"couplings_per_iteration: c\[0\] has shape \(4,\), expected \(I, J\)",
+        ),
+        (
+            lambda: figures.couplings_per_iteration([couplings(5, 4), couplings(4, 5)]),
+            r"c\[1\] has shape \(4, 5\), expected \(5, 4\)",
+        ),
         (lambda: figures.couplings_per_iteration([]), "c has 0 iterations, expected 1 or more"),
-        (lambda: figures.couplings_per_iteration([couplings(5, 3)], list("abcd"), NAMES),
-         r"c\[0\] has shape \(5, 3\), expected \(4, 3\)"),
+        (
+            lambda: figures.couplings_per_iteration([couplings(5, 3)], list("abcd"), NAMES),
+            r"c\[0\] has shape \(5, 3\), expected \(4, 3\)",
+        ),
         (lambda: figures.couplings_per_iteration([couplings(5, 4)], None, NAMES), r"expected \(I, 3\)"),
-        (lambda: figures.couplings_over_image(images(6, 6), couplings(8, 3), (2, 2), NAMES),
-         r"couplings_over_image: image has shape \(6, 6\), expected \(H, W, C\)"),
-        (lambda: figures.couplings_over_image(images(6, 6, 1), couplings(8, 4), (2, 2), NAMES),
-         r"c has shape \(8, 4\), expected \(I, 3\)"),
-        (lambda: figures.couplings_over_image(images(6, 6, 1), couplings(9, 3), (2, 2), NAMES),
-         "c has 9 lower capsules, expected a multiple of 4, the positions of the grid 2 × 2"),
-        (lambda: figures.dimension_grid(images(4, 3, 5, 6), [1, 2, 3]),
-         r"dimension_grid: reconstructions has shape \(4, 3, 5, 6\), expected \(D, 3, H, W, C\)"),
+        (
+            lambda: figures.couplings_over_image(images(6, 6), couplings(8, 3), (2, 2), NAMES),
+            r"couplings_over_image: image has shape \(6, 6\), expected \(H, W, C\)",
+        ),
+        (
+            lambda: figures.couplings_over_image(images(6, 6, 1), couplings(8, 4), (2, 2), NAMES),
+            r"c has shape \(8, 4\), expected \(I, 3\)",
+        ),
+        (
+            lambda: figures.couplings_over_image(images(6, 6, 1), couplings(9, 3), (2, 2), NAMES),
+            "c has 9 lower capsules, expected a multiple of 4, the positions of the grid 2 × 2",
+        ),
+        (
+            lambda: figures.dimension_grid(images(4, 3, 5, 6), [1, 2, 3]),
+            r"dimension_grid: reconstructions has shape \(4, 3, 5, 6\), expected \(D, 3, H, W, C\)",
+        ),
         (lambda: figures.dimension_grid(images(4, 3, 5, 6, 1), [1, 2]), r"expected \(D, 2, H, W, C\)"),
     ],
-)  # fmt: skip
+)
 def test_wrong_shapes_are_refused_with_what_was_expected(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()

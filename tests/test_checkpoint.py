@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from minicaps.networks import build
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import build
 
 ARRAYS = {"conv.W": np.arange(12, dtype=np.float32).reshape(3, 4), "optimizer/steps": np.array(7)}
 NO_FLAKES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

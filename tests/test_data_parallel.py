@@ -12,7 +12,7 @@ from helpers import quiet, tiny_config
 
 from minicaps import arrays as backend
 from minicaps.experiments.overlap import build_for_pairs
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training import processes as data_parallel
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel, parts, place_arrays
@@ -211,7 +211,7 @@ def test_no_process_outlives_the_first(threads):
     threads(2)
     program = (
         "import sys, time\n"
-        "from minicaps.networks.capsnet import build\n"
+        "from minicaps.networks import build\n"
         "from minicaps.training.processes import DataParallel\n"
         "network = build('capsnet', 'tiny', rng=0)\n"
         "parallel = DataParallel(network, network.objective(), 80)\n"

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import importlib
 import math
 import socket
 import struct
@@ -18,8 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from minicaps.datasets import load as datasets
-from minicaps.datasets.load import read_idx, read_idx_folder
+from minicaps import datasets
+from minicaps.datasets import mnist as mnist_module
+from minicaps.datasets import read_idx, read_idx_folder
+
+load_module = importlib.import_module("minicaps.datasets.load")  # datasets.load is the function in it
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 IDX_DTYPES = ["uint8", "int8", "int16", "int32", "float32", "float64"]
@@ -217,7 +221,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ("t10k-labels", np.full(6, 3, np.uint8), "training labels run from 0 to 2, test labels to 3"),
         ("train-labels", np.zeros(20, np.uint8), "expected at least two classes"),
     ],
-)  # fmt: skip
+)
 def test_parts_that_do_not_belong_together_are_refused(folder, name, array, message):
     write_idx(part(folder, name), array)
     with pytest.raises(ValueError, match=message):
@@ -271,21 +275,21 @@ def test_the_unpacked_files_have_the_sums_that_are_written_down(name):
     content = gzip.decompress((DATA / f"{name}.gz").read_bytes())
     lines = (DATA / "SHA256SUMS").read_text().splitlines()
     written = {file: total for total, file in map(str.split, lines)}
-    assert hashlib.sha256(content).hexdigest() == written[name] == datasets.MNIST_SHA256[name]
+    assert hashlib.sha256(content).hexdigest() == written[name] == mnist_module.MNIST_SHA256[name]
 
 
 # -- where load looks --------------------------------------------------------------------------
 
 
 @pytest.fixture
-def places(tmp_path, monkeypatch):
-    """Sets of 30, 40, … images in every place that load knows; the argument is their number."""
+def folders(tmp_path, monkeypatch):
+    """Sets of 30, 40, … images in every folder that load knows; the argument is their number."""
     counts = {"explicit": 30, "named": 40, "repository": 50, "home/minicaps": 60}
     folders = {name: small_folder(tmp_path / name, count, 10) for name, count in counts.items()}
     monkeypatch.setenv("MINICAPS_DATA", str(folders["named"]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(datasets, "REPOSITORY_DATA", folders["repository"])
-    monkeypatch.setattr(datasets, "download_mnist", lambda folder: small_folder(folder, 70, 10))
+    monkeypatch.setattr(load_module, "REPOSITORY_DATA", folders["repository"])
+    monkeypatch.setattr(load_module, "download_mnist", lambda folder: small_folder(folder, 70, 10))
     return folders
 
 
@@ -298,49 +302,49 @@ def remove(folder):
         file.unlink()
 
 
-def test_load_prefers_the_explicit_path(places):
-    assert loaded(places["explicit"]) == loaded(str(places["explicit"])) == 30
+def test_load_prefers_the_explicit_path(folders):
+    assert loaded(folders["explicit"]) == loaded(str(folders["explicit"])) == 30
 
 
-def test_load_then_takes_the_folder_named_by_minicaps_data(places):
+def test_load_then_takes_the_folder_named_by_minicaps_data(folders):
     assert loaded() == 40
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_load_then_takes_the_repository(places, monkeypatch, value):
+def test_load_then_takes_the_repository(folders, monkeypatch, value):
     monkeypatch.delenv("MINICAPS_DATA") if value is None else monkeypatch.setenv("MINICAPS_DATA", value)
     assert loaded() == 50
 
 
-def test_load_then_takes_the_cache(places, monkeypatch):
+def test_load_then_takes_the_cache(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    remove(places["repository"])
+    remove(folders["repository"])
     assert loaded() == 60
 
 
-def test_load_passes_over_a_folder_that_holds_only_some_of_the_files(places, monkeypatch):
+def test_load_passes_over_a_folder_that_holds_only_some_of_the_files(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    part(places["repository"], "t10k-labels").unlink()
+    part(folders["repository"], "t10k-labels").unlink()
     assert loaded() == 60
 
 
-def test_load_last_downloads_into_the_cache(places, monkeypatch):
+def test_load_last_downloads_into_the_cache(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    remove(places["repository"])
-    remove(places["home/minicaps"])
+    remove(folders["repository"])
+    remove(folders["home/minicaps"])
     assert loaded() == 70
-    assert part(places["home/minicaps"], "train-images").exists()
+    assert part(folders["home/minicaps"], "train-images").exists()
 
 
-def test_load_takes_the_other_spelling_in_the_cache_too(places, monkeypatch):
+def test_load_takes_the_other_spelling_in_the_cache_too(folders, monkeypatch):
     monkeypatch.delenv("MINICAPS_DATA")
-    remove(places["repository"])
-    for file in places["home/minicaps"].iterdir():
+    remove(folders["repository"])
+    for file in folders["home/minicaps"].iterdir():
         file.rename(file.with_name(file.name.replace("-idx", ".idx")))
     assert loaded() == 60
 
 
-def test_load_does_not_fall_back_when_the_named_folder_is_missing(places, monkeypatch, tmp_path):
+def test_load_does_not_fall_back_when_the_named_folder_is_missing(folders, monkeypatch, tmp_path):
     monkeypatch.setenv("MINICAPS_DATA", str(tmp_path / "absent"))
     with pytest.raises(FileNotFoundError, match="absent: no such folder"):
         datasets.load()
@@ -436,12 +440,12 @@ def server():
 def download(server, tmp_path, monkeypatch):
     """Return a function that downloads from mirrors, given as folders of the server or as URLs."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(datasets, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(mnist_module, "MAX_BYTES", 1 << 20)
     server.asked.clear()
 
     def download(*mirrors):
         if "stalled" in mirrors:  # the others have time, however busy the machine is
-            monkeypatch.setattr(datasets, "TIMEOUT", 1.0)
+            monkeypatch.setattr(mnist_module, "TIMEOUT", 1.0)
         urls = [m if ":" in m else f"{server.url}{urllib.parse.quote(m)}/" for m in mirrors]
         datasets.download_mnist(tmp_path / "cache", urls, SUMS)
 
@@ -505,7 +509,7 @@ def test_a_failed_download_says_what_is_wrong_and_leaves_nothing_behind(download
 
 
 def test_a_mirror_that_is_too_slow_is_given_up(download, monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "PATIENCE", -1.0)
+    monkeypatch.setattr(mnist_module, "PATIENCE", -1.0)
     with pytest.raises(RuntimeError, match=r"sent \d+ bytes in -1 seconds"):
         download("good")
 
@@ -514,8 +518,15 @@ def test_a_failed_download_says_why_and_what_to_do(download, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         download("other", "absent", refused_url())
     message = str(caught.value)
-    for words in ("one.gz could not be downloaded", "other/: wrong bytes", "404", "refused",
-                  f"put the four files into {tmp_path / 'cache'}", "--data", "MINICAPS_DATA"):  # fmt: skip
+    for words in (
+        "one.gz could not be downloaded",
+        "other/: wrong bytes",
+        "404",
+        "refused",
+        f"put the four files into {tmp_path / 'cache'}",
+        "--data",
+        "MINICAPS_DATA",
+    ):
         assert words in message
 
 
@@ -530,7 +541,7 @@ def test_a_failing_write_leaves_nothing_behind(download, tmp_path, monkeypatch):
     def replace(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(datasets.os, "replace", replace)
+    monkeypatch.setattr(mnist_module.os, "replace", replace)
     with pytest.raises(OSError, match="disk full"):
         download("good")
     assert list((tmp_path / "cache").iterdir()) == []

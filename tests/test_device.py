@@ -18,8 +18,8 @@ from strict_backend import CUPY, StrictArray, strict
 import minicaps
 from minicaps import Dense, cli
 from minicaps.arrays import get_xp, resolve, to_backend, to_numpy
+from minicaps.networks import build
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import build
 from minicaps.training import run as runs
 from minicaps.training.guards import CtrlC
 from minicaps.training.optimizers import SGD, Adam

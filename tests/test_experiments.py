@@ -9,12 +9,11 @@ import pytest
 from helpers import mnist, small_dataset, write_folder
 
 from minicaps.cli import main
-from minicaps.datasets.augment import Warps
+from minicaps.datasets import Warps
 from minicaps.experiments import affine, comparison, overlap, rotation, study
 from minicaps.experiments.ablation import BASE, GROUPS, RoutingOverChildren, Variant
 from minicaps.experiments.registry import EXPERIMENTS, settings_of
-from minicaps.networks.baselines import MLP
-from minicaps.networks.weights import load_pretrained
+from minicaps.networks import MLP, load_pretrained
 from minicaps.proof.gradcheck import gradcheck
 from minicaps.training.processes import DataParallel
 

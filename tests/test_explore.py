@@ -1,27 +1,33 @@
 """A look inside a trained network: reconstructions, the figures, the command."""
 
+import json
 import os
 import subprocess
 import sys
 import types
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-from figure_helpers import DIGITS, capsnet_with_couplings
-from helpers import mnist, quiet, small_dataset, tiny_config
+from figure_helpers import DIGITS, EPOCHS, capsnet_with_couplings
+from helpers import mnist, small_dataset, tiny_config
 from matplotlib.figure import Figure
 from PIL import Image
 
 from minicaps import cli, figures
 from minicaps.figures import explore
 from minicaps.figures import runs as figures_of_runs
-from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import CapsNet, build
-from minicaps.training import run as runs
+from minicaps.networks import CapsNet, CapsNetConfig, build, load_pretrained, save_network
 
-OF_A_RUN = (
-    "learning_curves couplings couplings_over_image dimensions reconstructions confusion_matrix mistakes"
-).split()
+OF_A_RUN = [
+    "learning_curves",
+    "couplings",
+    "couplings_over_image",
+    "dimensions",
+    "reconstructions",
+    "confusion_matrix",
+    "mistakes",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -121,10 +127,12 @@ def data(small_folder):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, data):
-    """The folder of a complete run, and what it computed."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    runs.Run(tiny_config(limit=100, data=data), folder, say=quiet).train()
+def run(tmp_path_factory, data, network):
+    """The folder of a complete run, as far as `explore` reads it."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.json").write_text(json.dumps(asdict(tiny_config(data=data))))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EPOCHS))
+    save_network(folder / "model.npz", network, DIGITS)
     return folder
 
 
@@ -196,7 +204,7 @@ def test_interactive_without_a_display_ends_with_1_and_writes_nothing(call, run,
 
 
 def save(path, network):
-    checkpoint.save_network(path, network, {"CapsNet": "capsnet"}.get(type(network).__name__, "mlp"), DIGITS)
+    save_network(path, network, DIGITS)
     return path
 
 
@@ -231,14 +239,24 @@ def test_a_missing_run_ends_with_2(call, tmp_path):
 
 
 def test_a_run_of_other_images_ends_with_1(call, data, tmp_path):
-    other = CapsNet((20, 28, 1), conv_channels=4, primary_types=2, primary_dimension=2, rng=0)
+    config = CapsNetConfig((20, 28, 1), conv_channels=4, primary_types=2, primary_dimension=2)
+    other = CapsNet(config, rng=0)
     code, _, errors = call(save(tmp_path / "other.npz", other), "--data", data)
     assert code == 1 and "28×28 pixels, expected 20×28" in errors
 
 
 def test_a_real_process_without_a_screen_says_so_and_ends_with_0(run, tmp_path):
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "minicaps", "explore", run,
-               "--out", tmp_path / "there"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-W",
+        "error::RuntimeWarning",
+        "-m",
+        "minicaps",
+        "explore",
+        run,
+        "--out",
+        tmp_path / "there",
+    ]
     environment = {**os.environ, "MPLBACKEND": "agg"}
     ended = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -256,7 +274,7 @@ def test_the_module_needs_no_pyplot():
 
 
 def test_load_pretrained_returns_the_network(network, tmp_path):
-    loaded = checkpoint.load_pretrained(save(tmp_path / "trained.npz", network))
+    loaded = load_pretrained(save(tmp_path / "trained.npz", network))
     assert isinstance(loaded, CapsNet)
     for name, array in network.state().items():
         np.testing.assert_array_equal(loaded.state()[name], array)

@@ -8,14 +8,14 @@ import helpers
 import matplotlib
 import numpy as np
 import pytest
-from figure_helpers import DIGITS, NAMES, couplings, heat_maps, images, title
+from figure_helpers import DIGITS, EPOCHS, NAMES, couplings, heat_maps, images, title
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from minicaps import figures
 from minicaps.figures import runs
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 
 LONG = (
     "Newfoundland",
@@ -25,42 +25,47 @@ LONG = (
     "ankle boot",
     "double-decker bus",
 )
-EPOCHS = [
-    {"epoch": k, "train_loss": 1 / k, "validation_loss": 2 / k, "train_accuracy": 0.9 + 0.01 * k,
-     "validation_accuracy": 0.8 + 0.01 * k}
-    for k in (1, 2, 3)
-]  # fmt: skip
 FIGURES = {
     "squash_curve": lambda: figures.squash_curve(),
     "learning_curves": lambda: figures.learning_curves(EPOCHS),
     "reconstructions": lambda: figures.reconstructions(
-        images(8, 7, 6, 1), images(8, 7, 6, 1), np.arange(8), np.arange(8), DIGITS),
+        images(8, 7, 6, 1), images(8, 7, 6, 1), np.arange(8), np.arange(8), DIGITS
+    ),
     "reconstructions, long names": lambda: figures.reconstructions(
-        images(6, 7, 7, 1), images(6, 7, 7, 1), np.arange(6), np.arange(6)[::-1], LONG),
+        images(6, 7, 7, 1), images(6, 7, 7, 1), np.arange(6), np.arange(6)[::-1], LONG
+    ),
     "mistakes, long names": lambda: figures.mistakes(
-        images(12, 7, 7, 1), np.arange(12) % 6, (np.arange(12) + 1) % 6, LONG, 20),
+        images(12, 7, 7, 1), np.arange(12) % 6, (np.arange(12) + 1) % 6, LONG, 20
+    ),
     "confusion_matrix, long names": lambda: figures.confusion_matrix(np.arange(6), np.arange(6)[::-1], LONG),
     "couplings_over_image, long names": lambda: figures.couplings_over_image(
-        images(28, 28, 1), couplings(8, 6), (2, 2), LONG),
+        images(28, 28, 1), couplings(8, 6), (2, 2), LONG
+    ),
     "mistakes": lambda: figures.mistakes(images(9, 6, 7, 3), np.arange(9), np.arange(9)[::-1], DIGITS, 20),
     "confusion_matrix": lambda: figures.confusion_matrix(np.arange(100) % 10, np.arange(100) // 10, DIGITS),
     "confusion_matrix, names": lambda: figures.confusion_matrix(
-        np.array([0, 1, 2]), np.array([0, 2, 2]), NAMES),
+        np.array([0, 1, 2]), np.array([0, 2, 2]), NAMES
+    ),
     "confusion_matrix, many": lambda: figures.confusion_matrix(
-        np.arange(47), np.arange(47)[::-1], [f"class {k}" for k in range(47)]),
+        np.arange(47), np.arange(47)[::-1], [f"class {k}" for k in range(47)]
+    ),
     "couplings_per_iteration": lambda: figures.couplings_per_iteration(couplings(3, 5, 4)),
     "couplings_per_iteration, one": lambda: figures.couplings_per_iteration(couplings(1, 2, 3)),
     "couplings_per_iteration, many": lambda: figures.couplings_per_iteration(
-        couplings(3, 1152, 10), upper_names=[f"class {k}" for k in range(10)]),
+        couplings(3, 1152, 10), upper_names=[f"class {k}" for k in range(10)]
+    ),
     "couplings_over_image": lambda: figures.couplings_over_image(
-        images(28, 28, 1), couplings(72, 10), (6, 6), DIGITS),
+        images(28, 28, 1), couplings(72, 10), (6, 6), DIGITS
+    ),
     "couplings_over_image, colour": lambda: figures.couplings_over_image(
-        images(20, 30, 3), couplings(30, 3), (3, 5), NAMES),
+        images(20, 30, 3), couplings(30, 3), (3, 5), NAMES
+    ),
     "couplings_over_image, many": lambda: figures.couplings_over_image(
-        images(28, 28, 1), couplings(8, 26), (2, 2), list("abcdefghijklmnopqrstuvwxyz")),
+        images(28, 28, 1), couplings(8, 26), (2, 2), list("abcdefghijklmnopqrstuvwxyz")
+    ),
     "dimension_grid": lambda: figures.dimension_grid(images(16, 11, 28, 28, 1), np.linspace(-0.25, 0.25, 11)),
     "dimension_grid, colour": lambda: figures.dimension_grid(images(2, 3, 20, 30, 3), [-1, 0, 1]),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=FIGURES)

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
-from minicaps.datasets.load import GZIP_MOST, read_idx
+from minicaps.datasets import read_idx
+from minicaps.datasets.idx import MAX_GZIP_RATIO
+from minicaps.networks import build
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import build
 from minicaps.training.run import read_config
 
 FUZZ = settings(
@@ -138,7 +139,7 @@ IDX_FILES = (
 @FUZZ
 @given(IDX_FILES)
 def test_any_idx_file_is_refused_or_read_as_it_says(tmp_path, content):
-    array = read_or_refuse(read_idx, tmp_path / "file", content, MEGABYTE + 5 * GZIP_MOST * len(content))
+    array = read_or_refuse(read_idx, tmp_path / "file", content, MEGABYTE + 5 * MAX_GZIP_RATIO * len(content))
     if array is not None:
         unpacked = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         assert idx_bytes(array) == unpacked

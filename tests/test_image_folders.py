@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
+from minicaps.datasets import Dataset, fit_picture, load, read_picture, to_float
 from minicaps.datasets.folders import list_visible
-from minicaps.datasets.load import Dataset, load, to_float
-from minicaps.datasets.pictures import fit_picture, read_picture
 from minicaps.networks import weights as checkpoint
 from minicaps.training import run as runs
 
@@ -330,9 +329,12 @@ def test_train_without_test_is_told_that_both_are_needed(tmp_path):
 
 @pytest.mark.parametrize(
     "name, content, reason",
-    [("notes.txt", b"not a picture", "not an image"), ("empty.png", b"", "not an image"),
-     ("half.png", None, "damaged image")],
-)  # fmt: skip
+    [
+        ("notes.txt", b"not a picture", "not an image"),
+        ("empty.png", b"", "not an image"),
+        ("half.png", None, "damaged image"),
+    ],
+)
 @pytest.mark.parametrize("size", [None, 8])
 def test_a_file_that_is_no_picture_is_named(folder, name, content, reason, size):
     whole = (folder / "cat" / "1.png").read_bytes()
@@ -390,8 +392,8 @@ def call(capsys, tmp_path, monkeypatch):
 
 
 def test_train_takes_a_folder_and_a_size(call, kinds):
-    output = call("train", "--preset", "tiny", "--epochs", 1, "--model", "mlp", "--data", kinds,
-                  "--size", 16, "--out", "run")  # fmt: skip
+    options = "--preset tiny --epochs 1 --model mlp --size 16 --out run".split()
+    output = call("train", *options, "--data", kinds)
     assert "90 images to train on, 10 to validate, 20 to test, 20 classes, 16 × 16 × 3 pixels" in output
     assert json.loads(Path("run/config.json").read_text())["size"] == 16
 

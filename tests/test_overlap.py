@@ -14,7 +14,7 @@ from minicaps.experiments.overlap import (
     optimizer,
     some_pairs,
 )
-from minicaps.networks.capsnet import PRESETS, CapsNet
+from minicaps.networks import PRESETS, CapsNet
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import train_step
 

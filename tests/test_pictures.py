@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from minicaps.datasets.load import to_float
-from minicaps.datasets.pictures import border_is_light, fit_picture, is_in_colour, read_picture
+from minicaps.datasets import border_is_light, fit_picture, read_picture, to_float
+from minicaps.datasets.pictures import is_in_colour
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -146,8 +146,14 @@ def bad_files(folder):
     jpeg = save(folder / "good.jpg", RAMP).read_bytes()
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 0xFF
-    return {"empty.png": b"", "text.png": b"not a picture\n" * 20, "half.png": png[: len(png) // 2],
-            "header.png": png[:20], "flipped.png": flipped, "half.jpg": jpeg[: len(jpeg) // 2]}  # fmt: skip
+    return {
+        "empty.png": b"",
+        "text.png": b"not a picture\n" * 20,
+        "half.png": png[: len(png) // 2],
+        "header.png": png[:20],
+        "flipped.png": flipped,
+        "half.jpg": jpeg[: len(jpeg) // 2],
+    }
 
 
 @pytest.mark.parametrize(

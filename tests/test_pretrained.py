@@ -5,10 +5,9 @@ import re
 import helpers
 import pytest
 
-from minicaps.datasets import load as datasets
+from minicaps import datasets
+from minicaps.networks import PRESETS, CapsNet, find_pretrained, load_pretrained
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import PRESETS, CapsNet
-from minicaps.networks.weights import find_pretrained, load_pretrained
 from minicaps.training.step import evaluate
 
 

@@ -8,7 +8,7 @@ from helpers import mnist, quiet
 
 from minicaps.experiments import study as shared
 from minicaps.experiments.study import Settings, Study, endless, fit, learn, prepared
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import batches, train_step
 

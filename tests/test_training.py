@@ -10,8 +10,8 @@ from helpers import interrupt_at, quiet, read_metrics, small_dataset, tiny_confi
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minicaps import datasets
 from minicaps.datasets import augment
-from minicaps.datasets import load as datasets
 from minicaps.networks import weights as checkpoint
 from minicaps.training import processes as data_parallel
 from minicaps.training import run as runs

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from minicaps.figures import Explorer, find_window, reconstruct_capsules, window
-from minicaps.networks.capsnet import CapsNet, build
+from minicaps.networks import CapsNet, CapsNetConfig, build
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +144,17 @@ def test_long_names_keep_clear_of_the_buttons_and_of_each_other(network, dataset
 
 
 def test_the_window_takes_colour_images_that_are_not_square_and_other_classes():
-    network = CapsNet((11, 14, 3), 4, conv_channels=4, conv_kernel=3, primary_types=2,
-                      primary_dimension=3, primary_kernel=3, class_dimension=5, rng=0)  # fmt: skip
+    config = CapsNetConfig(
+        (11, 14, 3),
+        classes=4,
+        conv_channels=4,
+        conv_kernel=3,
+        primary_types=2,
+        primary_dimension=3,
+        primary_kernel=3,
+        class_dimension=5,
+    )
+    network = CapsNet(config, rng=0)
     images = np.random.default_rng(0).integers(0, 256, size=(3, 11, 14, 3), dtype=np.uint8)
     names = ("T-shirt", "trouser", "sandal", "ankle boot")
     explorer = Explorer(Figure(figsize=(10, 5.6)), network, images, np.array([0, 1, 3]), names, 2)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.arrays import Array, generator, get_xp
+from minicaps import layers
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_array, check_gradient, check_labels, check_positive
-from minicaps.layers.contract import Example, Layer
-from minicaps.layers.dense import Dense, ReLU, Reshape, Sigmoid
+from minicaps.layers import Layer, Reshape, Seed, Sigmoid, generator, one_hot
 
 
 class MaskCache(NamedTuple):
     chosen: Array  # (B,), the class whose capsule is kept
     keep: Array  # (B, J, 1), boolean
     by_label: bool
-    shape: tuple[int, int, int]  # of v
+    shape: tuple[int, ...]  # of v
 
 
 class Mask(Layer):
@@ -31,15 +30,15 @@ class Mask(Layer):
 
     def forward(self, v: Array, labels: Array | None = None) -> tuple[Array, MaskCache]:
         """v (B, J, E), labels (B,) or None -> y (B, J·E)."""
-        xp = check_array("Mask.forward", "v", v, ("batch B", None), ("classes J", None),
-                         ("capsule dimension E", None))  # fmt: skip
+        axes = ("batch B", None), ("classes J", None), ("capsule dimension E", None)
+        check_array("Mask.forward", "v", v, *axes)
         if labels is None:
-            chosen = (v * v).sum(axis=-1).argmax(axis=-1)  # (B,)
+            chosen = (v * v).sum(axis=-1).argmax(axis=-1)  # (B,), the longest
         else:
-            check_labels("Mask.forward", labels, *v.shape[:2])
+            check_labels("Mask.forward", labels, v.shape[0], v.shape[1])
             get_xp(v, labels)  # of one library
             chosen = labels  # (B,)
-        keep = (chosen[:, None] == xp.arange(v.shape[1]))[..., None]  # (B, J, 1)
+        keep = one_hot(chosen, v.shape[1], bool)[..., None]  # (B, J, 1)
         y = (v * keep).reshape(len(v), -1)  # (B, J·E)
         return y, MaskCache(chosen, keep, labels is not None, v.shape)
 
@@ -49,12 +48,6 @@ class Mask(Layer):
         check_gradient("Mask.backward", dy, (batch, classes * dimension), dy)
         dv = dy.reshape(cache.shape) * cache.keep  # (B, J, E)
         return (dv, None) if cache.by_label else dv
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        v = rng.normal(size=(3, 4, 5)).astype(dtype)
-        yield Example("by label", cls(), (v, np.array([1, 3, 0])))
-        yield Example("longest", cls(), (v,))
 
 
 class DecoderCache(NamedTuple):
@@ -74,7 +67,7 @@ class Decoder(Layer):
 
     x = sigmoid(fc3(relu(fc2(relu(fc1(masked)))))), as an image.
 
-    Gradient: that of its parts, in reverse.
+    Gradient: dmasked = fc1ᵀ relu'ᵀ fc2ᵀ relu'ᵀ fc3ᵀ sigmoid' dx, each part's own backward in reverse.
 
     Parameters
     ----------
@@ -88,13 +81,15 @@ class Decoder(Layer):
     dtype : float32 or float64
     """
 
+    Dense, ReLU = layers.Dense, layers.ReLU
+
     def __init__(
         self,
         in_features: int,
         image_shape: tuple[int, int, int],
         *,
         hidden: tuple[int, int] = (512, 1024),
-        rng: Any = None,
+        rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
@@ -103,17 +98,15 @@ class Decoder(Layer):
         if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
             raise ValueError(f"Decoder: image_shape is {image_shape!r}, expected (height, width, channels)")
         check_positive("Decoder", in_features=in_features)
-        self.in_features, self.image_shape, self.hidden = in_features, image_shape, hidden
-        rng = generator(rng)
-        self.add_sublayers(
-            fc1=Dense(in_features, hidden[0], rng=rng, dtype=dtype),
-            relu1=ReLU(),
-            fc2=Dense(hidden[0], hidden[1], rng=rng, dtype=dtype),
-            relu2=ReLU(),
-            fc3=Dense(hidden[1], math.prod(image_shape), rng=rng, dtype=dtype),
-            sigmoid=Sigmoid(),
-            reshape=Reshape(*image_shape),
-        )
+        self.in_features, self.image_shape, self.hidden = in_features, tuple(image_shape), tuple(hidden)
+        options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
+        self.fc1 = self.Dense(in_features, hidden[0], **options)
+        self.relu1 = self.ReLU()
+        self.fc2 = self.Dense(hidden[0], hidden[1], **options)
+        self.relu2 = self.ReLU()
+        self.fc3 = self.Dense(hidden[1], math.prod(image_shape), **options)
+        self.sigmoid = Sigmoid()
+        self.reshape = Reshape(*image_shape)
 
     def forward(self, masked: Array) -> tuple[Array, DecoderCache]:
         """masked (B, J·E) -> images (B, H, W, C), pixels between 0 and 1."""
@@ -135,10 +128,3 @@ class Decoder(Layer):
         dx = self.fc2.backward(dx, cache.fc2)  # (B, hidden[0])
         dx = self.relu1.backward(dx, cache.relu1)
         return self.fc1.backward(dx, cache.fc1)  # (B, J·E)
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        masked = rng.normal(size=(2, 6)).astype(dtype)
-        yield Example("paper's widths", cls(6, (4, 5, 3), rng=rng, dtype=dtype), (masked,))
-        narrow = cls(6, (4, 5, 3), hidden=(7, 8), rng=rng, dtype=dtype)
-        yield Example("narrow", narrow, (masked,))

@@ -1,4 +1,4 @@
-"""New images from old: shifts, places in a frame, overlapping pairs, affine warps.
+"""New images from old: shifts, positions in a frame, overlapping pairs, affine warps.
 
 Training shifts its images; the experiments also place, overlay and warp those that they test with.
 """
@@ -14,7 +14,7 @@ from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_whole
 
 
-def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndarray:
+def shift(images: Array, largest: int, rng: np.random.Generator) -> Array:
     """Move every image by its own random number of pixels, and fill with zeros.
 
     Parameters
@@ -28,6 +28,11 @@ def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndar
     -------
     array of the same shape and dtype
         A new one; `images` is left as it is.
+
+    Raises
+    ------
+    ValueError
+        If `images` has other axes, or `largest` is not a whole number, 0 or more.
     """
     if images.ndim != 4:
         raise ValueError(f"shift: images have shape {images.shape}, expected (B, H, W, C)")
@@ -36,8 +41,19 @@ def shift(images: np.ndarray, largest: int, rng: np.random.Generator) -> np.ndar
     return shift_by(images, *offsets)
 
 
-def shift_by(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Move image k by down[k] and right[k] pixels (negative: up, left), and fill with zeros."""
+def shift_by(images: Array, down: Array, right: Array) -> Array:
+    """Move image k of (B, H, W, C) by down[k] and right[k] pixels, and fill with zeros.
+
+    Parameters
+    ----------
+    images : array (B, H, W, C) of any dtype
+    down, right : integer arrays (B,)
+        Negative: up, left.
+
+    Returns
+    -------
+    array of the same shape and dtype
+    """
     height, width = images.shape[1:3]
     down, right = down.clip(-height, height), right.clip(-width, width)  # (B,); further changes nothing
     moved = np.zeros_like(images)  # (B, H, W, C)
@@ -50,24 +66,30 @@ def shift_by(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndar
 # -- frames and pairs -------------------------------------------------------------------------
 
 
-def place(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Put every image at a random place into a black frame of `size` × `size` pixels.
+def place(images: Array, size: int, rng: np.random.Generator) -> Array:
+    """Put every image at a random position into a black frame of `size` × `size` pixels.
 
     Parameters
     ----------
     images : array (B, H, W, C) of any dtype
     size : int
-        Every place at which the whole image lies in the frame is equally likely.
+        Every position at which the whole image lies in the frame is equally likely.
     rng : numpy.random.Generator
 
     Returns
     -------
     array (B, size, size, C) of the same dtype
+
+    Raises
+    ------
+    ValueError
+        If an image is larger than the frame.
     """
     batch, height, width, channels = images.shape
     if size < max(height, width):
-        raise ValueError(f"place: size is {size}, expected {max(height, width)} or more, the larger side "
-                         "of the images")  # fmt: skip
+        raise ValueError(
+            f"place: size is {size}, expected {max(height, width)} or more, the larger side of the images"
+        )
     frames = np.zeros((batch, size, size, channels), dtype=images.dtype)  # (B, size, size, C)
     down = rng.integers(0, size - height, size=batch, endpoint=True)  # (B,)
     right = rng.integers(0, size - width, size=batch, endpoint=True)  # (B,)
@@ -77,11 +99,11 @@ def place(images: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray
 
 
 def pairs(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, size: int, rng: np.random.Generator
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    images: Array, labels: Array, batch_size: int, size: int, rng: np.random.Generator
+) -> Iterator[tuple[Array, Array]]:
     """Yield batches of pairs of images of different classes, without end, each batch made anew.
 
-    The two parts of a pair stand at random places in a frame; laid over each other by ``overlay``
+    The two parts of a pair stand at random positions in a frame; laid over each other by ``overlay``
     they are an image of MultiMNIST (Sabour et al. 2017, §6).
 
     Parameters
@@ -98,6 +120,11 @@ def pairs(
     ------
     parts : array (B, 2, size, size, C) of the dtype of `images`
     labels : array (B, 2)
+
+    Raises
+    ------
+    ValueError
+        If all labels are of one class; like all of a generator, with the first batch.
     """
     if len(np.unique(labels)) < 2:
         raise ValueError("pairs: all labels are of one class, expected two classes at least")
@@ -122,10 +149,10 @@ def overlay(parts: Array) -> Array:
 class Warps(NamedTuple):
     """An affine warp for each of B images: scaled, then sheared, turned and moved, about its centre."""
 
-    angle: np.ndarray  # (B,), in degrees, counter-clockwise
-    shear: np.ndarray  # (B,), columns to the right for each row down
-    scale: np.ndarray  # (B, 2), of rows and columns
-    move: np.ndarray  # (B, 2), pixels down and right
+    angle: Array  # (B,), in degrees, counter-clockwise
+    shear: Array  # (B,), columns to the right for each row down
+    scale: Array  # (B, 2), of rows and columns
+    move: Array  # (B, 2), pixels down and right
 
     @classmethod
     def none(cls, count: int) -> Warps:
@@ -141,7 +168,7 @@ class Warps(NamedTuple):
         angle, shear = rng.uniform(-20, 20, size=count), rng.uniform(-0.2, 0.2, size=count)
         return cls(angle, shear, rng.uniform(0.8, 1.2, size=(count, 2)), np.zeros((count, 2)))
 
-    def sources(self) -> np.ndarray:
+    def sources(self) -> Array:
         """Return the matrices (B, 2, 2) from (row, column) in the warped image to that in the old."""
         radians = np.deg2rad(self.angle)
         cos, sin, zero, one = np.cos(radians), np.sin(radians), 0 * radians, 0 * radians + 1  # (B,)
@@ -151,7 +178,7 @@ class Warps(NamedTuple):
         return scale.transpose(2, 0, 1) @ shear.transpose(2, 0, 1) @ turn.transpose(2, 0, 1)
 
 
-def warp(images: np.ndarray, warps: Warps) -> np.ndarray:
+def warp(images: Array, warps: Warps) -> Array:
     """Warp images, each pixel from the four nearest of the old one (bilinear), black outside.
 
     Parameters
@@ -164,12 +191,17 @@ def warp(images: np.ndarray, warps: Warps) -> np.ndarray:
     Returns
     -------
     array of the same shape and dtype
+
+    Raises
+    ------
+    ValueError
+        If there is not one warp for each image.
     """
     batch, height, width, _ = images.shape
     if len(warps.angle) != batch:
         raise ValueError(f"warp: got {len(warps.angle)} warps for {batch} images, expected one for each")
     centre = np.array([(height - 1) / 2, (width - 1) / 2])
-    grid = np.stack(np.mgrid[:height, :width], axis=-1) - centre  # (H, W, 2)
+    grid = np.stack([*np.mgrid[:height, :width]], axis=-1) - centre  # (H, W, 2)
     moved = grid - warps.move[:, None, None]  # (B, H, W, 2)
     source = (warps.sources()[:, None, None] @ moved[..., None])[..., 0] + centre  # (B, H, W, 2)
     corner = np.floor(source)  # (B, H, W, 2), the nearest pixel above and left
@@ -178,7 +210,7 @@ def warp(images: np.ndarray, warps: Warps) -> np.ndarray:
     last = np.array([height + 1, width + 1])
     near, far = ((corner + k).clip(0, last).astype(int) for k in (1, 2))  # (B, H, W, 2), in `black`
 
-    def row(rows: np.ndarray) -> np.ndarray:
+    def row(rows: Array) -> Array:
         each = np.arange(batch)[:, None, None]
         left, right = black[each, rows, near[..., 1]], black[each, rows, far[..., 1]]
         return left * (1 - share[..., 1, :]) + right * share[..., 1, :]  # (B, H, W, C)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minicaps.arrays import Array
 from minicaps.datasets.pictures import fit_picture, is_in_colour, read_picture
 
 TEST_EVERY = 5  # where there is no split into train/ and test/
@@ -18,7 +19,7 @@ Classes = dict[str, list[Path]]  # the pictures of every class, both in natural 
 
 def read_image_folder(
     folder: str | Path, size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+) -> tuple[Array, Array, Array, Array, tuple[str, ...]]:
     """Read a folder of pictures, PNG or JPEG, grey or colour, in one subfolder for every class.
 
     Classes and pictures are taken in the natural order of their names: "2" comes before "10". If the
@@ -61,12 +62,15 @@ def read_image_folder(
 
 def list_visible(folder: Path) -> list[Path]:
     """Return what a folder holds in natural order, without what systems hide or leave behind."""
-    paths = [path for path in folder.iterdir()
-             if not path.name.startswith(".") and path.name.lower() not in LEFTOVERS]  # fmt: skip
+    paths = [
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in LEFTOVERS
+    ]
     return sorted(paths, key=lambda path: _natural(path.name))
 
 
-def _natural(name: str) -> tuple:
+def _natural(name: str) -> tuple[list[str | int], str]:
     """Return what to sort a name by, so that "2" comes before "10"."""
     parts = re.split(r"(\d+)", name)  # text and digits in turn
     return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
@@ -98,16 +102,20 @@ def _list_classes(folder: Path) -> Classes:
             raise ValueError(f"{folder / name}: a class without pictures; fill the folder or remove it")
         for file in files:
             if file.is_dir():
-                raise ValueError(f"{file}: a folder within the class {name}, expected pictures only (a split "
-                                 "of your own needs both train/ and test/)")  # fmt: skip
+                raise ValueError(
+                    f"{file}: a folder within the class {name}, expected pictures only (a split "
+                    "of your own needs both train/ and test/)"
+                )
     return classes
 
 
 def _split(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
     for name, files in classes.items():
         if len(files) < TEST_EVERY:
-            raise ValueError(f"{folder / name}: {len(files)} pictures, expected at least {TEST_EVERY}, since "
-                             "every fifth is for the test (or make both train/ and test/)")  # fmt: skip
+            raise ValueError(
+                f"{folder / name}: {len(files)} pictures, expected at least {TEST_EVERY}, since "
+                "every fifth is for the test (or make both train/ and test/)"
+            )
     test = {name: files[TEST_EVERY - 1 :: TEST_EVERY] for name, files in classes.items()}
     train = {
         name: [file for k, file in enumerate(files, 1) if k % TEST_EVERY] for name, files in classes.items()
@@ -115,7 +123,7 @@ def _split(folder: Path, classes: Classes) -> tuple[Classes, Classes]:
     return train, test
 
 
-def _in_fixed_order(classes: Classes, class_names: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
+def _in_fixed_order(classes: Classes, class_names: tuple[str, ...]) -> tuple[list[Path], Array]:
     """Return all pictures of all classes, mixed, and their labels."""
     labelled = [(path, label) for label, name in enumerate(class_names) for path in classes.get(name, [])]
     order = np.random.default_rng(ORDER_SEED).permutation(len(labelled))
@@ -126,7 +134,7 @@ def _in_fixed_order(classes: Classes, class_names: tuple[str, ...]) -> tuple[lis
 # -- their pixels -----------------------------------------------------------------------------
 
 
-def _read_images(paths: list[Path], size: tuple[int, int] | None) -> np.ndarray:
+def _read_images(paths: list[Path], size: tuple[int, int] | None) -> Array:
     """Read pictures as one uint8 array (N, H, W, C)."""
     channels = 3 if any(map(is_in_colour, paths)) else 1
     height, width = size or read_picture(paths[0], channels).shape[:2]

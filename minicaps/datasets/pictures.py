@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-MOST_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
+from minicaps.arrays import Array
+
+MAX_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
 
 
-def read_picture(path: str | Path, channels: int, invert: bool = False) -> np.ndarray:
+def read_picture(path: str | Path, channels: int, invert: bool = False) -> Array:
     """Read an image file in its own size: 8-bit pixels (height, width, channels).
 
     It is turned as its EXIF data says. Transparent pixels count as white paper.
@@ -77,11 +79,11 @@ def _opened(path: str | Path) -> Iterator[Any]:
 def _check_size(picture: Any, length: int) -> None:
     """Raise ValueError if so few bytes cannot hold the pixels that an image's header promises."""
     pixels = picture.width * picture.height
-    if pixels > MOST_PIXELS_PER_BYTE * length + (1 << 20):
+    if pixels > MAX_PIXELS_PER_BYTE * length + (1 << 20):
         raise ValueError(f"its header promises {pixels:,} pixels, the file has {length:,} bytes")
 
 
-def fit_picture(pixels: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+def fit_picture(pixels: Array, image_shape: tuple[int, int, int]) -> Array:
     """Scale 8-bit pixels (height, width, C) to fit (H, W, C) and centre them; the rest is black.
 
     Returns
@@ -116,7 +118,7 @@ def _as_8_bit(picture: Any, mode: str) -> Any:
     return picture.convert(mode)
 
 
-def border_is_light(image: np.ndarray) -> bool:
+def border_is_light(image: Array) -> bool:
     """Whether the outermost pixels of an image (H, W, C), 8-bit or 0 to 1, are light on average."""
     edges = [image[0], image[-1], image[:, 0], image[:, -1]]
     mean = float(np.concatenate([edge.ravel() for edge in edges]).mean())

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from minicaps.arrays import Array
-from minicaps.capsules.dynamic_routing import (
-    DynamicRouting,
-    RoutingCache,
-    softmax_backward,
-    softmax_over_parents,
-)
-from minicaps.datasets.load import Dataset, load
+from minicaps.capsules import LOGITS, Coupling
+from minicaps.checks import check_array, check_gradient
+from minicaps.datasets import Dataset, load
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
-from minicaps.layers.contract import Example
-from minicaps.networks.capsnet import CapsNet, build
+from minicaps.layers import softmax, softmax_backward
+from minicaps.networks import PRESETS, CapsNet
 from minicaps.training.optimizers import Adam, Constant
 from minicaps.training.step import evaluate
 
@@ -29,32 +24,25 @@ TRAIN_IMAGES = 10_000
 WARMUP = 0.1  # of the steps
 
 
-class RoutingOverChildren(DynamicRouting):
-    r"""Dynamic routing with a mistake: the softmax runs over the lower capsules i.
+class OverChildren(Coupling):
+    r"""The softmax with a mistake: it runs over the lower capsules i, c_ij = exp b_ij / Σ_k exp b_kj.
 
-    c_ij = exp b_ij / Σ_k exp b_kj. Each parent then shares itself out among its children, where in
-    the paper (eq. 3) each child shares itself out among the parents. Public codes have this mistake.
+    Each parent then shares itself out among its children, where in the paper (eq. 3) each child shares
+    itself out among the parents. Public codes have this mistake.
 
-    Gradient: as for DynamicRouting, with db = c (dc - Σ_i c dc).
+    Gradient: db = c (dc - Σ_i c dc).
     """
 
-    def _even_share(self, shape: tuple[int, int, int]) -> float:
-        return 1 / shape[1]
+    def forward(self, b: Array) -> tuple[Array, Array]:
+        """b (B, I, J) -> c (B, I, J), over the children i they sum to 1."""
+        check_array("OverChildren.forward", "b", b, *LOGITS)
+        c = softmax(b.swapaxes(1, 2)).swapaxes(1, 2)  # (B, I, J)
+        return c, c
 
-    def _couple(self, b: Array, cache: RoutingCache) -> Array:
-        return softmax_over_parents(b.swapaxes(1, 2)).swapaxes(1, 2)  # (B, I, J)
-
-    def _couple_backward(self, dc: Array, c: Array) -> Array:
+    def backward(self, dc: Array, c: Array) -> Array:
+        """dc (B, I, J) -> db (B, I, J)."""
+        check_gradient("OverChildren.backward", dc, c.shape, c)
         return softmax_backward(dc.swapaxes(1, 2), c.swapaxes(1, 2)).swapaxes(1, 2)  # (B, I, J)
-
-    def __init__(self, iterations: int = 3) -> None:
-        super().__init__(iterations)
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        for iterations in (1, 2, 3):
-            u_hat = rng.normal(size=(2, 5, 3, 4)).astype(dtype)
-            yield Example(f"{iterations} iterations", cls(iterations), (u_hat,))
 
 
 @dataclass(frozen=True)
@@ -65,7 +53,7 @@ class Variant:
     reconstruction: str = "sum"  # "sum", "mean" or "none"
     gradient: str = "full"
     softmax_over: str = "parents"  # or "children"
-    deviation: float = 0.05  # of W at the start
+    std: float = 0.05  # of W at the start
     class_dimension: int = 16
     rate: float = 1e-3
     warmup: bool = False
@@ -74,16 +62,19 @@ class Variant:
     def build(self, preset: str, dataset: Dataset, seed: int) -> CapsNet:
         """Build the network, with first weights from the seed."""
         pixels = math.prod(dataset.image_shape)
-        network = build("capsnet", preset, image_shape=dataset.image_shape, classes=dataset.classes,
-                        iterations=self.iterations, gradient=self.gradient,
-                        class_dimension=self.class_dimension, decoder=self.reconstruction != "none",
-                        reconstruction_scale=0.0005 / (pixels if self.reconstruction == "mean" else 1),
-                        rng=np.random.default_rng([seed, 0]))  # fmt: skip
-        W = network.params["capsules.prediction.W"]  # (I, D, J, E)
-        W *= self.deviation / network.capsules.deviation
-        if self.softmax_over == "children":
-            network.capsules.add_sublayers(routing=RoutingOverChildren(self.iterations))
-        return network
+        config = replace(
+            PRESETS[preset],
+            image_shape=dataset.image_shape,
+            classes=dataset.classes,
+            iterations=self.iterations,
+            stopped_gradient=self.gradient == "stopped",
+            class_dimension=self.class_dimension,
+            std=self.std,
+            decoder=self.reconstruction != "none",
+            reconstruction_scale=0.0005 / (pixels if self.reconstruction == "mean" else 1),
+        )
+        coupling = OverChildren() if self.softmax_over == "children" else None
+        return CapsNet(config, coupling=coupling, rng=np.random.default_rng([seed, 0]))
 
 
 BASE = Variant()
@@ -94,7 +85,7 @@ GROUPS: dict[str, dict[str, Variant]] = {
     },
     "gradient through the couplings": {"full": BASE, "stopped": Variant(gradient="stopped")},
     "softmax over": {"parents": BASE, "children (wrong)": Variant(softmax_over="children")},
-    "deviation of W at the start": {f"{d:g}": Variant(deviation=d) for d in (0.01, 0.05, 1.0)},
+    "deviation of W at the start": {f"{d:g}": Variant(std=d) for d in (0.01, 0.05, 1.0)},
     "squared errors of the drawing": {"sum": BASE, "mean": Variant(reconstruction="mean")},
     "dimension of class capsules": {str(d): Variant(class_dimension=d) for d in (8, 16)},
     "learning rate": {

@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.arrays import chunks
-from minicaps.datasets import augment
-from minicaps.datasets.augment import Warps
-from minicaps.datasets.load import Dataset, load
+from minicaps.datasets import Dataset, Warps, augment, load
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments import pictures
 from minicaps.experiments.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
+from minicaps.fast import slices_of
+from minicaps.networks import Network, build
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import build
-from minicaps.networks.network import Network
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import evaluate
 
@@ -202,7 +199,7 @@ def warp_framed(images: np.ndarray, warps: Warps) -> np.ndarray:
     top, left = (FRAME - np.array(images.shape[1:3])) // 2
     framed = np.zeros((len(images), FRAME, FRAME, images.shape[3]), dtype=images.dtype)
     framed[:, top : top + images.shape[1], left : left + images.shape[2]] = images
-    parts = chunks(len(images), 500)
+    parts = slices_of(len(images), 500)
     return np.concatenate(
         [augment.warp(framed[part], Warps(*(each[part] for each in warps))) for part in parts]
     )

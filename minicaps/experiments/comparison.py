@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.datasets import augment
-from minicaps.datasets.load import Dataset, load
+from minicaps.datasets import Dataset, augment, load
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import (
     Row,
@@ -21,8 +20,7 @@ from minicaps.experiments.study import (
     seeds_in_words,
     table,
 )
-from minicaps.networks.capsnet import build
-from minicaps.networks.network import Network
+from minicaps.networks import Network, build
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import evaluate
 

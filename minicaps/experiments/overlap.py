@@ -3,112 +3,38 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from minicaps.arrays import Array, get_xp, to_numpy
-from minicaps.datasets import augment
-from minicaps.datasets.load import load, to_float
+from minicaps.arrays import to_numpy
+from minicaps.datasets import augment, load, to_float
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments import pictures
 from minicaps.experiments.study import Batches, Row, Study, learn, percent, seeds_in_words, table
-from minicaps.layers.contract import Example
-from minicaps.layers.losses import one_hot
-from minicaps.networks.baselines import CNN
-from minicaps.networks.capsnet import PRESETS, CapsNet, CapsNetCache
-from minicaps.networks.network import Network
+from minicaps.networks import PRESETS, CNNConfig, Network, OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.training.optimizers import Adam, Cosine
-from minicaps.training.step import library_of, to_batch
+from minicaps.training.step import to_batch
 
 FRAME = 36  # pixels: 28 and up to 4 to each side
 # In this frame longer strides make a step faster, and the time saved is better spent on more channels.
 FRAME_PRESETS = PRESETS | {
-    "small": {**PRESETS["small"], "conv_channels": 128, "conv_kernel": 9, "conv_stride": 3,
-              "primary_types": 12, "primary_kernel": 6},
-}  # fmt: skip
+    "small": replace(
+        PRESETS["small"], conv_channels=128, conv_kernel=9, conv_stride=3, primary_types=12, primary_kernel=6
+    ),
+}
 BATCH = 100
 NAMES = {"capsnet": "CapsNet", "cnn": "CNN"}
 PUBLISHED = {"capsnet": 94.8, "cnn": 91.9}  # %, Sabour et al. 2017, table 1
 VALIDATION_PAIRS, TEST_PAIRS = 2_000, 5_000
 
 
-def highest_two(scores: Array) -> Array:
-    """Return the classes of the two highest scores: (B, J) -> (B, 2), the highest first."""
-    return get_xp(scores).argsort(scores, axis=1)[:, :-3:-1]
-
-
-class OfPairs:
-    """What a network needs to learn pairs: an "image" is its two parts (B, 2, H, W, C).
-
-    The network sees their overlay; its labels are (B, 2).
-    """
-
-    def sample_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (2, *self.image_shape), (2,)
-
-    def training_inputs(self, parts: Array, labels: Array) -> tuple[Array, ...]:
-        return super().training_inputs(augment.overlay(parts), labels)
-
-    def targets(self, parts: Array, labels: Array) -> Any:
-        first, second = (one_hot(labels[:, k], self.classes, parts.dtype) for k in (0, 1))  # (B, J)
-        return super().targets(parts, first + second)
-
-    def right(self, outputs: Any, labels: Array) -> Array:
-        """Whether the two highest scores are those of both labels (B,)."""
-        found = highest_two(self.scores(outputs))  # (B, 2)
-        return ((found == labels) | (found == labels[:, ::-1])).all(axis=1)
-
-
-class OverlapCapsNet(OfPairs, CapsNet):
-    r"""A CapsNet for two overlapping digits (Sabour et al. 2017, §6).
-
-    It routes once and decodes twice, with the same decoder: once from the capsule of each label, or of
-    the two longest. Each drawing is compared with its own part.
-
-    Gradient: that of CapsNet; v receives the sum over both drawings.
-    """
-
-    def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
-        """v (B, J, E), labels (B, 2) -> images (B, 2, H, W, C), and the caches of mask and decoder."""
-        if labels is None:
-            labels = highest_two((v * v).sum(axis=-1))  # (B, 2)
-        twice = get_xp(v).repeat(v, 2, axis=0)  # (2B, J, E)
-        images, mask, decoder = super().decode(twice, labels.reshape(-1))  # (2B, H, W, C)
-        return images.reshape(len(v), 2, *self.image_shape), mask, decoder
-
-    def decode_backward(self, dimages: Array, cache: CapsNetCache) -> Array:
-        """dimages (B, 2, H, W, C) -> dv (B, J, E)."""
-        dimage = dimages.reshape(-1, *self.image_shape)  # (2B, H, W, C)
-        dtwice = super().decode_backward(dimage, cache._replace(by_label=True))  # (2B, J, E)
-        return dtwice.reshape(-1, 2, *dtwice.shape[1:]).sum(axis=1)
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        images = rng.uniform(size=(4, 9, 8, 3)).astype(dtype)
-        yield from cls.examples_with(images, np.array([[3, 1], [0, 2], [4, 3], [1, 0]]), rng, dtype)
-
-
-class OverlapCNN(OfPairs, CNN):
-    r"""A CNN for two overlapping digits: one softmax, cross-entropy for both labels.
-
-    At best it gives each of the two classes a probability of a half.
-
-    Gradient: that of CNN.
-    """
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        yield from super().examples(rng, dtype)
-
-
 def build_for_pairs(name: str, preset: str, classes: int, seed: int) -> Network:
     """Build a network for pairs, with first weights from the seed."""
-    options = {"image_shape": (FRAME, FRAME, 1), "classes": classes, "rng": np.random.default_rng([seed, 0])}
+    shape, rng = (FRAME, FRAME, 1), np.random.default_rng([seed, 0])
     if name == "cnn":
-        return OverlapCNN(filters=32, hidden=512, **options)
-    return OverlapCapsNet(**FRAME_PRESETS[preset], **options)
+        return OverlapCNN(CNNConfig(shape, classes, filters=32, hidden=512), rng=rng)
+    return OverlapCapsNet(replace(FRAME_PRESETS[preset], image_shape=shape, classes=classes), rng=rng)
 
 
 def optimizer(name: str, network: Network, steps: int) -> Adam:
@@ -128,7 +54,7 @@ def examine(network: Network, drawn: Batches) -> Row:
     """Return the share of pairs with both digits right, and of digits found."""
     network, found, labels = network.for_inference(), [], []
     for parts, both in drawn:
-        x, y = to_batch(parts, both, library_of(network))
+        x, y = to_batch(parts, both, network.xp)
         outputs = network(*network.training_inputs(x, y))
         found.append(np.sort(to_numpy(highest_two(network.scores(outputs))), axis=1))
         labels.append(np.sort(both, axis=1))
@@ -179,7 +105,7 @@ def _draw_pairs(study: Study, network: OverlapCapsNet, pairs: tuple[np.ndarray, 
     x = augment.overlay(parts)
     v, drawn = network(x)  # (B, J, E), (B, 2, H, W, C)
     predictions = highest_two(network.scores((v, drawn)))  # (B, 2)
-    right = network.right((v, drawn), labels)
+    right = network.correct((v, drawn), labels)
     study.draw("reconstructions", pictures.pairs(x, parts, drawn, labels, predictions, right))
 
 

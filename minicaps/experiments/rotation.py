@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicaps.capsules.squash import length_and_direction
-from minicaps.datasets.augment import Warps, warp
-from minicaps.datasets.load import Dataset, to_float
+from minicaps.datasets import Dataset, Warps, augment, to_float
 from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments import pictures
 from minicaps.experiments.study import Study, table
-from minicaps.networks.capsnet import CapsNet
+from minicaps.layers import length_and_direction
+from minicaps.networks import CapsNet
 
 ANGLES = np.arange(-60, 61, 10)  # degrees
 IMAGES = 2_000
@@ -19,7 +18,7 @@ BATCH = 100
 
 def turned(images: np.ndarray, angle: float) -> np.ndarray:
     """Turn all images by `angle` degrees, counter-clockwise."""
-    return warp(images, Warps.none(len(images))._replace(angle=np.full(len(images), float(angle))))
+    return augment.warp(images, Warps.none(len(images))._replace(angle=np.full(len(images), float(angle))))
 
 
 def class_capsules(network: CapsNet, images: np.ndarray) -> np.ndarray:
@@ -40,12 +39,12 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
     each = np.arange(len(images))
     upright = class_capsules(network, images)  # (N, J, E)
     winner = (upright**2).sum(axis=-1).argmax(axis=-1)  # (N,)
-    _, first = length_and_direction(upright[each, winner], np)  # (N, E)
+    _, first = length_and_direction(upright[each, winner])  # (N, E)
     rows = study.result["rows"] = []
     for angle in ANGLES:
         study.progress(pictures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
-        n, e = length_and_direction(v[each, winner], np)  # (N, 1), (N, E)
+        n, e = length_and_direction(v[each, winner])  # (N, 1), (N, E)
         away = angles_between(e, first)  # (N,)
         found = (v**2).sum(axis=-1).argmax(axis=-1)  # (N,)
         of_class = [found[labels == k] == k for k in range(dataset.classes)]

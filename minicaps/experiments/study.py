@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 
 from minicaps import figures
 from minicaps.checks import check_choice, check_positive
+from minicaps.networks import PRESETS, Network
 from minicaps.networks import weights as checkpoint
-from minicaps.networks.capsnet import PRESETS
-from minicaps.networks.network import Network
 from minicaps.training.optimizers import Optimizer
 from minicaps.training.processes import DataParallel
 from minicaps.training.step import batches, library_of, to_batch

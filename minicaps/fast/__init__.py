@@ -1,0 +1,35 @@
+"""The same layers, sooner: each class is a subclass of its plain twin, with its name, options and numbers.
+
+What a class computes stands in ``layers`` and ``capsules``; here stands how it is computed faster, with a
+sentence on what that saves. `python -m pytest tests/test_twins.py` holds each to its definition.
+"""
+
+from minicaps.fast.activations import ReLU
+from minicaps.fast.capsule_layer import CapsuleLayer
+from minicaps.fast.convolution import Conv2d
+from minicaps.fast.decoder import Decoder
+from minicaps.fast.dense import Dense
+from minicaps.fast.platform import keep_freed_memory, own_the_cores
+from minicaps.fast.primary import PrimaryCaps
+from minicaps.fast.squash import Squash
+from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
+
+TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash)
+
+__all__ = [
+    "TWINS",
+    "CapsuleLayer",
+    "Conv2d",
+    "Decoder",
+    "Dense",
+    "PrimaryCaps",
+    "ReLU",
+    "Squash",
+    "beside_other_processes",
+    "keep_freed_memory",
+    "matmul",
+    "own_the_cores",
+    "parallel",
+    "slices_of",
+    "thread_count",
+]

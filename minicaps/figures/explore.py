@@ -10,13 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
-from minicaps.datasets.load import Dataset, to_float
+from minicaps.datasets import Dataset, to_float
 from minicaps.figures.capsules import couplings_over_image, couplings_per_iteration, dimension_grid
 from minicaps.figures.runs import learning_curves, of_test_images
 from minicaps.figures.style import save
-from minicaps.networks.capsnet import CapsNet
-from minicaps.networks.network import Network
-from minicaps.training.step import evaluate
+from minicaps.networks import CapsNet, Network
 
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # Sabour et al. 2017, figure 4
 
@@ -150,5 +148,5 @@ def _of_one_image(
 def _of_all_images(
     network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int
 ) -> Iterator[tuple[str, Figure]]:
-    predictions = evaluate(network, dataset.test_images, dataset.test_labels).predictions  # (N,)
+    predictions = network.predict(dataset.test_images)  # (N,)
     yield from of_test_images(network, dataset, class_names, predictions, number)

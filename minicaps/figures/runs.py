@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from minicaps.arrays import Array
 from minicaps.checks import check_labels, check_shape
-from minicaps.datasets.load import Dataset, to_float
+from minicaps.datasets import Dataset, to_float
 from minicaps.figures.style import (
     HEAT,
     MAX_NAMES,
@@ -28,7 +28,7 @@ from minicaps.figures.style import (
     whole_numbers,
     write_numbers,
 )
-from minicaps.networks.network import Network
+from minicaps.networks import Network
 
 if TYPE_CHECKING:
     from minicaps.training.step import Evaluation
@@ -218,7 +218,7 @@ def _most_frequent_mistake(wrong: Array, total: int, class_names: Sequence[str])
     """Return in words how many images are classified correctly, and what goes wrong most often."""
     if not wrong.any():
         return f"All {total:,} images are classified correctly"
-    true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
+    true, predicted = divmod(int(wrong.argmax()), len(class_names))
     times = "once" if wrong.max() == 1 else f"{wrong.max():,} times"
     return (
         f"{total - wrong.sum():,} of {total:,} images are classified correctly;\n"

@@ -12,10 +12,10 @@ from matplotlib.image import AxesImage
 from matplotlib.widgets import Button, Slider
 
 from minicaps.arrays import Array
-from minicaps.datasets.load import Dataset, to_float
+from minicaps.datasets import Dataset, to_float
 from minicaps.figures.explore import OFFSETS, check_capsnet, reconstruct_capsules
 from minicaps.figures.style import COLOURS, MAX_NAMES, STYLE, short_name, whole_numbers
-from minicaps.networks.capsnet import CapsNet
+from minicaps.networks import CapsNet
 
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib
 

@@ -1,0 +1,48 @@
+"""What every network has: the layer contract, and the plain definitions of the common layers."""
+
+from minicaps.layers.activations import ReLU, Sigmoid, softmax, softmax_backward
+from minicaps.layers.contract import Example, Layer, Loss
+from minicaps.layers.convolution import Conv2d, col2im, im2col
+from minicaps.layers.dense import Dense
+from minicaps.layers.initialization import Seed, generator, uniform
+from minicaps.layers.losses import (
+    CrossEntropyLoss,
+    MarginLoss,
+    ReconstructionLoss,
+    WeightedSum,
+    one_hot,
+)
+from minicaps.layers.pooling import MaxPool2d
+from minicaps.layers.reshape import Reshape
+from minicaps.layers.sequential import Sequential
+from minicaps.layers.vectors import length_and_direction
+from minicaps.layers.windows import Pair, as_pair, output_size
+
+__all__ = [
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dense",
+    "Example",
+    "Layer",
+    "Loss",
+    "MarginLoss",
+    "MaxPool2d",
+    "Pair",
+    "ReLU",
+    "ReconstructionLoss",
+    "Reshape",
+    "Seed",
+    "Sequential",
+    "Sigmoid",
+    "WeightedSum",
+    "as_pair",
+    "col2im",
+    "generator",
+    "im2col",
+    "length_and_direction",
+    "one_hot",
+    "output_size",
+    "softmax",
+    "softmax_backward",
+    "uniform",
+]

@@ -1,4 +1,4 @@
-"""The layer contract that every component follows.
+"""The contract that every layer and every loss follows.
 
 ::
 
@@ -12,34 +12,58 @@ returns a tuple, with None for integer inputs; one with several outputs takes a 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from minicaps.arrays import Array, get_xp, to_backend, to_numpy
+from minicaps.arrays import Array, get_xp, resolve, to_backend, to_numpy
 from minicaps.checks import check_float
+
+AnyLayer = TypeVar("AnyLayer", bound="Layer")
 
 
 class Example(NamedTuple):
-    """A small layer with inputs for it, as ``Layer.examples`` yields them for the tests."""
+    """A small layer with inputs for it: what the proof is run on.
+
+    Attributes
+    ----------
+    name : str
+    layer : Layer or Loss
+    inputs : tuple
+        The arguments of ``forward``.
+    check_forward : callable, optional
+        What finite differences look at, if not ``layer.forward``: for a backward that is meant to be
+        the gradient of something else, such as stopped gradients.
+    """
 
     name: str
-    layer: Any  # a Layer or a Loss
-    inputs: tuple
-    check_forward: Callable | None = None  # what finite differences look at, if not layer.forward
+    layer: Any
+    inputs: tuple[Any, ...]
+    check_forward: Callable[..., Any] | None = None
+
+
+class Arrays(dict[str, Array]):
+    """Parameters or gradients by name. They change in place; a name never gets another array."""
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        if self.get(name) is not array:  # it is, after grads[name] += …
+            raise TypeError(f"{name} is changed in place, as in layer.grads[{name!r}] += …, or [...] = …")
 
 
 class Layer(ABC):
     """Base of all layers: parameters, their gradients, and the layers that this one contains.
 
+    A layer that is assigned to an attribute, ``self.conv = Conv2d(...)``, is contained: its parameters
+    are this layer's too, named ``"conv.W"``.
+
     Attributes
     ----------
-    params : mapping of str to array
-        The parameters. Those of a contained layer are named ``"sublayer.parameter"``.
-    grads : mapping of str to array
+    params : dict of str to array
+        The parameters, those of contained layers included.
+    grads : dict of str to array
         The accumulated gradients, with the keys, shapes and dtypes of `params`.
 
     Examples
@@ -65,9 +89,11 @@ class Layer(ABC):
         self._params: dict[str, Array] = {}
         self._grads: dict[str, Array] = {}
         self._sublayers: dict[str, Layer] = {}
+        self._frozen = False
+        self._derived: dict[Any, Any] = {}  # of a snapshot for inference, see _kept
 
     @abstractmethod
-    def forward(self, *inputs: Array) -> tuple[Any, Any]:
+    def forward(self, *inputs: Any, **options: Any) -> tuple[Any, Any]:
         """Return the output and the cache that ``backward`` needs."""
 
     @abstractmethod
@@ -78,16 +104,11 @@ class Layer(ABC):
         """As ``backward``, where nobody asks for the gradient of the inputs: for a first layer."""
         self.backward(dy, cache)
 
-    def __call__(self, *inputs: Array) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         """Return the output alone."""
         return self.forward(*inputs)[0]
 
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        """Yield small instances with inputs, at least one for every option that the class has."""
-        raise TypeError(f"{cls.__name__} has no examples, so no test can reach it; write them")
-
-    # -- parameters ----------------------------------------------------------------------------
+    # -- parameters and contained layers -------------------------------------------------------
 
     def add_param(self, name: str, value: Array) -> None:
         """Make `value` a parameter, with a gradient of zeros beside it.
@@ -97,89 +118,132 @@ class Layer(ABC):
         TypeError
             If it is no array of float32 or float64.
         """
-        get_xp(value)
+        xp = get_xp(value)
         check_float(type(self).__name__, f"the parameter {name}", value.dtype)
         self._params[name] = value
-        self._grads[name] = get_xp(value).zeros_like(value)
+        self._grads[name] = xp.zeros_like(value)
 
-    def add_sublayers(self, **sublayers: Layer) -> None:
-        """Contain layers: each becomes an attribute, its parameters become ``name.parameter``."""
-        for name, layer in sublayers.items():
-            setattr(self, name, layer)
-            self._sublayers[name] = layer
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Layer):
+            if "_sublayers" not in self.__dict__:
+                raise AttributeError(
+                    f"{type(self).__name__}: self.{name} is a layer, assigned before super().__init__() "
+                    "was called; call that first"
+                )
+            self._sublayers[name] = value
+        elif not name.startswith("_"):
+            self._sublayers.pop(name, None)
+        super().__setattr__(name, value)
 
-    def stages(self) -> list[tuple[str, Layer]]:
-        """Return the layers directly inside this one by name, in order."""
-        return list(self._sublayers.items())
-
-    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """Yield this layer and all layers inside it, each once, with its prefix."""
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield this layer and all layers inside it, each once, with its prefix ("conv.")."""
         seen: set[int] = set()
-        for name, layer in self._leaves(prefix):
+        waiting = [(prefix, self)]
+        while waiting:
+            prefix, layer = waiting.pop()
             if id(layer) not in seen:  # a layer used twice shares its weights: they count once
                 seen.add(id(layer))
-                yield name, layer
-
-    def _leaves(self, prefix: str) -> Iterator[tuple[str, Layer]]:
-        yield prefix, self
-        for name, layer in self._sublayers.items():
-            yield from layer._leaves(f"{prefix}{name}.")
+                yield prefix, layer
+                inside = [(f"{prefix}{name}.", sublayer) for name, sublayer in layer._sublayers.items()]
+                waiting += reversed(inside)
 
     @property
-    def params(self) -> Mapping[str, Array]:
+    def params(self) -> Arrays:
         return self._collect("_params")
 
     @property
-    def grads(self) -> Mapping[str, Array]:
+    def grads(self) -> Arrays:
         return self._collect("_grads")
 
-    def _collect(self, attribute: str) -> Mapping[str, Array]:
+    def _collect(self, which: str) -> Arrays:
         if not self._sublayers:
-            return getattr(self, attribute)
-        return MappingProxyType(
-            {
-                prefix + key: value
-                for prefix, layer in self.leaves()
-                for key, value in getattr(layer, attribute).items()
-            }
+            return Arrays(vars(self)[which])
+        return Arrays(
+            (prefix + name, array)
+            for prefix, layer in self.walk()
+            for name, array in vars(layer)[which].items()
         )
+
+    @property
+    def first_param(self) -> Array:
+        """The first parameter, which stands for all where their library or dtype is asked for.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        for _, layer in self.walk():
+            for param in layer._params.values():
+                return param
+        raise ValueError(f"{type(self).__name__}: has no parameters")
+
+    @property
+    def xp(self) -> Any:
+        """The array library, numpy or cupy, that holds the parameters."""
+        return get_xp(self.first_param)
 
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place."""
-        for grad in self.grads.values():
-            grad[...] = 0
+        for _, layer in self.walk():
+            for grad in layer._grads.values():
+                grad[...] = 0
 
     def count_params(self) -> int:
         """Return how many numbers the layer learns."""
         return sum(param.size for param in self.params.values())
 
-    def freeze(self) -> Layer:
-        """Make the parameters read-only, where the library can (NumPy), and return self.
+    # -- memory, moving, saving and loading ----------------------------------------------------
 
-        For snapshots that hold another form of their weights, which would not follow a change.
+    def use_memory(self, *, params: Array | None = None, grads: Array | None = None) -> None:
+        """Make the parameters, the gradients or both views of one vector (N,), in their order.
+
+        The numbers become those of the vector. For memory that several processes share.
         """
-        for param in self.params.values():
-            if get_xp(param) is np:
-                param.flags.writeable = False
-        return self
+        for vector, which in ((params, "_params"), (grads, "_grads")):
+            if vector is not None:
+                start = 0
+                for _, layer in self.walk():
+                    own = vars(layer)[which]
+                    for name, array in own.items():
+                        own[name] = vector[start : start + array.size].reshape(array.shape)
+                        start += array.size
 
-    # -- moving, saving and loading ------------------------------------------------------------
+    def for_inference(self: AnyLayer) -> AnyLayer:
+        """Return a snapshot for inference: a copy that cannot be trained, and does not follow training.
 
-    def _replace_arrays(self, convert: Callable[[Array], Array]) -> Layer:
-        for _, layer in self.leaves():
+        Its parameters are read-only where the library can have that (NumPy).
+        """
+        snapshot = copy.deepcopy(self)
+        for _, layer in snapshot.walk():
+            layer._frozen = True
+            for param in layer._params.values():
+                if get_xp(param) is np:
+                    param.flags.writeable = False
+        return snapshot
+
+    def _kept(self, key: Any, make: Callable[[], Array]) -> Array:
+        """Return make(), an array derived from the parameters; a snapshot for inference keeps it."""
+        if not self._frozen:
+            return make()
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
+
+    def _replace_arrays(self: AnyLayer, convert: Callable[[Array], Array]) -> AnyLayer:
+        for _, layer in self.walk():
+            layer._derived.clear()
             for arrays in (layer._params, layer._grads):
-                for key, value in arrays.items():
-                    arrays[key] = convert(value)
+                for name, array in arrays.items():
+                    arrays[name] = convert(array)
         return self
 
-    def to(self, backend: str | Any) -> Layer:
+    def to(self: AnyLayer, backend: str | Any) -> AnyLayer:
         """Move the parameters to "numpy", "cupy" or "auto" (or to a library), and return self."""
-        from minicaps.arrays import resolve
-
         xp = resolve(backend) if isinstance(backend, str) else backend
         return self._replace_arrays(lambda x: to_backend(x, xp))
 
-    def astype(self, dtype: Any) -> Layer:
+    def astype(self: AnyLayer, dtype: Any) -> AnyLayer:
         """Convert the parameters to float32 or float64, and return self."""
         check_float(f"{type(self).__name__}.astype", "the result", np.dtype(dtype))
         return self._replace_arrays(lambda x: x.astype(dtype))
@@ -196,16 +260,15 @@ class Layer(ABC):
         ValueError
             If a name is missing or unknown, or a shape is another one. Nothing is changed then.
         """
-        params = self.params
+        params, where = self.params, f"{type(self).__name__}.load_state"
         for word, names in (("lacks", params.keys() - state), ("has unknown", state - params.keys())):
             if names:
-                raise ValueError(f"{type(self).__name__}.load_state: the state {word} "
-                                 f"{', '.join(sorted(names))}")  # fmt: skip
+                raise ValueError(f"{where}: the state {word} {', '.join(sorted(names))}")
         for name, param in params.items():
             if np.shape(state[name]) != param.shape:
                 raise ValueError(
-                    f"{type(self).__name__}.load_state: {name} has shape {np.shape(state[name])}, "
-                    f"expected {param.shape}; was the state saved from another configuration?"
+                    f"{where}: {name} has shape {np.shape(state[name])}, expected {param.shape}; "
+                    "was the state saved from another configuration?"
                 )
         for name, param in params.items():
             host = np.asarray(state[name], dtype=param.dtype)
@@ -230,66 +293,3 @@ class Loss(ABC):
     def __call__(self, prediction: Any, target: Any) -> Array:
         """Return the loss alone."""
         return self.forward(prediction, target)[0]
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        """Yield small instances with (prediction, target), one at least for every option."""
-        raise TypeError(f"{cls.__name__} has no examples, so no test can reach it; write them")
-
-
-class Sequential(Layer):
-    """Layers one after another: y = f_n(… f_2(f_1(x))).
-
-    Gradient (chain rule): dx = f_1'ᵀ(… f_n'ᵀ dy), so backward walks the layers in reverse.
-
-    Parameters
-    ----------
-    **layers : Layer
-        In order; the keyword is the layer's name, as in ``Sequential(fc=Dense(3, 2), relu=ReLU())``.
-    """
-
-    def __init__(self, **layers: Layer) -> None:
-        super().__init__()
-        if not layers:
-            raise ValueError("Sequential: got no layers, expected at least one, as in fc=Dense(3, 2)")
-        self.add_sublayers(**layers)
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        return tuple(self._sublayers.values())
-
-    def forward(self, x: Array) -> tuple[Array, list]:
-        caches = []
-        for layer in self.layers:
-            x, cache = layer.forward(x)
-            caches.append(cache)
-        return x, caches
-
-    def backward(self, dy: Array, cache: list) -> Array:
-        dy = self._backward_to_first(dy, cache)
-        return self.layers[0].backward(dy, cache[0])
-
-    def backward_params(self, dy: Array, cache: list) -> None:
-        dy = self._backward_to_first(dy, cache)
-        self.layers[0].backward_params(dy, cache[0])
-
-    def _backward_to_first(self, dy: Array, cache: list) -> Array:
-        for layer, layer_cache in zip(self.layers[:0:-1], cache[:0:-1], strict=True):
-            dy = layer.backward(dy, layer_cache)
-        return dy
-
-    def __call__(self, x: Array) -> Array:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        from minicaps.layers.dense import Dense, Sigmoid
-
-        x = rng.normal(size=(3, 5)).astype(dtype)
-        chain = cls(fc1=Dense(5, 4, rng=rng, dtype=dtype), sigmoid=Sigmoid(),
-                    fc2=Dense(4, 2, rng=rng, dtype=dtype))  # fmt: skip
-        yield Example("chain", chain, (x,))
-        shared = Dense(5, 5, rng=rng, dtype=dtype)
-        yield Example("shared weights", cls(a=shared, sigmoid=Sigmoid(), b=shared), (x,))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules.squash import length_and_direction
-from minicaps.checks import check_array, check_labels, check_number, check_shape
-from minicaps.layers.contract import Example, Loss
-from minicaps.layers.dense import any_axes
+from minicaps.checks import any_axes, check_array, check_labels, check_number, check_shape
+from minicaps.layers.contract import Loss
+from minicaps.layers.vectors import length_and_direction
 
 
 class MarginCache(NamedTuple):
@@ -46,11 +45,10 @@ class MarginLoss(Loss):
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, MarginCache]:
         """prediction v (B, J, E); target: classes (B,), or T (B, J) of 0 and 1 for several."""
-        v = prediction
-        xp = check_array("MarginLoss.forward", "prediction", v, ("batch B", None),
-                         ("classes J", None), ("capsule dimension E", None))  # fmt: skip
-        T = class_targets("MarginLoss.forward", target, *v.shape[:2], v.dtype)  # (B, J)
-        n, e = length_and_direction(v, xp)  # (B, J, 1), (B, J, E)
+        v, axes = prediction, (("batch B", None), ("classes J", None), ("capsule dimension E", None))
+        check_array("MarginLoss.forward", "prediction", v, *axes)
+        T = class_targets("MarginLoss.forward", target, v.shape[0], v.shape[1], v.dtype)  # (B, J)
+        n, e = length_and_direction(v)  # (B, J, 1), (B, J, E)
         n = n[..., 0]  # (B, J)
         cache = MarginCache(n, e, T, n < self.present, n > self.absent)
         too_short, too_long = self._hinges(cache)  # (B, J)
@@ -66,17 +64,6 @@ class MarginLoss(Loss):
 
     def _hinges(self, cache: MarginCache) -> tuple[Array, Array]:
         return (self.present - cache.n) * cache.short, (cache.n - self.absent) * cache.long
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        v = rng.normal(size=(3, 4, 5))
-        lengths = rng.permutation(np.linspace(0.03, 0.97, 12)).reshape(3, 4, 1)  # off the kinks
-        v = (v / np.linalg.norm(v, axis=-1, keepdims=True) * lengths).astype(dtype)
-        yield Example("one class", cls(), (v, np.array([2, 0, 3])))
-        several = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
-        yield Example("several classes", cls(), (v, several))
-        other = cls(present=0.8, absent=0.25, down_weight=0.7)
-        yield Example("other margins", other, (v, np.array([1, 0, 3])))
 
 
 class ReconstructionCache(NamedTuple):
@@ -100,10 +87,10 @@ class ReconstructionLoss(Loss):
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, ReconstructionCache]:
         """prediction and target: images (B, ...) of one shape."""
-        place = "ReconstructionLoss.forward"
-        check_array(place, "prediction", prediction, *any_axes(prediction))
+        where = "ReconstructionLoss.forward"
+        check_array(where, "prediction", prediction, *any_axes(prediction))
         axes = [(f"axis {k}", size) for k, size in enumerate(prediction.shape)]
-        check_array(place, "target", target, *axes, like=prediction)
+        check_array(where, "target", target, *axes, like=prediction)
         difference = prediction - target  # (B, ...)
         loss = ((self.scale / len(difference)) * (difference * difference)).sum()
         return loss, ReconstructionCache(difference)
@@ -111,12 +98,6 @@ class ReconstructionLoss(Loss):
     def backward(self, cache: ReconstructionCache) -> Array:
         """-> the gradient of the reconstruction, of its shape."""
         return (2 * self.scale / len(cache.difference)) * cache.difference
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        images = [rng.uniform(size=(2, 4, 3, 5)).astype(dtype) for _ in range(2)]
-        yield Example("paper", cls(), tuple(images))
-        yield Example("strong", cls(scale=0.3), tuple(images))
 
 
 class CrossEntropyCache(NamedTuple):
@@ -134,10 +115,11 @@ class CrossEntropyLoss(Loss):
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, CrossEntropyCache]:
         """prediction: logits (B, J); target: classes (B,), or T (B, J) of 0 and 1 for several."""
-        place = "CrossEntropyLoss.forward"
+        where = "CrossEntropyLoss.forward"
         axes = (("batch B", None), ("classes J", None))
-        xp = check_array(place, "prediction", prediction, *axes)
-        T = class_targets(place, target, *prediction.shape, prediction.dtype)  # (B, J)
+        check_array(where, "prediction", prediction, *axes)
+        xp, (batch, classes) = get_xp(prediction), prediction.shape
+        T = class_targets(where, target, batch, classes, prediction.dtype)  # (B, J)
         shifted = prediction - prediction.max(axis=1, keepdims=True)  # (B, J), exp cannot overflow
         exp_x = xp.exp(shifted)  # (B, J)
         total = exp_x.sum(axis=1, keepdims=True)  # (B, 1)
@@ -148,13 +130,6 @@ class CrossEntropyLoss(Loss):
         """-> the gradient of the logits (B, J)."""
         T = cache.T
         return (cache.p * T.sum(axis=1, keepdims=True) - T) / len(T)
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        logits = rng.normal(size=(3, 4)).astype(dtype)
-        yield Example("one class", cls(), (logits, np.array([1, 3, 0])))
-        several = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]])
-        yield Example("several classes", cls(), (logits, several))
 
 
 class WeightedSum(Loss):
@@ -183,8 +158,10 @@ class WeightedSum(Loss):
         """prediction and target: one for each loss."""
         for name, value in (("predictions", prediction), ("targets", target)):
             if len(value) != len(self.losses):
-                raise ValueError(f"WeightedSum.forward: got {len(value)} {name}, "
-                                 f"expected one for each of {len(self.losses)} losses")  # fmt: skip
+                raise ValueError(
+                    f"WeightedSum.forward: got {len(value)} {name}, expected one for each of "
+                    f"{len(self.losses)} losses"
+                )
         results = [loss.forward(p, t) for loss, p, t in zip(self.losses, prediction, target, strict=True)]
         xp = get_xp(results[0][0])
         parts = [  # NumPy 1 would make a float64 of a float32 scalar times a Python number
@@ -198,29 +175,20 @@ class WeightedSum(Loss):
         parts = zip(self.losses, self.weights, cache, strict=True)
         return tuple(weight * loss.backward(loss_cache) for loss, weight, loss_cache in parts)
 
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        margin = next(MarginLoss.examples(rng, dtype)).inputs
-        images = [rng.uniform(size=(3, 4, 5, 2)).astype(dtype) for _ in range(2)]
-        losses = [MarginLoss(), ReconstructionLoss(scale=0.01)]
-        inputs = ((margin[0], images[0]), (margin[1], images[1]))
-        yield Example("plain", cls(losses), inputs)
-        yield Example("weighted", cls(losses, [0.3, 20.0]), inputs)
 
-
-def class_targets(place: str, target: Array, batch: int, classes: int, dtype: Any) -> Array:
+def class_targets(where: str, target: Array, batch: int, classes: int, dtype: Any) -> Array:
     """Return T (B, J) of 0 and 1 from classes (B,) or from such an array."""
     try:
         xp = get_xp(target)
     except TypeError as error:
-        raise TypeError(f"{place}: target: {error}") from None
+        raise TypeError(f"{where}: target: {error}") from None
     if target.ndim == 1:
-        check_labels(place, target, batch, classes)
+        check_labels(where, target, batch, classes)
         return one_hot(target, classes, dtype)
-    check_shape(place, "target", target, ("batch B", batch), ("classes J", classes))
+    check_shape(where, "target", target, ("batch B", batch), ("classes J", classes))
     if xp is np and not np.isin(target, (0, 1)).all():
-        raise ValueError(f"{place}: a target of shape (B, J) holds {target[~np.isin(target, (0, 1))][0]}"
-                         ", expected only 0 and 1")  # fmt: skip
+        stray = target[~np.isin(target, (0, 1))][0]
+        raise ValueError(f"{where}: a target of shape (B, J) holds {stray}, expected only 0 and 1")
     return target.astype(dtype)
 
 

@@ -1,0 +1,33 @@
+"""Layers put together: the networks, by name, and their weights as files."""
+
+from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
+from minicaps.networks.capsnet import CapsNet, CapsNetCache, CapsNetConfig
+from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
+from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
+from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
+from minicaps.networks.weights import find_pretrained, load_network, load_pretrained, save_network
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "NETWORKS",
+    "PRESETS",
+    "CNNConfig",
+    "CapsNet",
+    "CapsNetCache",
+    "CapsNetConfig",
+    "MLPConfig",
+    "Network",
+    "NetworkConfig",
+    "OverlapCNN",
+    "OverlapCapsNet",
+    "build",
+    "check_images",
+    "configure",
+    "find_pretrained",
+    "highest_two",
+    "load_network",
+    "load_pretrained",
+    "save_network",
+    "window_grid",
+]

@@ -1,58 +1,38 @@
-"""CapsNet, and every network by name."""
+"""CapsNet, the capsule network of 2017."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.arrays import Array, generator, get_xp
-from minicaps.capsules.capsule_layer import CapsuleLayer, PrimaryCaps
-from minicaps.capsules.decoder import Decoder, Mask
-from minicaps.capsules.squash import length_and_direction
-from minicaps.checks import check_flag, check_number
-from minicaps.layers.contract import Example, Loss
-from minicaps.layers.convolution import Conv2d, Pair
-from minicaps.layers.dense import ReLU
-from minicaps.layers.losses import MarginLoss, ReconstructionLoss, WeightedSum
-from minicaps.networks.baselines import CNN, MLP
-from minicaps.networks.network import ImageShape, Network, check_image_shape, check_images, window_grid
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"conv_channels": 8, "conv_kernel": 5, "conv_stride": 2, "primary_types": 4,
-             "primary_dimension": 4, "primary_kernel": 5, "class_dimension": 8,
-             "decoder_hidden": (32, 64)},
-    "small": {"conv_channels": 64, "conv_kernel": 7, "conv_stride": 2, "primary_types": 8,
-              "primary_kernel": 5, "decoder_hidden": (128, 256)},
-    "paper": {},
-}  # fmt: skip
+from minicaps.arrays import Array
+from minicaps.capsules import COUPLINGS, Coupling, Mask, Stopped
+from minicaps.checks import check_choice, check_flag, check_number, check_positive
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU
+from minicaps.layers import (
+    Layer,
+    Loss,
+    MarginLoss,
+    Pair,
+    ReconstructionLoss,
+    Seed,
+    WeightedSum,
+    as_pair,
+    generator,
+    length_and_direction,
+)
+from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 
 
-class CapsNetCache(NamedTuple):
-    """The caches of the network's parts, and the class capsules v (B, J, E)."""
+@dataclass(frozen=True)
+class CapsNetConfig(NetworkConfig):
+    """The options of a CapsNet; the defaults are the network of the paper (Sabour et al. 2017, §4).
 
-    conv: Any
-    relu: Any
-    primary: Any
-    capsules: Any
-    mask: Any
-    decoder: Any
-    v: Array
-    by_label: bool
-
-
-class CapsNet(Network):
-    r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
-
-    images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
-    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
-
-    Gradient: that of its parts, in reverse; v receives the sum of both its uses.
-
-    Parameters
+    Attributes
     ----------
     image_shape : (int, int, int)
         Height, width and channels.
@@ -64,14 +44,114 @@ class CapsNet(Network):
         The primary capsules; their dimension is D.
     class_dimension : int
         E.
-    iterations, bias, leaky, gradient, coupling
-        As for CapsuleLayer.
+    iterations : int
+        R, of the routing.
+    coupling : {"softmax", "leaky", "hard", "leaky hard"}
+        How a capsule shares itself out among the classes.
+    stopped_gradient : bool
+        Whether the last couplings count as constants in backward.
+    bias : bool
+        Whether the class capsules have a learned bias.
+    std : float
+        Standard deviation of the votes' first weights.
     decoder : bool
         Whether there is one.
     decoder_hidden : (int, int)
         Widths of its hidden layers.
     reconstruction_scale : float
         Weight of a squared pixel error in the loss.
+    """
+
+    conv_channels: int = 256
+    conv_kernel: int | Pair = 9
+    conv_stride: int | Pair = 1
+    primary_types: int = 32
+    primary_dimension: int = 8
+    primary_kernel: int | Pair = 9
+    primary_stride: int | Pair = 2
+    class_dimension: int = 16
+    iterations: int = 3
+    coupling: str = "softmax"
+    stopped_gradient: bool = False
+    bias: bool = False
+    std: float = 0.05
+    decoder: bool = True
+    decoder_hidden: Pair = (512, 1024)
+    reconstruction_scale: float = 0.0005
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
+        check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
+        check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
+        check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
+        check_flag("CapsNetConfig", decoder=self.decoder)
+        check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
+        check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
+
+    @property
+    def conv_grid(self) -> Pair:
+        """(rows, columns) of the first convolution's output."""
+        height, width, _ = self.image_shape
+        where = "CapsNet: the first convolution"
+        return window_grid(where, (height, width), self.conv_kernel, self.conv_stride)
+
+    @property
+    def grid(self) -> Pair:
+        """(P, Q), where the primary capsules stand."""
+        where = "CapsNet: the primary capsules"
+        return window_grid(where, self.conv_grid, self.primary_kernel, self.primary_stride)
+
+    @property
+    def primary_capsules(self) -> int:
+        """I."""
+        return math.prod(self.grid) * self.primary_types
+
+    def build_coupling(self) -> Coupling:
+        coupling = COUPLINGS[self.coupling]()
+        return Stopped(coupling) if self.stopped_gradient else coupling
+
+    def count_params(self) -> int:
+        channels, outputs = self.conv_channels, self.primary_types * self.primary_dimension
+        conv_window = math.prod(as_pair("CapsNet", "conv_kernel", self.conv_kernel)) * self.image_shape[2]
+        primary_window = math.prod(as_pair("CapsNet", "primary_kernel", self.primary_kernel)) * channels
+        upper = self.classes * self.class_dimension
+        count = (conv_window + 1) * channels + (primary_window + 1) * outputs
+        count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
+        if self.decoder:
+            widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
+            count += sum((n + 1) * m for n, m in pairwise(widths))
+        return count
+
+
+class CapsNetCache(NamedTuple):
+    """The caches of the network's parts, and the class capsules."""
+
+    conv: Any
+    relu: Any
+    primary: Any
+    capsules: Any
+    mask: Any
+    decoder: Any
+    v: Array  # (B, J, E)
+    by_label: bool
+
+
+class CapsNet(Network):
+    r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
+
+    images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
+    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
+
+    Gradient: v receives the sum of both its uses, dv + mask'ᵀ decoder'ᵀ dreconstruction; then that of
+    the capsule layer, of the primary capsules, of ReLU and of the convolution.
+
+    Parameters
+    ----------
+    config : CapsNetConfig, optional
+        By default the network of the paper.
+    coupling : Coupling, optional
+        One of your own, in place of the one that the configuration names.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
 
@@ -81,63 +161,43 @@ class CapsNet(Network):
         If the kernels do not fit the image.
     """
 
+    Config = CapsNetConfig
+    config: CapsNetConfig
+    decoder: Decoder | None
+
     def __init__(
         self,
-        image_shape: ImageShape = (28, 28, 1),
-        classes: int = 10,
+        config: CapsNetConfig = CapsNetConfig(),
         *,
-        conv_channels: int = 256,
-        conv_kernel: int | Pair = 9,
-        conv_stride: int | Pair = 1,
-        primary_types: int = 32,
-        primary_dimension: int = 8,
-        primary_kernel: int | Pair = 9,
-        primary_stride: int | Pair = 2,
-        class_dimension: int = 16,
-        iterations: int = 3,
-        bias: bool = False,
-        leaky: bool = False,
-        gradient: str = "full",
-        coupling: str = "softmax",
-        decoder: bool = True,
-        decoder_hidden: Pair = (512, 1024),
-        reconstruction_scale: float = 0.0005,
-        rng: Any = None,
+        coupling: Coupling | None = None,
+        rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
-        self.image_shape = check_image_shape("CapsNet", image_shape)
-        check_flag("CapsNet", decoder=decoder)
-        check_number("CapsNet", reconstruction_scale=reconstruction_scale)
-        self.classes, self.conv_channels = classes, conv_channels
-        self.conv_kernel, self.conv_stride = conv_kernel, conv_stride
-        self.primary_types, self.primary_dimension = primary_types, primary_dimension
-        self.primary_kernel, self.primary_stride = primary_kernel, primary_stride
-        self.class_dimension, self.iterations, self.bias = class_dimension, iterations, bias
-        self.leaky, self.gradient, self.coupling = leaky, gradient, coupling
-        self.decoder, self.decoder_hidden = decoder, decoder_hidden
-        self.reconstruction_scale = reconstruction_scale
-        rng = generator(rng)
-        options = {"rng": rng, "dtype": dtype}
-
-        conv = Conv2d(image_shape[2], conv_channels, conv_kernel, stride=conv_stride, **options)
-        grid = window_grid("CapsNet: the first convolution", image_shape[:2], conv_kernel, conv_stride)
-        primary = PrimaryCaps(conv_channels, primary_types, primary_dimension, primary_kernel,
-                              stride=primary_stride, **options)  # fmt: skip
-        grid = window_grid("CapsNet: the primary capsules", grid, primary_kernel, primary_stride)
-        capsules = CapsuleLayer(
-            math.prod(grid) * primary_types, primary_dimension, classes, class_dimension,
-            iterations=iterations, bias=bias, leaky=leaky, gradient=gradient, coupling=coupling,
+        self.config, self.grid, self.own_coupling = config, config.grid, coupling is not None
+        options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
+        self.conv = Conv2d(
+            config.image_shape[2],
+            config.conv_channels,
+            config.conv_kernel,
+            stride=config.conv_stride,
             **options,
+        )
+        self.relu = ReLU()
+        self.primary = PrimaryCaps(
+            config.conv_channels, config.primary_types, config.primary_dimension, config.primary_kernel,
+            stride=config.primary_stride, **options,
         )  # fmt: skip
-        self.grid = grid  # (P, Q), where the primary capsules stand
-        self.add_sublayers(conv=conv, relu=ReLU(), primary=primary, capsules=capsules)
+        self.capsules = CapsuleLayer(
+            config.primary_capsules, config.primary_dimension, config.classes, config.class_dimension,
+            iterations=config.iterations, coupling=coupling or config.build_coupling(), bias=config.bias,
+            std=config.std, **options,
+        )  # fmt: skip
         self.mask = Mask()
-        if decoder:
-            self.add_sublayers(
-                reconstruct=Decoder(classes * class_dimension, self.image_shape,
-                                    hidden=decoder_hidden, **options)
-            )  # fmt: skip
+        self.decoder = None
+        if config.decoder:
+            features = config.classes * config.class_dimension
+            self.decoder = Decoder(features, config.image_shape, hidden=config.decoder_hidden, **options)
 
     def forward(self, images: Array, labels: Array | None = None) -> tuple[Any, CapsNetCache]:
         """images (B, H, W, C), pixels 0 to 1 -> v (B, J, E), or with a decoder (v, reconstruction).
@@ -146,24 +206,26 @@ class CapsNet(Network):
         """
         check_images("CapsNet.forward", images, self)
         x, conv = self.conv.forward(images)  # (B, H', W', conv_channels)
-        x, relu = self.relu.forward(x)
+        x, relu = self.relu.forward(x)  # (B, H', W', conv_channels)
         u, primary = self.primary.forward(x)  # (B, I, D)
         v, capsules = self.capsules.forward(u)  # (B, J, E)
         by_label = labels is not None
-        if not self.decoder:
+        if self.decoder is None:
             return v, CapsNetCache(conv, relu, primary, capsules, None, None, v, by_label)
         image, mask, decoder = self.decode(v, labels)  # (B, H, W, C)
         return (v, image), CapsNetCache(conv, relu, primary, capsules, mask, decoder, v, by_label)
 
     def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
-        """v (B, J, E), labels (B,) -> image (B, H, W, C), and the caches of mask and decoder."""
+        """v (B, J, E), labels (B,) -> reconstruction (B, H, W, C), and the caches of mask and decoder."""
+        assert self.decoder is not None, "this network has no decoder"
         masked, mask = self.mask.forward(v, *([] if labels is None else [labels]))  # (B, J·E)
-        image, decoder = self.reconstruct.forward(masked)  # (B, H, W, C)
+        image, decoder = self.decoder.forward(masked)  # (B, H, W, C)
         return image, mask, decoder
 
     def decode_backward(self, dimage: Array, cache: CapsNetCache) -> Array:
         """dimage (B, H, W, C) -> dv (B, J, E)."""
-        dmasked = self.reconstruct.backward(dimage, cache.decoder)  # (B, J·E)
+        assert self.decoder is not None, "this network has no decoder"
+        dmasked = self.decoder.backward(dimage, cache.decoder)  # (B, J·E)
         dv = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
         return dv[0] if cache.by_label else dv
 
@@ -176,120 +238,48 @@ class CapsNet(Network):
         self.conv.backward_params(self._backward_to_conv(dy, cache), cache.conv)
 
     def _backward_to_conv(self, dy: Any, cache: CapsNetCache) -> Array:
-        if self.decoder:
+        if self.decoder is None:
+            dv = dy  # (B, J, E)
+        else:
             dv, dimage = dy
             dv = dv + self.decode_backward(dimage, cache)  # (B, J, E)
-        else:
-            dv = dy
         du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
-        dx = self.primary.backward(du, cache.primary)
-        return self.relu.backward(dx, cache.relu)
+        dx = self.primary.backward(du, cache.primary)  # (B, H', W', conv_channels)
+        return self.relu.backward(dx, cache.relu)  # (B, H', W', conv_channels)
 
     def __call__(self, images: Array, labels: Array | None = None) -> Any:
         """Return the outputs alone, without keeping the caches of the parts."""
         check_images("CapsNet", images, self)
         v = self.capsules(self.primary(self.relu(self.conv(images))))  # (B, J, E)
-        if not self.decoder:
+        if self.decoder is None:
             return v
         return v, self.decode(v, labels)[0]
 
-    def for_inference(self) -> CapsNet:
-        """Return a snapshot that brings the weights of both capsule layers into the form that they
-        are used in once, not for every batch."""
-        snapshot = copy.deepcopy(self)
-        grid = self.conv.output_size(self.image_shape[:2])  # what the primary capsules see
-        snapshot.primary.add_sublayers(conv=self.primary.conv.for_inference(grid))
-        snapshot.add_sublayers(capsules=self.capsules.for_inference())
-        return snapshot.freeze()
+    # -- what training asks --------------------------------------------------------------------
 
     def objective(self) -> Loss:
         """Return the margin loss, plus the reconstruction loss where there is a decoder."""
-        if not self.decoder:
+        if self.decoder is None:
             return MarginLoss()
-        return WeightedSum([MarginLoss(), ReconstructionLoss(scale=self.reconstruction_scale)])
+        return WeightedSum([MarginLoss(), ReconstructionLoss(scale=self.config.reconstruction_scale)])
 
     def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
-        return (images, labels) if self.decoder else (images,)
+        return (images,) if self.decoder is None else (images, labels)
 
     def targets(self, images: Array, labels: Array) -> Any:
-        return (labels, images) if self.decoder else labels
+        return labels if self.decoder is None else (labels, images)
+
+    def class_capsules(self, outputs: Any) -> Array:
+        """Return v (B, J, E) of the outputs."""
+        return outputs if self.decoder is None else outputs[0]
 
     def scores(self, outputs: Any) -> Array:
         """Return the lengths of the class capsules (B, J), 0 to 1."""
-        v = outputs[0] if self.decoder else outputs
-        return length_and_direction(v, get_xp(v))[0][..., 0]
+        return length_and_direction(self.class_capsules(outputs))[0][..., 0]
 
-    def trace(self, image: Array, shapes: dict[str, tuple[int, ...]]) -> None:
-        for name, layer in self.stages():
-            image = layer(self.mask(image) if name == "reconstruct" else image)
-            shapes[name] = image.shape[1:]
+    def stages(self) -> list[tuple[str, Layer]]:
+        parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
+        return [*parts.items(), *([] if self.decoder is None else [("decoder", self.decoder)])]
 
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
-        yield from cls.examples_with(images, np.array([3, 1]), rng, dtype)
-
-    @classmethod
-    def examples_with(
-        cls, images: Array, labels: Array, rng: np.random.Generator, dtype: Any
-    ) -> Iterator[Example]:
-        """Yield small networks for images (B, 9, 8, 3) of 5 classes."""
-        small = {
-            "image_shape": (9, 8, 3), "classes": 5, "conv_channels": 4, "conv_kernel": 3,
-            "primary_types": 2, "primary_dimension": 3, "primary_kernel": (3, 2),
-            "class_dimension": 6, "decoder_hidden": (7, 11), "rng": rng, "dtype": dtype,
-        }  # fmt: skip
-        cases = {
-            "by label": ({}, (images, labels)),
-            "longest": ({}, (images,)),
-            "no decoder": ({"decoder": False, "conv_stride": 2, "primary_stride": 1}, (images,)),
-            "routing options": ({"iterations": 2, "bias": True, "leaky": True,
-                                 "reconstruction_scale": 0.01}, (images, labels)),
-            "hard": ({"coupling": "hard", "decoder": False}, (images,)),
-            "stopped": ({"gradient": "stopped"}, (images, labels)),
-            "other sizes": ({"conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3,
-                             "primary_dimension": 2, "primary_kernel": 4, "class_dimension": 4,
-                             "decoder_hidden": (6, 5)}, (images, labels)),
-        }  # fmt: skip
-        for name, (options, inputs) in cases.items():
-            network = cls(**{**small, **options})
-            network.params["capsules.prediction.W"][...] *= 20  # couplings that are not near uniform
-            frozen = network.frozen(*inputs) if network.gradient == "stopped" else None
-            yield Example(name, network, inputs, frozen)
-
-    def frozen(self, *inputs: Array) -> Any:
-        """Return a forward whose couplings stay those of `inputs`: what "stopped" differentiates."""
-        c = self.forward(*inputs)[1].capsules.c[-1]  # (B, I, J)
-
-        def forward(images: Array, labels: Array | None = None) -> tuple[Any, Any]:
-            x, _ = self.conv.forward(images)
-            x, relu = self.relu.forward(x)
-            u, _ = self.primary.forward(x)  # (B, I, D)
-            v, _ = self.capsules.with_couplings(u, c)  # (B, J, E)
-            if not self.decoder:
-                return v, relu
-            image, mask, decoder = self.decode(v, labels)
-            return (v, image), (relu, mask, decoder)
-
-        return forward
-
-
-NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "mlp": MLP}
-
-
-def build(name: str, preset: str = "small", **options: Any) -> Network:
-    """Build a network by name.
-
-    Parameters
-    ----------
-    name : {"capsnet", "cnn", "mlp"}
-    preset : {"tiny", "small", "paper"}
-        Sizes of the CapsNet; the others have one size.
-    **options
-        Arguments of the class, which win over the preset.
-    """
-    if name not in NETWORKS:
-        raise ValueError(f"model is {name!r}, expected one of {', '.join(NETWORKS)}")
-    if preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-    return NETWORKS[name](**{**(PRESETS[preset] if name == "capsnet" else {}), **options})
+    def stage_input(self, name: str, x: Array) -> Array:
+        return self.mask(x) if name == "decoder" else x

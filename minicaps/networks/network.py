@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-from typing import Any
+import html
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from minicaps.arrays import Array, get_xp
+import numpy as np
+
+from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_array, check_positive
-from minicaps.layers.contract import Layer, Loss
-from minicaps.layers.convolution import Pair, as_pair, output_size
-from minicaps.layers.losses import CrossEntropyLoss
+from minicaps.datasets import to_float
+from minicaps.layers import CrossEntropyLoss, Layer, Loss, Pair, as_pair, output_size, softmax
 
-ImageShape = tuple[int, int, int]
+ImageShape: TypeAlias = tuple[int, int, int]
 
 
-class Network(Layer):
-    """Base of all networks.
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What decides a network but its weights; the options of each kind are added by subclasses.
 
     Attributes
     ----------
@@ -25,13 +27,44 @@ class Network(Layer):
     classes : int
     """
 
-    image_shape: ImageShape
-    classes: int
+    image_shape: ImageShape = (28, 28, 1)
+    classes: int = 10
 
-    def config(self) -> dict[str, Any]:
-        """Return the arguments that build the network again, as JSON takes them."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {n: getattr(self, n) for n in names if n not in ("self", "rng", "dtype")}
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.image_shape, tuple) or len(self.image_shape) != 3:
+            raise ValueError(
+                f"{name}: image_shape is {self.image_shape!r}, expected (height, width, channels)"
+            )
+        height, width, channels = self.image_shape
+        check_positive(name, height=height, width=width, channels=channels, classes=self.classes)
+
+    def count_params(self) -> int:
+        """Return how many weights such a network has, without building it."""
+        raise NotImplementedError(f"{type(self).__name__}.count_params")
+
+
+class Network(Layer):
+    """Base of all networks.
+
+    Attributes
+    ----------
+    config : NetworkConfig
+        What it was built from.
+    """
+
+    config: NetworkConfig
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """Height, width and channels."""
+        return self.config.image_shape
+
+    @property
+    def classes(self) -> int:
+        return self.config.classes
+
+    # -- what training asks --------------------------------------------------------------------
 
     def objective(self) -> Loss:
         """Return the loss that the network is trained with."""
@@ -47,60 +80,98 @@ class Network(Layer):
 
     def scores(self, outputs: Any) -> Array:
         """Return a score (B, classes), 0 to 1, for every class: here the softmax."""
-        xp = get_xp(outputs)
-        exp_x = xp.exp(outputs - outputs.max(axis=1, keepdims=True))  # (B, J)
-        return exp_x / exp_x.sum(axis=1, keepdims=True)
+        return softmax(outputs)
+
+    def correct(self, outputs: Any, labels: Array) -> Array:
+        """Return for each sample (B,) whether it is classified correctly: boolean."""
+        return self.scores(outputs).argmax(axis=1) == labels
 
     def sample_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shapes of a training image and of its label."""
         return self.image_shape, ()
 
-    def right(self, outputs: Any, labels: Array) -> Array:
-        """Return for each sample (B,) whether it is classified right: boolean."""
-        return self.scores(outputs).argmax(axis=1) == labels
+    # -- what its users ask --------------------------------------------------------------------
 
-    def for_inference(self) -> Network:
-        """Return a snapshot for inference, read-only: training this network does not change it."""
-        return copy.deepcopy(self).freeze()
+    def predict(self, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
+        """Classify images.
+
+        Parameters
+        ----------
+        images : array (N, H, W, C)
+            8-bit, or floats from 0 to 1. The channel's axis may be missing where there is one.
+        batch_size : int
+            How many are classified at a time.
+
+        Returns
+        -------
+        integer array (N,)
+            Class numbers.
+        """
+        check_positive("predict", batch_size=batch_size)
+        if images.ndim == 3 and self.image_shape[2] == 1:
+            images = images[..., None]  # (N, H, W, 1)
+        network, found = self.for_inference(), []
+        for start in range(0, len(images), batch_size):
+            x = images[start : start + batch_size]  # (B, H, W, C)
+            x = to_float(x) if x.dtype == np.uint8 else x.astype(network.first_param.dtype)
+            scores = network.scores(network(to_backend(x, network.xp)))  # (B, J)
+            found.append(to_numpy(scores.argmax(axis=1)))
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)  # (N,)
+
+    # -- how it looks --------------------------------------------------------------------------
+
+    def stages(self) -> list[tuple[str, Layer]]:
+        """Return the parts that an image goes through, by name, in order."""
+        return list(self._sublayers.items())
+
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Run an empty image through the stages; return the shape of each output, without the batch."""
+        like = self.first_param
+        x = get_xp(like).zeros((1, *self.image_shape), dtype=like.dtype)  # (1, H, W, C)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, layer in self.stages():
+            x = layer(self.stage_input(name, x))
+            shapes[name] = x.shape[1:]
+        return shapes
+
+    def stage_input(self, name: str, x: Array) -> Array:
+        """Return what the stage of this name makes of the output of the one before it."""
+        return x
+
+    def rows(self) -> list[tuple[str, str, str, int]]:
+        """Return for every stage its name, class, output shape and number of parameters."""
+        shapes = self.output_shapes()
+        return [
+            (name, type(layer).__name__, " × ".join(map(str, shapes[name])), layer.count_params())
+            for name, layer in self.stages()
+        ]
 
     def table(self) -> str:
-        """Return a table of the parts: name, output shape, parameters."""
-        rows, shapes = [], {}
-        like = next(iter(self.params.values()))
-        image = get_xp(like).zeros((1, *self.image_shape), dtype=like.dtype)  # (1, H, W, C)
-        self.trace(image, shapes)
-        for name, layer in self.stages():
-            shape = " × ".join(map(str, shapes[name]))
-            rows.append(f"{name:<14} {type(layer).__name__:<14} {shape:<16} {layer.count_params():>11,}")
+        """Return the stages as a table: name, class, output shape, parameters."""
         head = f"{'layer':<14} {'class':<14} {'output':<16} {'parameters':>11}"
-        total = f"{'total':<46} {self.count_params():>11,}"
-        return "\n".join([head, *rows, total])
+        rows = [f"{name:<14} {kind:<14} {shape:<16} {count:>11,}" for name, kind, shape, count in self.rows()]
+        return "\n".join([head, *rows, f"{'total':<46} {self.count_params():>11,}"])
 
-    def trace(self, image: Array, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Run the parts on one image and note the shape of each output, without the batch."""
-        for name, layer in self.stages():
-            image = layer(image)
-            shapes[name] = image.shape[1:]
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.image_shape))
+        return f"{type(self).__name__}({shape} -> {self.classes} classes, {self.count_params():,} parameters)"
+
+    def _repr_html_(self) -> str:
+        head = ("layer", "class", "output", "parameters")
+        rows = [(name, kind, shape, f"{count:,}") for name, kind, shape, count in self.rows()]
+        total = ("total", "", "", f"{self.count_params():,}")
+        lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in (*rows, total)]
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>{body}</table>"
 
 
-def window_grid(place: str, size: Pair, kernel: int | Pair, stride: int | Pair) -> Pair:
+def window_grid(where: str, size: Pair, kernel: int | Pair, stride: int | Pair) -> Pair:
     """Return the (rows, columns) of windows over an image of `size`, or say why none fits."""
-    pairs = as_pair(place, "kernel", kernel), as_pair(place, "stride", stride)
-    return output_size(place, tuple(size), *pairs)
+    return output_size(where, size, as_pair(where, "kernel", kernel), as_pair(where, "stride", stride))
 
 
-def check_image_shape(place: str, image_shape: Any) -> ImageShape:
-    """Return `image_shape` as a tuple, or raise ValueError if it is not (height, width, channels)."""
-    if not isinstance(image_shape, (tuple, list)) or len(image_shape) != 3:
-        raise ValueError(f"{place}: image_shape is {image_shape!r}, expected (height, width, channels)")
-    shape = tuple(image_shape)
-    check_positive(place, **dict(zip(("height", "width", "channels"), shape, strict=True)))
-    return shape
-
-
-def check_images(place: str, images: Array, network: Network) -> None:
+def check_images(where: str, images: Array, network: Network) -> None:
     """Check that `images` are what the network was built for."""
     height, width, channels = network.image_shape
-    like = next(iter(network.params.values()))
-    check_array(place, "images", images, ("batch B", None), ("height H", height),
-                ("width W", width), ("channels C", channels), like=like)  # fmt: skip
+    axes = ("batch B", None), ("height H", height), ("width W", width), ("channels C", channels)
+    check_array(where, "images", images, *axes, like=network.first_param)

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
-from minicaps.datasets.load import Dataset
-from minicaps.networks.capsnet import NETWORKS, PRESETS, build
-from minicaps.networks.network import Network
+from minicaps.datasets import Dataset
+from minicaps.networks import NETWORKS, PRESETS, Network, build
 from minicaps.training.optimizers import Constant, Cosine, Exponential, Schedule
 
 MOST_CONFIG = 1 << 16  # bytes of config.json

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minicaps.arrays import Array, get_xp
-from minicaps.layers.contract import Loss
-from minicaps.networks.network import Network
+from minicaps.layers import Loss
+from minicaps.networks import Network
 from minicaps.training.step import gradients
 
 if os.name == "nt":

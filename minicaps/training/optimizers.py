@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.arrays import Array, chunks, get_xp, parallel, to_backend, to_numpy
+from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_number, check_whole
-from minicaps.layers.contract import Layer
+from minicaps.fast import parallel, slices_of
+from minicaps.layers import Layer
 
 BLOCK = 1 << 17  # numbers updated together; four arrays of 512 KB in float32
 Schedule = Callable[[int], float]  # step number, from 0 -> learning rate
@@ -256,4 +257,4 @@ def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:
     if get_xp(*arrays) is not np or not all(array.flags.c_contiguous for array in arrays):
         return [arrays]
     flat = [array.reshape(-1) for array in arrays]
-    return [tuple(array[k] for array in flat) for k in chunks(flat[0].size, BLOCK)]
+    return [tuple(array[k] for array in flat) for k in slices_of(flat[0].size, BLOCK)]

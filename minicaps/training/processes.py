@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import minicaps
-from minicaps.arrays import Array, beside_other_processes, chunks, get_xp, keep_freed_memory, threads
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_array
-from minicaps.layers.contract import Loss
-from minicaps.networks.network import Network
+from minicaps.fast import beside_other_processes, keep_freed_memory, slices_of, thread_count
+from minicaps.layers import Loss
+from minicaps.networks import Network
 from minicaps.training.step import gradients
 
 PART_LEAST = 40  # images; what does not depend on their number would be repeated for too few
@@ -46,7 +47,7 @@ def parts(network: Network, batch_size: int) -> list[slice]:
     if get_xp(*params.values()) is np and network.count_params() <= PARAMETERS_MOST:
         while 2 * count * PART_LEAST <= batch_size:
             count *= 2
-    return chunks(batch_size, -(-batch_size // count))
+    return slices_of(batch_size, -(-batch_size // count))
 
 
 class Shared(NamedTuple):
@@ -125,7 +126,7 @@ class DataParallel:
         count = len(parts(network, batch_size))
         if count == 1:
             return
-        processes = min(count, threads()) if os.name == "posix" and sys.executable else 1
+        processes = min(count, thread_count()) if os.name == "posix" and sys.executable else 1
         _, size = shared_arrays(network, batch_size)
         file = shared_file(size) if processes > 1 else None
         memory = mmap.mmap(file, size) if file is not None else None
@@ -135,7 +136,7 @@ class DataParallel:
             place_arrays(network, "_" + name, flat)
         if file is not None:
             message = (network, objective, batch_size)
-            self.workers = [Worker(file, message, threads() // processes) for _ in range(processes - 1)]
+            self.workers = [Worker(file, message, thread_count() // processes) for _ in range(processes - 1)]
             os.close(file)
 
     def gradients(self, images: Array, labels: Array) -> tuple[Array, Array]:

@@ -14,8 +14,7 @@ import numpy as np
 
 from minicaps import figures
 from minicaps.arrays import resolve, to_numpy
-from minicaps.datasets import augment
-from minicaps.datasets.load import load, to_float
+from minicaps.datasets import augment, load, to_float
 from minicaps.networks import weights as checkpoint
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares

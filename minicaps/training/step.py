@@ -10,9 +10,9 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_positive
-from minicaps.datasets.load import to_float
-from minicaps.layers.contract import Loss
-from minicaps.networks.network import Network
+from minicaps.datasets import to_float
+from minicaps.layers import Loss
+from minicaps.networks import Network
 from minicaps.training.optimizers import Optimizer
 
 
@@ -42,7 +42,7 @@ def gradients(
     if share != 1:
         doutputs = tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
     network.backward_params(doutputs, cache)
-    return loss, network.right(outputs, labels).sum()
+    return loss, network.correct(outputs, labels).sum()
 
 
 def train_step(
@@ -81,7 +81,7 @@ def evaluate(network: Network, images: np.ndarray, labels: np.ndarray, batch_siz
     if images.dtype != np.uint8:
         raise TypeError(f"evaluate: images have dtype {images.dtype}, expected uint8, 0 to 255")
     check_positive("evaluate", batch_size=batch_size)
-    objective, xp = network.objective(), library_of(network)
+    objective, xp = network.objective(), network.xp
     network = network.for_inference()
     losses, scores = [], []
     for start in range(0, len(images), batch_size):

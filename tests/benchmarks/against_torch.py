@@ -23,7 +23,7 @@ import time
 import numpy as np
 
 from minicaps import arrays as backend
-from minicaps.networks.capsnet import build
+from minicaps.networks import build
 from minicaps.training.bench import sgemm_rate
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel

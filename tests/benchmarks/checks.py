@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from minicaps.layers import contract as layer
-from minicaps.networks.capsnet import PRESETS, build
+from minicaps.networks import PRESETS, build
 from minicaps.training.guards import sum_of_squares
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import train_step

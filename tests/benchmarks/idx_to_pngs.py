@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from minicaps.datasets.load import Dataset, read_idx_folder
+from minicaps.datasets import Dataset, read_idx_folder
 
 
 def write_pngs(dataset: Dataset, out: Path) -> Path:

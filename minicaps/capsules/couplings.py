@@ -1,0 +1,179 @@
+r"""Couplings: how a capsule shares itself out among its parents, from its routing logits.
+
+Each is a layer, b (B, I, J) -> c (B, I, J), so what varies inside routing is chosen by handing in
+another one, and a coupling of your own needs a forward and a backward only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from minicaps.arrays import Array, get_xp
+from minicaps.checks import check_array, check_gradient
+from minicaps.layers import Layer, softmax, softmax_backward
+
+LOGITS = ("batch B", None), ("lower capsules I", None), ("upper capsules J", None)
+
+
+class Coupling(Layer):
+    """Base of the couplings: a layer from routing logits b (B, I, J) to couplings c (B, I, J).
+
+    Attributes
+    ----------
+    constant : bool
+        Whether routing is to take the couplings for constants: backward returns 0.
+    """
+
+    constant = False
+
+
+class SoftmaxCache(NamedTuple):
+    c: Array  # (B, I, J)
+
+
+class Softmax(Coupling):
+    r"""c_ij = exp b_ij / Σ_k exp b_ik: a softmax over the parents j (Sabour et al. 2017, eq. 3).
+
+    Gradient: db_ij = c_ij (dc_ij - Σ_k c_ik dc_ik).
+    """
+
+    def forward(self, b: Array) -> tuple[Array, SoftmaxCache]:
+        """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1."""
+        check_array("Softmax.forward", "b", b, *LOGITS)
+        c = softmax(b)  # (B, I, J)
+        return c, SoftmaxCache(c)
+
+    def backward(self, dc: Array, cache: SoftmaxCache) -> Array:
+        """dc (B, I, J) -> db (B, I, J)."""
+        check_gradient("Softmax.backward", dc, cache.c.shape, cache.c)
+        return softmax_backward(dc, cache.c)
+
+
+class Leaky(Coupling):
+    r"""One more parent, "none of the above", whose logit is always 0: its share is dropped.
+
+    c_ij = exp b_ij / (1 + Σ_k exp b_ik) with a softmax inside, as in the code of Sabour et al. 2017.
+
+    Gradient: that of the inner coupling, with 0 for the share that was dropped.
+
+    Parameters
+    ----------
+    inner : Coupling, optional
+        What shares out among J + 1 parents; by default ``Softmax()``.
+    """
+
+    def __init__(self, inner: Coupling | None = None) -> None:
+        super().__init__()
+        self.inner = inner or Softmax()
+        self.constant = self.inner.constant
+
+    def forward(self, b: Array) -> tuple[Array, Any]:
+        """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1 or less."""
+        check_array("Leaky.forward", "b", b, *LOGITS)
+        c, cache = self.inner.forward(self._append_0(b))  # (B, I, J + 1)
+        return c[..., :-1], cache
+
+    def backward(self, dc: Array, cache: Any) -> Array:
+        """dc (B, I, J) -> db (B, I, J)."""
+        return self.inner.backward(self._append_0(dc), cache)[..., :-1]
+
+    @staticmethod
+    def _append_0(x: Array) -> Array:
+        return get_xp(x).pad(x, ((0, 0), (0, 0), (0, 1)))  # (B, I, J + 1)
+
+
+class HardCache(NamedTuple):
+    best: Array  # (B, I, J), boolean: the chosen parent, or several that tie
+
+
+class Hard(Coupling):
+    r"""Each lower capsule goes to its best parent alone: c_ij = 1 where b_ij = max_k b_ik.
+
+    Parents that tie share evenly: before the first agreement, when all logits are 0, all do.
+
+    Gradient: db = 0, since c does not change with b; the gradient flows along the chosen path.
+    """
+
+    constant = True
+
+    def forward(self, b: Array) -> tuple[Array, HardCache]:
+        """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1."""
+        check_array("Hard.forward", "b", b, *LOGITS)
+        best = b == b.max(axis=-1, keepdims=True)  # (B, I, J)
+        c = best.astype(b.dtype)  # (B, I, J)
+        return c / c.sum(axis=-1, keepdims=True), HardCache(best)
+
+    def backward(self, dc: Array, cache: HardCache) -> Array:
+        """dc (B, I, J) -> db = 0 (B, I, J)."""
+        check_gradient("Hard.backward", dc, cache.best.shape, dc)
+        return get_xp(dc).zeros_like(dc)
+
+
+class Stopped(Coupling):
+    r"""The couplings of another coupling, taken for constants: the gradient stops here.
+
+    With it only the last couplings of a routing matter to its gradient, as in some public codes.
+
+    Gradient: db = 0, on purpose; central differences agree with it while c is held fixed.
+
+    Parameters
+    ----------
+    inner : Coupling, optional
+        By default ``Softmax()``.
+    """
+
+    constant = True
+
+    def __init__(self, inner: Coupling | None = None) -> None:
+        super().__init__()
+        self.inner = inner or Softmax()
+
+    def forward(self, b: Array) -> tuple[Array, SoftmaxCache]:
+        """b (B, I, J) -> c (B, I, J), those of the inner coupling."""
+        check_array("Stopped.forward", "b", b, *LOGITS)
+        c = self.inner(b)  # (B, I, J)
+        return c, SoftmaxCache(c)
+
+    def backward(self, dc: Array, cache: SoftmaxCache) -> Array:
+        """dc (B, I, J) -> db = 0 (B, I, J)."""
+        check_gradient("Stopped.backward", dc, cache.c.shape, cache.c)
+        return get_xp(dc).zeros_like(dc)
+
+
+class Frozen(Coupling):
+    r"""Given couplings, whatever the logits: c = c₀. To see what routing changes.
+
+    Gradient: db = 0.
+
+    Parameters
+    ----------
+    c : array (I, J)
+        The same for every sample.
+    """
+
+    constant = True
+
+    def __init__(self, c: Array) -> None:
+        super().__init__()
+        check_array("Frozen", "c", c, *LOGITS[1:])
+        self.c = c
+
+    def forward(self, b: Array) -> tuple[Array, None]:
+        """b (B, I, J) -> c (B, I, J), those given."""
+        axes = zip(("lower capsules I", "upper capsules J"), self.c.shape, strict=True)
+        check_array("Frozen.forward", "b", b, LOGITS[0], *axes, like=self.c)
+        return get_xp(b).broadcast_to(self.c, b.shape), None
+
+    def backward(self, dc: Array, cache: None) -> Array:
+        """dc (B, I, J) -> db = 0 (B, I, J)."""
+        check_gradient("Frozen.backward", dc, (len(dc), *self.c.shape), self.c)
+        return get_xp(dc).zeros_like(dc)
+
+
+COUPLINGS: dict[str, Callable[[], Coupling]] = {
+    "softmax": Softmax,
+    "leaky": Leaky,
+    "hard": Hard,
+    "leaky hard": lambda: Leaky(Hard()),
+}

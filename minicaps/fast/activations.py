@@ -1,0 +1,33 @@
+"""The rectifier, slice by slice: each pass over a large array shared out among threads."""
+
+from __future__ import annotations
+
+from minicaps import layers
+from minicaps.arrays import Array, get_xp
+from minicaps.checks import any_axes, check_array, check_gradient
+from minicaps.fast.threads import parallel, work_slices
+from minicaps.layers.activations import ReLUCache
+
+
+class ReLU(layers.ReLU):
+    """layers.ReLU, a slice of the batch on each thread."""
+
+    def forward(self, x: Array) -> tuple[Array, ReLUCache]:
+        check_array("ReLU.forward", "x", x, *any_axes(x))
+        xp = get_xp(x)
+        y, active = xp.empty_like(x), xp.empty_like(x, dtype=bool)  # of the shape of x
+
+        def work(k: slice) -> None:
+            xp.maximum(x[k], 0, out=y[k])
+            xp.greater(x[k], 0, out=active[k])
+
+        parallel(work, work_slices(len(x), x[0].size, xp))
+        return y, ReLUCache(active)
+
+    def backward(self, dy: Array, cache: ReLUCache) -> Array:
+        check_gradient("ReLU.backward", dy, cache.active.shape, dy)
+        xp = get_xp(dy)
+        dx = xp.empty_like(dy)  # of the shape of dy
+        slices = work_slices(len(dy), dy[0].size, xp)
+        parallel(lambda k: xp.multiply(dy[k], cache.active[k], out=dx[k]), slices)
+        return dx

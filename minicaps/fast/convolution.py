@@ -1,0 +1,138 @@
+"""Convolution by whatever algorithm multiplies least: by frequencies or points, or window by window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from minicaps import layers
+from minicaps.arrays import Array, get_xp
+from minicaps.checks import check_gradient
+from minicaps.fast import spectral
+from minicaps.fast.bilinear import Geometry, multiplications
+from minicaps.fast.threads import in_groups, parallel, work_slices
+from minicaps.layers import Pair, im2col
+
+SPECTRAL_SHARE = 1.0  # im2col moves more memory for a multiplication, above all in backward
+
+
+class WindowsCache(NamedTuple):
+    x: Array  # (B, H, W, C); its windows are laid out again in backward
+
+
+class Conv2d(layers.Conv2d):
+    """layers.Conv2d, by frequencies (spectral.py) where that needs less than SPECTRAL_SHARE of the
+    multiplications, and otherwise with the windows of a few samples at a time, on several threads.
+
+    Laid out for the whole batch, the windows of the paper's second convolution take 382 MB.
+    """
+
+    def forward(self, x: Array) -> tuple[Array, Any]:
+        self._check_input(x)
+        geometry = self._geometry((x.shape[1], x.shape[2]))
+        if not self._takes_spectral(geometry):
+            return self._forward_by_windows(x), WindowsCache(x)
+        y, cache = spectral.forward(x, self._transformed_weights(geometry), geometry)
+        y += self.params["bias"]  # (B, P, Q, K)
+        return y, cache
+
+    def backward(self, dy: Array, cache: Any) -> Array:
+        self._add_bias_gradient(dy, cache)
+        if isinstance(cache, spectral.SpectralCache):
+            dx, dW = spectral.backward(dy, cache)
+        else:
+            dx = get_xp(dy).empty_like(cache.x)  # (B, H, W, C)
+            dW = self._backward_by_windows(dy, cache.x, dx)
+        self.grads["W"] += dW  # (KH, KW, C, K)
+        return dx
+
+    def backward_params(self, dy: Array, cache: Any) -> None:
+        """As ``backward``; by windows, it does not compute the gradient of x, which a first layer spares."""
+        if isinstance(cache, spectral.SpectralCache):
+            self.backward(dy, cache)
+            return
+        self._add_bias_gradient(dy, cache)
+        self.grads["W"] += self._backward_by_windows(dy, cache.x, None)  # (KH, KW, C, K)
+
+    def _add_bias_gradient(self, dy: Array, cache: Any) -> None:
+        if isinstance(cache, spectral.SpectralCache):
+            size, batch = cache.geometry.size, len(cache.X)
+        else:
+            size, batch = (cache.x.shape[1], cache.x.shape[2]), len(cache.x)
+        expected = (batch, *self.output_size(size), self.out_channels)
+        check_gradient("Conv2d.backward", dy, expected, self.params["W"])
+        rows = dy.reshape(-1, self.out_channels)  # (B·P·Q, K)
+        ones = get_xp(dy).ones((1, len(rows)), dtype=dy.dtype)  # a product with ones sums fastest
+        self.grads["bias"] += (ones @ rows)[0]  # (K,)
+
+    # -- window by window ----------------------------------------------------------------------
+
+    def _forward_by_windows(self, x: Array) -> Array:
+        xp, K, bias = get_xp(x), self.out_channels, self.params["bias"]
+        W = self.params["W"].reshape(-1, K)  # (KH·KW·C, K)
+        grid = self.output_size((x.shape[1], x.shape[2]))
+        y = xp.empty((len(x), *grid, K), dtype=x.dtype)  # (B, P, Q, K)
+
+        def work(k: slice) -> None:
+            rows = y[k].reshape(-1, K)  # (b·P·Q, K), a view
+            cols = im2col(x[k], *self.window).reshape(len(rows), -1)  # (b·P·Q, KH·KW·C)
+            xp.matmul(cols, W, out=rows)
+            rows += bias
+
+        parallel(work, self._batch_slices(x))
+        return y
+
+    def _backward_by_windows(self, dy: Array, x: Array, dx: Array | None) -> Array:
+        """Return dW (KH, KW, C, K), and fill dx (B, H, W, C) where it is wanted."""
+        K = self.out_channels
+        W = self.params["W"].reshape(-1, K)  # (KH·KW·C, K)
+
+        def work(group: Sequence[slice]) -> Any:
+            dW: Any = 0
+            for k in group:
+                rows = dy[k].reshape(-1, K)  # (b·P·Q, K)
+                cols = im2col(x[k], *self.window)  # (b, P, Q, KH·KW·C)
+                dW = dW + cols.reshape(len(rows), -1).T @ rows  # (KH·KW·C, K)
+                if dx is not None:
+                    dcols = (rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
+                    dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
+            return dW
+
+        sums = parallel(work, in_groups(self._batch_slices(x)))
+        return sum(sums).reshape(self.params["W"].shape)  # in order: the same bits each time
+
+    def _batch_slices(self, x: Array) -> list[slice]:
+        """Some samples at a time: their windows laid out, and the outputs."""
+        window, K = self.params["W"][..., 0].size, self.out_channels
+        numbers = math.prod(self.output_size((x.shape[1], x.shape[2]))) * (window + K)
+        return work_slices(len(x), numbers, get_xp(x))
+
+    # -- by frequencies ------------------------------------------------------------------------
+
+    def _geometry(self, size: Pair) -> Geometry:
+        return Geometry(size, *self.window)
+
+    def _takes_spectral(self, geometry: Geometry) -> bool:
+        direct, by_frequency = multiplications(geometry, self.in_channels, self.out_channels)
+        return by_frequency < SPECTRAL_SHARE * direct
+
+    def _transformed_weights(self, geometry: Geometry) -> Array:
+        """Return the weights (T, C', K) as spectral.py needs them; a snapshot for inference keeps them."""
+        W = self.params["W"]
+        return self._kept(geometry, lambda: spectral.transform_weights(W, geometry))
+
+
+def col2im_by_rows(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:
+    """Do what layers.col2im does, a row of a window at a time: its KW·C numbers lie side by side."""
+    B, P, Q, _ = dcols.shape
+    (H, W), (above, left) = size, padding
+    drows = dcols.reshape(B, P, Q, *kernel, -1)  # (B, P, Q, KH, KW, C)
+    shape = (B, H + 2 * above, W + 2 * left, drows.shape[-1])
+    dx = get_xp(dcols).zeros(shape, dtype=dcols.dtype)  # (B, H + 2·above, W + 2·left, C)
+    for r in range(kernel[0]):
+        rows = slice(r, r + stride[0] * (P - 1) + 1, stride[0])
+        for q in range(Q):
+            start = q * stride[1]
+            dx[:, rows, start : start + kernel[1]] += drows[:, :, q, r]  # (B, P, KW, C)
+    return dx[:, above : above + H, left : left + W]  # (B, H, W, C)

@@ -1,0 +1,143 @@
+"""Worker threads, and how work is sliced for them: NumPy lets several threads compute at once.
+
+They work once ``own_the_cores`` was called; until then one thread does everything, and NumPy's own
+threads help with products of matrices. Slices depend on sizes alone, and what is added up is added in a
+fixed order, so the bits do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+
+from minicaps.arrays import Array, get_xp
+from minicaps.fast.platform import owns_the_cores
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+MATMUL_SLICES = 4  # of a product of matrices
+MIN_MULTIPLICATIONS = 1 << 20  # smaller products are done before a thread has woken up
+MIN_NUMBERS = 1 << 19  # the same for other work
+SLICE_NUMBERS = 3 << 18  # 3 MB in float32. Less would stay closer to a core's cache, but whenever a
+# thread comes back from NumPy for the next step it may have to wait for the interpreter
+GROUPS = 8  # in which slices are added up; fixed, so that sums do not depend on the threads
+
+
+@functools.cache
+def thread_count() -> int:
+    """Return how many threads work on one batch: MINICAPS_THREADS, or the cores available.
+
+    Raises
+    ------
+    ValueError
+        If MINICAPS_THREADS is not a whole number above 0.
+    """
+    text = os.environ.get("MINICAPS_THREADS", "")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or int(text) == 0:
+        raise ValueError(f"MINICAPS_THREADS is {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+_busy_processes = 1  # that compute at the same time as this one, and leave it a share of the threads
+
+
+@contextlib.contextmanager
+def beside_other_processes(processes: int) -> Iterator[None]:
+    """Within it, ``parallel`` uses this process's share of the threads."""
+    global _busy_processes
+    before, _busy_processes = _busy_processes, processes
+    try:
+        yield
+    finally:
+        _busy_processes = before
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_count() - 1, thread_name_prefix="minicaps")
+
+
+def parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return [work(item) for item in items], computed by several threads.
+
+    The calling thread works too, so that it need not wait for a helper to wake up before it starts,
+    nor at the end for one that never did.
+    """
+    count = min(thread_count() // _busy_processes, len(items)) if owns_the_cores() else 1
+    if count < 2:
+        return [work(item) for item in items]
+    results: dict[int, Result] = {}
+    left = deque(range(len(items)))
+
+    def take_turns() -> None:
+        while left:
+            try:
+                k = left.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            results[k] = work(items[k])
+
+    helpers = [_helpers().submit(_under, np.geterr(), take_turns) for _ in range(count - 1)]
+    try:
+        take_turns()
+    finally:
+        errors = [helper.exception() for helper in helpers if not helper.cancel()]
+    for error in filter(None, errors):
+        raise error
+    return [results[k] for k in range(len(items))]
+
+
+def _under(error_state: Any, work: Callable[[], None]) -> None:
+    """Call work() under NumPy's error state of the thread that asked for it."""
+    with np.errstate(**error_state):
+        work()
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """Return a @ b for matrices (M, K) and (K, N), on our threads where it is worth it.
+
+    The longer side of the product is always sliced at the same places.
+    """
+    xp, (rows, columns) = get_xp(a, b), (len(a), b.shape[1])
+    if xp is not np or a.size * columns < MIN_MULTIPLICATIONS:
+        return a @ b
+    y = np.empty((rows, columns), dtype=a.dtype)  # (M, N)
+    if rows >= columns:
+        slices = slices_of(rows, -(-rows // MATMUL_SLICES))
+        parallel(lambda k: np.matmul(a[k], b, out=y[k]), slices)
+    else:
+        slices = slices_of(columns, -(-columns // MATMUL_SLICES))
+        parallel(lambda k: np.matmul(a, b[:, k], out=y[:, k]), slices)
+    return y
+
+
+def slices_of(count: int, size: int) -> list[slice]:
+    """Slice 0..count into slices of at most `size`."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def work_slices(count: int, numbers: int, xp: Any) -> list[slice]:
+    """Slice 0..count, each with so many numbers, for the threads.
+
+    A multiple of four slices gives up to four threads equal shares. What is too small to share stays
+    whole, and so does everything on a GPU.
+    """
+    if xp is not np or count * numbers < MIN_NUMBERS:
+        return [slice(0, count)]
+    shares = 4 * -(-count * numbers // (4 * SLICE_NUMBERS))
+    return slices_of(count, -(-count // shares))
+
+
+def in_groups(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """Deal items to GROUPS groups; whoever adds up within each, and then the groups, adds in a fixed
+    order whatever the number of threads."""
+    return [items[k::GROUPS] for k in range(min(GROUPS, len(items)))]

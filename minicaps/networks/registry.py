@@ -1,0 +1,66 @@
+"""Every network by name, and the sizes of the CapsNet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from minicaps.layers import Seed
+from minicaps.networks.baselines import CNN, MLP
+from minicaps.networks.capsnet import CapsNet, CapsNetConfig
+from minicaps.networks.network import Network, NetworkConfig
+
+NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "mlp": MLP}
+PRESETS: dict[str, CapsNetConfig] = {
+    "tiny": CapsNetConfig(
+        conv_channels=8, conv_kernel=5, conv_stride=2, primary_types=4, primary_dimension=4, primary_kernel=5,
+        class_dimension=8, decoder_hidden=(32, 64),
+    ),
+    "small": CapsNetConfig(
+        conv_channels=64, conv_kernel=7, conv_stride=2, primary_types=8, primary_kernel=5,
+        decoder_hidden=(128, 256),
+    ),
+    "paper": CapsNetConfig(),
+}  # fmt: skip
+
+
+def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig:
+    """Return the configuration of a network by name; the arguments are those of ``build``."""
+    if name not in NETWORKS:
+        raise ValueError(f"model is {name!r}, expected one of {', '.join(NETWORKS)}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+    base = PRESETS[preset] if name == "capsnet" else NETWORKS[name].Config()
+    try:
+        return replace(base, **options)
+    except TypeError as error:
+        raise TypeError(f"build: {error}; {type(base).__name__} says what there is") from None
+
+
+def build(
+    name: str, preset: str = "small", *, rng: Seed = None, dtype: Any = np.float32, **options: Any
+) -> Network:
+    """Build a network by name.
+
+    Parameters
+    ----------
+    name : {"capsnet", "cnn", "mlp"}
+    preset : {"tiny", "small", "paper"}
+        Sizes of the CapsNet; the others have one size.
+    rng : numpy.random.Generator or int, optional
+        Source of the first weights.
+    dtype : float32 or float64
+    **options
+        Fields of the network's configuration, such as ``classes=5``; they win over the preset.
+
+    Raises
+    ------
+    ValueError
+        If there is no such network or preset, or an option has a value that cannot be.
+    TypeError
+        If there is no such option.
+    """
+    config = configure(name, preset, **options)
+    return NETWORKS[name](config, rng=rng, dtype=dtype)
