@@ -11,16 +11,8 @@ from minicaps.arrays import to_backend, to_numpy
 from minicaps.layers import Loss
 from minicaps.networks import Network
 from minicaps.proof import CHECKS, cases_of, check_class, check_layer, find_classes, package_modules
-from minicaps.proof.contract import (
-    applies,
-    arrays_in,
-    assert_close,
-    assert_equal_bits,
-    map_arrays,
-    name_of,
-    run,
-    upstream,
-)
+from minicaps.proof.cases import arrays_in, assert_close, assert_equal_bits, map_arrays, run, upstream
+from minicaps.proof.contract import applies, name_of
 from minicaps.proof.gradcheck import gradcheck
 
 WRONG_CUBE = """

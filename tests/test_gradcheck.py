@@ -7,7 +7,7 @@ import pytest
 
 from minicaps import Dense, DynamicRouting, Layer, Loss, ReLU, Stopped, gradcheck
 from minicaps.proof import find_classes, module_from_path
-from minicaps.proof.examples import with_couplings
+from minicaps.proof.capsule_examples import with_couplings
 
 rng = np.random.default_rng(7)
 X = rng.normal(size=(3, 5))

@@ -7,7 +7,7 @@ import pytest
 
 from minicaps import capsules, fast, layers
 from minicaps.proof import cases_of
-from minicaps.proof.contract import arrays_in, assert_close, run
+from minicaps.proof.cases import arrays_in, assert_close, run
 
 CASES = [case for cls in fast.TWINS for case in cases_of(cls)]
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-5}

@@ -18,8 +18,7 @@ import numpy as np
 
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import Coupling, DynamicRouting
-from minicaps.capsules.dynamic_routing import Iteration
+from minicaps.capsules import Coupling, DynamicRouting, Iteration
 from minicaps.checks import check_gradient
 from minicaps.fast.threads import parallel, work_slices
 

@@ -20,7 +20,8 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.fast.platform import owns_the_cores
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MATMUL_SLICES = 4  # of a product of matrices
 MIN_MULTIPLICATIONS = 1 << 20  # smaller products are done before a thread has woken up

@@ -1,6 +1,7 @@
 """That it is right: backward against central differences, and the contract that every layer keeps."""
 
-from minicaps.proof.contract import CHECKS, Case, cases_of, check_layer
+from minicaps.proof.cases import Case, cases_of
+from minicaps.proof.contract import CHECKS, check_layer
 from minicaps.proof.discovery import (
     check_class,
     find_classes,

@@ -12,40 +12,27 @@ AssertionError where the class does not keep the contract. The tests of minicaps
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from minicaps.layers import Example, Layer, Loss
-from minicaps.proof.discovery import find_examples
+from minicaps.layers import Layer, Loss
+from minicaps.proof.cases import (
+    Case,
+    arrays_in,
+    assert_close,
+    assert_equal_bits,
+    cases_of,
+    map_arrays,
+    run,
+    samples,
+    upstream,
+)
 from minicaps.proof.gradcheck import gradcheck
 
-Check = Callable[["Case"], None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One example of a class."""
-
-    cls: Any
-    number: int
-    name: str
-
-    def make(self, dtype: Any = np.float64) -> Example:
-        """Build the example anew; it is the same each time."""
-        return find_examples(self.cls, dtype=dtype)[self.number]
-
-    @property
-    def label(self) -> str:
-        """Folder or module, class and example: "fast.Conv2d-stride"."""
-        return f"{self.cls.__module__.split('.')[-2:][0]}.{self.cls.__name__}-{self.name}"
-
-
-def cases_of(cls: Any) -> list[Case]:
-    """Return a case for every example of a class."""
-    return [Case(cls, number, example.name) for number, example in enumerate(find_examples(cls))]
+Check = Callable[[Case], None]
 
 
 def check_layer(cls: Any) -> list[str]:
@@ -76,7 +63,8 @@ def check_layer(cls: Any) -> list[str]:
     >>> "backward_is_linear_in_dy" in check_layer(ReLU)
     True
     """
-    passed, failures = [], []
+    passed: list[str] = []
+    failures: list[str] = []
     for check in CHECKS:
         before = len(failures)
         for case in cases_of(cls):
@@ -101,80 +89,6 @@ def name_of(check: Check) -> str:
 def applies(check: Check, case: Case) -> bool:
     """Whether the check is meant for the class of a case: some are for layers or losses alone."""
     return issubclass(case.cls, ONLY.get(check, object))
-
-
-# -- what the checks share --------------------------------------------------------------------
-
-
-def arrays_in(value: Any) -> list[np.ndarray]:
-    """Return all NumPy arrays in nested tuples, lists and dictionaries."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return [np.asarray(value)]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [array for part in value for array in arrays_in(part)]
-    return []
-
-
-def map_arrays(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to every array in nested tuples and lists; None stays None."""
-    if isinstance(value, (tuple, list)):
-        parts = [map_arrays(function, part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value if value is None else function(value)
-
-
-def upstream(y: Any, seed: int = 1) -> Any:
-    """Draw normal upstream gradients of the shape and dtype of the outputs y."""
-    rng = np.random.default_rng(seed)
-    return map_arrays(lambda part: rng.normal(size=np.shape(part)).astype(part.dtype), y)
-
-
-@dataclass
-class Outcome:
-    """What one forward and one backward gave."""
-
-    y: Any
-    dx: Any
-    grads: dict[str, np.ndarray]
-
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        return [*arrays_in(self.y), *arrays_in(self.dx), *arrays_in(self.grads)]
-
-
-def run(layer: Any, inputs: tuple[Any, ...], dy: Any = None) -> Outcome:
-    """Run forward and backward once, from gradients of 0."""
-    y, cache = layer.forward(*inputs)
-    if isinstance(layer, Loss):
-        return Outcome(y, layer.backward(cache), {})
-    layer.zero_grad()
-    dx = layer.backward(upstream(y) if dy is None else dy, cache)
-    return Outcome(y, dx, {name: grad.copy() for name, grad in layer.grads.items()})
-
-
-def assert_equal_bits(found: Any, expected: Any) -> None:
-    found, expected = arrays_in(found), arrays_in(expected)
-    assert len(found) == len(expected) > 0, f"{len(found)} arrays, expected {len(expected)}"
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def assert_close(found: Any, expected: Any, tolerance: float) -> None:
-    """Compare arrays, relative to the largest number of each."""
-    found, expected = arrays_in(found), arrays_in(expected)
-    assert len(found) == len(expected) > 0, f"{len(found)} arrays, expected {len(expected)}"
-    for one, other in zip(found, expected, strict=True):
-        scale = max(np.abs(one).max(), np.abs(other).max())
-        difference = np.abs(one - other).max()
-        assert difference <= tolerance * scale, f"they differ by {difference:.1e} of {scale:.1e}"
-
-
-def samples(value: Any) -> Iterator[Any]:
-    """Yield each sample of a batch as a batch of one."""
-    for b in range(len(arrays_in(value)[0])):
-        yield map_arrays(lambda x, b=b: x[b : b + 1], value)
 
 
 # -- the checks -------------------------------------------------------------------------------
@@ -296,11 +210,15 @@ def check_the_loss_of_a_batch_is_the_mean_of_its_samples(case: Case) -> None:
 def check_values_are_finite_and_raise_no_floating_point_warning(case: Case) -> None:
     for scale in (0.0, 1e-30, 1.0):
         _, layer, inputs, _ = case.make(np.float32)
-        inputs = map_arrays(lambda x, s=scale: x * np.float32(s) if x.dtype.kind == "f" else x, inputs)
+        inputs = map_arrays(partial(scaled, scale), inputs)
         with np.errstate(divide="raise", over="raise", invalid="raise"):
             outcome = run(layer, inputs)
         for array in outcome.arrays:
             assert np.isfinite(array).all(), f"not finite at inputs of the scale {scale:g}"
+
+
+def scaled(scale: float, x: np.ndarray) -> np.ndarray:
+    return x * np.float32(scale) if x.dtype.kind == "f" else x
 
 
 def check_state_restores_the_parameters(case: Case) -> None:

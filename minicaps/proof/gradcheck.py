@@ -30,7 +30,7 @@ def gradcheck(
     layer: Any,
     inputs: Sequence[Any],
     *,
-    check_forward: Callable | None = None,
+    check_forward: Callable[..., Any] | None = None,
     step: float = 1e-5,
     tolerance: float = 1e-6,
     seed: int = 0,
@@ -101,14 +101,18 @@ def gradcheck(
 class _Array:
     name: str
     value: np.ndarray  # perturbed in place, and restored
-    analytic: list  # one gradient for every upstream
+    analytic: list[Any]  # one gradient for every upstream
 
 
 class _Probe:
     """One layer with its inputs, and the gradients that backward gives for every upstream."""
 
     def __init__(
-        self, layer: Any, inputs: tuple, check_forward: Callable | None, rng: np.random.Generator
+        self,
+        layer: Any,
+        inputs: tuple[Any, ...],
+        check_forward: Callable[..., Any] | None,
+        rng: np.random.Generator,
     ) -> None:
         self.layer, self.rng = layer, rng
         self.is_loss = isinstance(layer, Loss)
@@ -191,12 +195,12 @@ class _Probe:
                 return row
         U = np.stack(self.upstreams)  # (rows, outputs)
         analytic = np.stack([g.ravel() for g in array.analytic]) @ directions.T  # (rows, columns)
-        columns = [self._column(array, d.reshape(shape), step) for d in directions]
-        row.crossings = sum(column is None for column in columns)
-        seen = [k for k, column in enumerate(columns) if column is not None]
+        found = [(k, self._column(array, d.reshape(shape), step)) for k, d in enumerate(directions)]
+        columns = {k: column for k, column in found if column is not None}
+        row.crossings, seen = len(found) - len(columns), list(columns)
         if not seen:
             return row
-        numeric = U @ np.stack([columns[k] for k in seen], axis=1)  # (rows, columns)
+        numeric = U @ np.stack(list(columns.values()), axis=1)  # (rows, columns)
         analytic = analytic[:, seen]
         difference = np.abs(analytic - numeric)
         where = np.unravel_index(difference.argmax(), difference.shape)  # also finds the first NaN
@@ -216,7 +220,7 @@ class _Probe:
                 return (above - below) / (2 * h)
         return None
 
-    def _evaluate(self, array: _Array, change: np.ndarray) -> tuple[np.ndarray, list]:
+    def _evaluate(self, array: _Array, change: np.ndarray) -> tuple[np.ndarray, list[Any]]:
         kept = array.value.copy()
         array.value += change
         try:
@@ -233,7 +237,7 @@ def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _flatten(value: Any, keep: bool = False) -> list:
+def _flatten(value: Any, keep: bool = False) -> list[Any]:
     """Return the arrays in nested tuples; with `keep`, None and other things too."""
     if isinstance(value, (tuple, list)):
         return [part for item in value for part in _flatten(item, keep)]
