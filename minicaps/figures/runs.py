@@ -31,7 +31,7 @@ from minicaps.figures.style import (
 from minicaps.networks import Network
 
 if TYPE_CHECKING:
-    from minicaps.training.step import Evaluation
+    from minicaps.training import Evaluation
 
 MAX_RECONSTRUCTIONS = 12  # in the figure of a run
 
