@@ -14,8 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU
-from minicaps.figures import plots
+from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU, figures
 
 rng = np.random.default_rng(0)
 
@@ -102,7 +101,7 @@ for _ in range(100):
     moved = [(kind, *centre) for kind, centre in zip((EYE, EYE, NOSE, MOUTH), centres, strict=True)]
     assert np.array_equal(pool(draw(moved)), pool(draw(face)))
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(6.4, 3.6))
     figure.suptitle("A face and a wreck, and what pooling leaves: the same 27 numbers", x=0.01, ha="left")
     for row, parts in zip(figure.subplots(2, 4), (face, wreck), strict=True):
@@ -112,7 +111,7 @@ with matplotlib.rc_context(plots.STYLE):
             axes.set(title=title, xticks=(8, 16), yticks=(8, 16), xticklabels=(), yticklabels=())
             axes.tick_params(length=0)
             axes.grid(color="0.5")
-plots.show(figure, "01_same_features")
+figures.show(figure, "01_same_features")
 
 # %% [markdown]
 # ## What does a capsule keep?
@@ -168,18 +167,18 @@ told = np.array([places(one)[0, 1] for one in u])  # (20,)
 assert np.array_equal(lengths.argmax(axis=1), columns // 8)  # invariant, but only within a window
 assert np.allclose(told, columns)
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.6))
     left, right = figure.subplots(1, 2)
     for q in range(3):
-        left.plot(columns, lengths[:, q], label=f"window {q}", **plots.line_style(q))
+        left.plot(columns, lengths[:, q], label=f"window {q}", **figures.line_style(q))
     left.set(title="Pooled: constant, then a jump", ylabel="Pooled value", ylim=(-0.1, 1.5))
     left.legend(ncols=3, loc="upper left", columnspacing=1, handlelength=1.6)
-    right.plot(columns, told, **plots.line_style(1))
+    right.plot(columns, told, **figures.line_style(1))
     right.set(title="Capsules: moving along with the eye", ylabel="Column they tell (pixels)")
     for axes in (left, right):
         axes.set(xlabel="Column of the eye (pixels)", xticks=range(0, 25, 4))
-plots.show(figure, "01_equivariance")
+figures.show(figure, "01_equivariance")
 
 # %% [markdown]
 # ## What is the pose good for?
@@ -201,17 +200,17 @@ assert np.allclose(predict(face), (11, 11)) and np.allclose(predict(aside), (12,
 assert np.all(np.ptp(predict(wreck), axis=0) > 5)  # in pixels: the largest minus the smallest
 assert not np.array_equal(pool(draw(aside)), pool(draw(face)))
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(6.4, 2.6))
     figure.suptitle("From each part to the middle of the face that it predicts", x=0.01, ha="left")
     pictures = {"face: they agree": face, "moved: they still agree": aside, "wreck: they do not": wreck}
     for axes, (title, parts) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
         axes.imshow(1 - 0.3 * draw(parts)[0, :, :, 0], vmin=0, vmax=1)
         for (_, row, column), end in zip(parts, predict(parts), strict=True):
-            axes.plot([column, end[1]], [row, end[0]], color=plots.COLOURS[1])
-            axes.plot(end[1], end[0], "o", color=plots.COLOURS[2])
+            axes.plot([column, end[1]], [row, end[0]], color=figures.COLOURS[1])
+            axes.plot(end[1], end[0], "o", color=figures.COLOURS[2])
         axes.set(title=title, xticks=(), yticks=())
-plots.show(figure, "01_votes")
+figures.show(figure, "01_votes")
 
 # %% [markdown]
 # ## Summary

@@ -17,9 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minicaps import Conv2d, gradcheck
+from minicaps import Conv2d, figures, gradcheck
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
 from minicaps.layers import col2im, im2col
 
 rng = np.random.default_rng(0)
@@ -72,19 +71,19 @@ def table(axes, numbers, title):
     axes.spines[:].set_visible(False)
 
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.1))
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 4, 4))
     table(left, x, "Image, with three of its windows")
     table(middle, cols, "cols: a row per window")
     table(right, copies, "Copies of each pixel")
     for k, (p, q) in enumerate([(0, 0), (1, 1), (2, 2)], start=1):
-        look = {"fill": False, "color": plots.COLOURS[k], "lw": 2.2, "ls": plots.LINES[k - 1]}
+        look = {"fill": False, "color": figures.COLOURS[k], "lw": 2.2, "ls": figures.LINES[k - 1]}
         left.add_patch(Rectangle((q - 0.45, p - 0.45), 1.9, 1.9, **look))
         middle.add_patch(Rectangle((-0.44, 3 * p + q - 0.42), 3.88, 0.84, **look))
     middle.set_yticks(range(9), [f"({p}, {q})" for p, q in np.ndindex(3, 3)])
     middle.set_ylabel("Window (p, q)")
-plots.show(figure, "04_im2col")
+figures.show(figure, "04_im2col")
 
 # %% [markdown]
 # ## Channels, filters, batch, stride
@@ -171,7 +170,7 @@ edges.params["W"][:, :, 0] = np.stack([to_right, -to_right, to_right.T, -to_righ
 edges.params["bias"][...] = 0
 features = np.maximum(edges(digit), 0)  # (1, 28, 28, 4)
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 1.9))
     pictures = np.concatenate([digit, features], axis=3)[0]  # (28, 28, 5)
     titles = ("Digit", "Brighter →", "Brighter ←", "Brighter ↓", "Brighter ↑")
@@ -180,7 +179,7 @@ with matplotlib.rc_context(plots.STYLE):
         axes.set(xticks=[], yticks=[], title=titles[k])
         axes.grid(False)
     figure.suptitle("Each filter lights up where its edge is", x=0.01, ha="left", fontsize=10)
-plots.show(figure, "04_digit_features")
+figures.show(figure, "04_digit_features")
 
 # %% [markdown]
 # The same weights stand at every place. So if the digit moves, its features move with it, unchanged. (The

@@ -16,9 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, gradcheck
+from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, figures, gradcheck
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 digit = to_float(load().train_images[7:8]).astype(np.float64)  # (1, 28, 28, 1)
@@ -57,20 +56,20 @@ turned = edges(frame_turned).reshape(13, 13, 2)
 assert np.allclose(turned[..., 0], np.rot90(u)[..., 1])  # to the right now: what was downwards
 assert np.allclose(turned[..., 1], -np.rot90(u)[..., 0])  # downwards now: minus what was to the right
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.7))
     left, right = figure.subplots(1, 2)
     p, q = np.indices((13, 13))
     for axes, image, arrows in (left, frame, u), (right, frame_turned, turned):
         axes.imshow(image[0, :, :, 0], cmap="gray_r", vmax=2.5)
         axes.quiver(2 * q + 1, 2 * p + 1, arrows[..., 0], arrows[..., 1], angles="xy", scale_units="xy",
-                    scale=0.45, width=0.007, color=plots.COLOURS[1])  # fmt: skip
+                    scale=0.45, width=0.007, color=figures.COLOURS[1])  # fmt: skip
         axes.set(xticks=[], yticks=[], xlabel="Length: is there an edge? Direction: which one")
         axes.grid(False)
         axes.spines[:].set_visible(True)
     left.set_title("An arrow for every capsule")
     right.set_title("The image turned, and the arrows with it")
-plots.show(figure, "05_edge_capsules")
+figures.show(figure, "05_edge_capsules")
 
 # %% [markdown]
 # ## Several types at each place, and their numbers
@@ -159,18 +158,18 @@ for name in seen:
     assert np.array_equal(seen[name], expected)
 
 titles = {"right": "Right: one place, one square", "wrong": "Wrong: four places, both ends of the image"}
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.9))
     for axes, (name, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         axes.imshow(digit[0, :, :, 0], cmap="gray_r", vmax=1.6)
         axes.imshow(np.where(seen[name], 1.0, np.nan), cmap="Wistia", alpha=0.5)
         for p, q in places[name]:
-            axes.add_patch(Rectangle((2 * q - 0.5, 2 * p - 0.5), 9, 9, fill=False, color=plots.COLOURS[2]))
-            axes.plot(2 * q + 4, 2 * p + 4, "o", color=plots.COLOURS[1], markersize=5)
+            axes.add_patch(Rectangle((2 * q - 0.5, 2 * p - 0.5), 9, 9, fill=False, color=figures.COLOURS[2]))
+            axes.plot(2 * q + 4, 2 * p + 4, "o", color=figures.COLOURS[1], markersize=5)
         axes.set(title=title, xticks=[], yticks=[], xlabel=f"{seen[name].sum()} pixels with a gradient")
         axes.grid(False)
         axes.spines[:].set_visible(True)
-plots.show(figure, "05_what_a_capsule_sees")
+figures.show(figure, "05_what_a_capsule_sees")
 
 # %% [markdown]
 # ## Why it matters

@@ -14,8 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, PredictionVectors, Squash
-from minicaps.figures import plots
+from minicaps import DynamicRouting, PredictionVectors, Squash, figures
 
 rng = np.random.default_rng(0)
 squash = Squash()  # squash(s) shrinks each vector's length n to n²/(1 + n²)
@@ -56,19 +55,19 @@ directions = np.degrees(np.arctan2(u_hat[..., 1], u_hat[..., 0])) % 360  # (I, J
 assert np.allclose(directions, [[55, 150], [65, 290], [190, 20]])
 assert np.allclose(u_hat[1, 0], u[1] @ W[1, :, 0])  # what the rectangle says about the house, on its own
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.5))
     for j, axes in enumerate(figure.subplots(1, 2)):
         for i, part in enumerate(parts):
-            line = {"color": plots.COLOURS[i], "linestyle": plots.LINES[i], "label": part}
+            line = {"color": figures.COLOURS[i], "linestyle": figures.LINES[i], "label": part}
             axes.plot(*np.transpose([[0, 0], u_hat[i, j]]), **line)
-            tip = {"arrowstyle": "-|>", "color": plots.COLOURS[i], "shrinkA": 0, "shrinkB": 0}
+            tip = {"arrowstyle": "-|>", "color": figures.COLOURS[i], "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", u_hat[i, j], 0.95 * u_hat[i, j], arrowprops=tip)
         axes.set_title(("House: two of three predictions agree", "Boat: no two predictions agree")[j])
         axes.set(xlabel="First component of û", ylabel="Second component of û")
         axes.set(xlim=(-2, 2), ylim=(-2, 2), xticks=range(-2, 3), yticks=range(-2, 3), aspect="equal")
     axes.legend(loc="lower left")
-plots.show(figure, "06_predictions")
+figures.show(figure, "06_predictions")
 
 # %% [markdown]
 # ## Iteration 1: equal shares
@@ -125,7 +124,7 @@ b_list, c_list, s_list, v_list = soft_course = route(u_hat, 10)
 assert np.allclose(b_list[1], b)  # what we had by hand
 assert all(np.allclose(c.sum(axis=1), 1) for c in c_list)  # a part spends 1 in all
 assert (c_list[2][:2, 0] > 0.9).all() and c_list[2][2, 0] < 0.4  # iteration 3: the disc parts from the others
-plots.show(plots.couplings_per_iteration(c_list[:4], parts, wholes), "06_couplings")
+figures.show(figures.couplings_per_iteration(c_list[:4], parts, wholes), "06_couplings")
 
 # %% [markdown]
 # Why does the disc turn to the boat, where nobody agrees with it? It must spend its share somewhere. And it
@@ -164,11 +163,11 @@ right_rival, trap_rival = third_c(rival), third_c(rival, over_children)
 assert (right[:2, 0] > 0.9).all() and (right_rival[:2, 0] < 0.5).all()
 assert np.array_equal(trap_rival[:, 0], trap[:, 0])  # 3., to the last bit
 
-figure = plots.couplings_per_iteration([right, right_rival, trap, trap_rival], parts, wholes)
+figure = figures.couplings_per_iteration([right, right_rival, trap, trap_rival], parts, wholes)
 for k, title in enumerate(("Right", "Right, with a rival", "Trap", "Trap, with a rival")):
     figure.axes[k].set_title(title, loc="left", fontsize=10)
 figure.suptitle("The trapped house does not notice its rival (iteration 3)", x=0.01, ha="left", fontsize=10)
-plots.show(figure, "06_softmax_axis")
+figures.show(figure, "06_softmax_axis")
 
 # %% [markdown]
 # ## Soft or hard; one, three or ten iterations
@@ -185,16 +184,16 @@ hard_course = route(u_hat, 10, hard)
 assert np.array_equal(hard_course[1][1], [[1, 0], [1, 0], [0, 1]])  # iteration 2: decided
 assert c_list[2][2, 1] < 0.8 and np.allclose(c_list[9], hard_course[1][1], atol=0.01)
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     axes = (figure := Figure(figsize=(7.2, 2.9))).subplots()
     for k, (name, course) in enumerate({"soft": soft_course, "hard": hard_course}.items()):
         for j, whole in enumerate(wholes):
             lengths = np.linalg.norm(course[3], axis=2)[:, j]  # (iterations,)
-            axes.plot(np.arange(1, 11), lengths, label=f"{whole}, {name}", **plots.line_style(2 * j + k))
+            axes.plot(np.arange(1, 11), lengths, label=f"{whole}, {name}", **figures.line_style(2 * j + k))
     axes.set(title="The house is found at once; one doubtful part makes half a boat", ylim=(0, 1))
     axes.set(xlabel="Iteration", ylabel="Length of v")
     axes.legend(loc="lower right")
-plots.show(figure, "06_iterations")
+figures.show(figure, "06_iterations")
 
 # %% [markdown]
 # One iteration only averages. Three lean clearly to one side. After ten the boat has a length of 0.5, for a

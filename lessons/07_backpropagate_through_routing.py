@@ -14,10 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, Squash, gradcheck
+from minicaps import DynamicRouting, Squash, figures, gradcheck
 from minicaps.capsules.capsule_layer import Factors
 from minicaps.capsules.dynamic_routing import softmax_over_parents as softmax
-from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 squash = Squash()
@@ -65,7 +64,7 @@ assert np.allclose(v[0], v3) and np.allclose(cache.b[2][0], b3)
 
 # %%
 uses = ("c¹ ⊗ ds¹", "db² ⊗ v¹", "c² ⊗ ds²", "db³ ⊗ v²", "c³ ⊗ ds³")
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     axes = (figure := Figure(figsize=(7.2, 2.6))).subplots()
     arrow, box = {"arrowstyle": "-|>", "color": "black"}, {"boxstyle": "round,pad=0.4", "facecolor": "white"}
     for x, name in enumerate("c¹ s¹ v¹ b² c² s² v² b³ c³ s³ v³".split()):
@@ -73,20 +72,20 @@ with matplotlib.rc_context(plots.STYLE):
         axes.annotate("", (x + 0.75, 1), (x + 0.25, 1), arrowprops=arrow)
     axes.text(11, 1, "loss", ha="center", va="center")
     for x, label in zip(range(1, 10, 2), uses, strict=True):
-        axes.annotate("", (x, 0.82), (x, 0.2), arrowprops={**arrow, "color": plots.COLOURS[1]})
-        axes.text(x + 0.1, 0.45, label, color=plots.COLOURS[1], fontsize=8)
+        axes.annotate("", (x, 0.82), (x, 0.2), arrowprops={**arrow, "color": figures.COLOURS[1]})
+        axes.text(x + 0.1, 0.45, label, color=figures.COLOURS[1], fontsize=8)
     bar = axes.barh(0.06, 9, 0.24, left=0.5, color="white", edgecolor="black")
     axes.bar_label(bar, ["û"], label_type="center")
     axes.annotate("", (7, 1.2), (3, 1.2), arrowprops={**arrow, "connectionstyle": "arc3,rad=-0.15"})
     axes.text(5, 1.52, "b³ = b² + agreement", ha="center")
-    axes.plot([8.5, 8.5], [0.7, 1.3], color=plots.COLOURS[2], linestyle="--")
-    axes.text(8.5, 1.35, "stopped: cut here", color=plots.COLOURS[2], ha="center")
+    axes.plot([8.5, 8.5], [0.7, 1.3], color=figures.COLOURS[2], linestyle="--")
+    axes.text(8.5, 1.35, "stopped: cut here", color=figures.COLOURS[2], ha="center")
     for r, (first, last) in enumerate(((-0.45, 2.45), (2.55, 6.45), (6.55, 10.35)), start=1):
         axes.axvspan(first, last, color="0.93", zorder=0)
         axes.text(first + 0.1, 1.8, f"Iteration {r}", color="0.3")
     axes.set(xlim=(-0.5, 11.3), ylim=(-0.1, 2), title="Three iterations unrolled: û is used five times")
     axes.axis("off")
-plots.show(figure, "07_graph")
+figures.show(figure, "07_graph")
 
 # %% [markdown]
 # ## A ruler
@@ -209,16 +208,16 @@ anew, frozen = (gradcheck(stopped, [u_hat[None]], check_forward=f) for f in forw
 print(f"relative error of stopped: {anew.worst:.2f} anew, {frozen.worst:.0e} frozen")
 assert gradcheck(routing, [u_hat[None]]).ok and not anew.ok and frozen.ok
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.6))
     for axes, title in zip(figure.subplots(1, 2, sharex=True, sharey=True), forwards, strict=True):
         x = measure(lambda x, title=title: (dv3 * forwards[title](x[None])[0]).sum(), u_hat)
         for k, (name, y) in enumerate({"full": du_hat, "stopped": du_hat_stopped}.items()):
-            axes.plot(x.ravel(), y.ravel(), **{**plots.line_style(2 * k), "linestyle": "", "label": name})
+            axes.plot(x.ravel(), y.ravel(), **{**figures.line_style(2 * k), "linestyle": "", "label": name})
         axes.axline((0, 0), slope=1, color="0.7", linewidth=1, zorder=0)
         axes.set(title=title, xlabel="dû by finite differences", ylabel="dû by backward")
         axes.legend()
-plots.show(figure, "07_full_and_stopped")
+figures.show(figure, "07_full_and_stopped")
 
 # %% [markdown]
 # ## Summary

@@ -14,9 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash
+from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, figures
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
 from minicaps.training.optimizers import Adam
 
 rng = np.random.default_rng(0)
@@ -43,14 +42,14 @@ def margin(n, T):
 
 assert np.allclose([margin(0.5, 1)[0], margin(0.5, 0)[0]], [0.4**2, 0.4**2 / 2])  # 0.16 and 0.08
 assert margin(0.95, 1) == (0, 0) and margin(0.05, 0) == (0, 0)  # past its margin a length costs nothing
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure, n = Figure(figsize=(5, 2.8)), np.linspace(0, 1, 101)
     axes = figure.subplots()
     for k, (T, name) in enumerate([(1, "present"), (0, "absent")]):
-        axes.plot(n, margin(n, T)[0], label=f"class is {name}", **plots.line_style(k), markevery=10)
+        axes.plot(n, margin(n, T)[0], label=f"class is {name}", **figures.line_style(k), markevery=10)
     axes.set(xlabel="Length n of the class capsule", ylabel="Loss", title="Past its margin a length is free")
     axes.legend()
-plots.show(figure, "08_hinges")
+figures.show(figure, "08_hinges")
 
 # %% [markdown]
 # ## Why not a softmax?
@@ -72,15 +71,15 @@ for _ in range(300):
 assert margin(lengths, T)[0].max() < 1e-12  # the lengths have learned all three
 assert p[0, 3] > 0.95 and np.allclose(p[1, [3, 5]], 0.5, atol=0.01)  # two digits have to share
 assert np.array_equal(x[2], start[2])  # and no slope ever asks a softmax to say "nothing"
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.2))
     names = "A 3: both say it", "3 and 5: softmax halves", "Nothing: softmax guesses"
     for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        axes.bar(np.arange(10) - 0.2, lengths[k], 0.4, zorder=2, color=plots.COLOURS[0], label="length")
-        axes.bar(np.arange(10) + 0.2, p[k], 0.4, zorder=2, color=plots.COLOURS[5], label="softmax")
+        axes.bar(np.arange(10) - 0.2, lengths[k], 0.4, zorder=2, color=figures.COLOURS[0], label="length")
+        axes.bar(np.arange(10) + 0.2, p[k], 0.4, zorder=2, color=figures.COLOURS[5], label="softmax")
         axes.set(xlabel="Class", xticks=range(10), ylabel="" if k else "Length, probability", title=names[k])
     axes.legend()
-plots.show(figure, "08_lengths_or_softmax")
+figures.show(figure, "08_lengths_or_softmax")
 
 # %% [markdown]
 # ## The gradient of the margin loss
@@ -210,13 +209,13 @@ angles = [learn_angles(scale) for scale in (0, 0.0005, 0.0005 / 784)]
 alone, with_sum, with_mean = [np.corrcoef(angle, upper - lower)[0, 1] for angle in angles]
 assert abs(with_sum) > 0.75 and abs(alone) < 0.3
 assert np.allclose(angles[0], angles[2], atol=0.5)  # degrees: the mean has moved nobody
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure, names = Figure(figsize=(7.2, 2.5)), ["Margin alone", "With 0.0005 × sum", "With 0.0005 × mean"]
     for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        axes.plot(upper - lower, angles[k], **plots.line_style(k) | {"linestyle": ""})
+        axes.plot(upper - lower, angles[k], **figures.line_style(k) | {"linestyle": ""})
         axes.set(xlabel="Slant of the digit (pixels)", ylabel="" if k else "Direction of v (°)")
         axes.set_title(f"{names[k]}: correlation {[alone, with_sum, with_mean][k]:.2f}", fontsize=8)
-plots.show(figure, "08_direction_means_slant")
+figures.show(figure, "08_direction_means_slant")
 
 # %% [markdown]
 # ## Summary

@@ -14,9 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import MarginLoss, ReconstructionLoss
+from minicaps import MarginLoss, ReconstructionLoss, figures
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
 from minicaps.networks import build
 from minicaps.training.optimizers import Adam
 from minicaps.training.step import batches, evaluate, train_step
@@ -140,7 +139,7 @@ assert result.accuracy > 0.9
 # less.
 
 # %%
-plots.show(plots.learning_curves(epochs), "09_learning_curves")
+figures.show(figures.learning_curves(epochs), "09_learning_curves")
 assert epochs[0]["validation_accuracy"] > epochs[0]["train_accuracy"]
 
 # %% [markdown]
@@ -178,18 +177,18 @@ assert np.array_equal(evaluate(packaged, *validation).scores, result.scores)
 correct = result.predictions == validation[1]
 longest = result.scores.max(axis=1)  # (1000,)
 assert longest[~correct].mean() < longest[correct].mean() - 0.1
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5, 2.6))
     axes = figure.subplots()
     parts = {f"right ({correct.sum()} images)": correct, f"wrong ({(~correct).sum()} images)": ~correct}
     for k, (name, part) in enumerate(parts.items()):
         count, edges = np.histogram(longest[part], bins=20, range=(0, 1))
-        look = {"color": plots.COLOURS[k], "linestyle": plots.LINES[k], "linewidth": 1.6, "zorder": 2}
+        look = {"color": figures.COLOURS[k], "linestyle": figures.LINES[k], "linewidth": 1.6, "zorder": 2}
         axes.stairs(100 * count / part.sum(), edges, label=name, **look)
     axes.set(xlabel="Length of the longest capsule", ylabel="Share of the images (%)")
     axes.set_title("Where the network is wrong, its longest capsule is shorter")
     axes.legend(loc="upper left")
-plots.show(figure, "09_lengths")
+figures.show(figure, "09_lengths")
 
 # %% [markdown]
 # ## Look at the mistakes
@@ -200,8 +199,8 @@ plots.show(figure, "09_lengths")
 wrong = np.flatnonzero(~correct)
 assert len(wrong) == round(1000 * (1 - result.accuracy))
 pictures, answers = to_float(validation[0][wrong]), result.predictions[wrong]
-figure = plots.mistakes(pictures, validation[1][wrong], answers, mnist.class_names, total=1000)
-plots.show(figure, "09_mistakes")
+figure = figures.mistakes(pictures, validation[1][wrong], answers, mnist.class_names, total=1000)
+figures.show(figure, "09_mistakes")
 
 # %% [markdown]
 # ## Summary

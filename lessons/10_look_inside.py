@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from minicaps import figures
 from minicaps.datasets import load, to_float
-from minicaps.figures import explore, plots
 from minicaps.networks import load_pretrained
 
 rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ masked[every, longest] = v[every, longest]
 assert np.allclose(network.reconstruct(masked.reshape(200, 160)), drawn, atol=1e-5)
 first = np.array([np.flatnonzero(labels == digit)[0] for digit in range(10)])  # one image of each digit
 shown = images[first], drawn[first], labels[first], longest[first]
-plots.show(plots.reconstructions(*shown, mnist.class_names), "10_drawings")
+figures.show(figures.reconstructions(*shown, mnist.class_names), "10_drawings")
 
 # %% [markdown]
 # The drawings are smooth, and mostly keep the slant. Now ask the *other* capsules. What does the capsule
@@ -62,7 +62,7 @@ wrong = (errors.sum(axis=1) - right) / 9  # (200,), the mean over the other nine
 print(f"error of the right capsule {right.mean():.1f}, of the wrong ones {wrong.mean():.1f}")
 assert right.mean() < 0.9 * wrong.mean() and (right < wrong).mean() > 0.85
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5.2, 5.2))
     axes = figure.subplots()
     sheet = by_capsule[first, ..., 0].swapaxes(1, 2).reshape(280, 280)  # image, row, capsule, column
@@ -72,7 +72,7 @@ with matplotlib.rc_context(plots.STYLE):
     axes.set(xlabel="Digit of the capsule that draws", ylabel="Digit on the image")
     axes.set_title("Only the capsule of the right digit has something to say")
     axes.grid(False)
-plots.show(figure, "10_ten_capsules")
+figures.show(figure, "10_ten_capsules")
 
 # %% [markdown]
 # The capsules of the wrong digits are short, so the decoder gets little but zeros, and draws nearly the same
@@ -90,12 +90,12 @@ moved[:, :, 1] = capsule
 for d in range(16):
     moved[d, :, 1, d] += offsets
 sweep = network.reconstruct(moved.reshape(176, 160)).reshape(16, 11, 28, 28, 1)
-assert np.allclose(sweep, explore.draw_moved(network, 1, capsule, offsets), atol=1e-5)
+assert np.allclose(sweep, figures.reconstruct_moved(network, 1, capsule, offsets), atol=1e-5)
 assert np.allclose(sweep[:, 5], drawn[one], atol=1e-5)  # in the middle 0 is added
 change = np.abs(sweep[:, -1] - sweep[:, 0]).mean(axis=(1, 2, 3))  # (16,), mean over the pixels
 print("mean change of a pixel:", *np.round(change, 3))
 assert change.min() > 0.001 and change.max() > 3 * change.min()  # all of them do something, some do much more
-plots.show(plots.dimension_grid(sweep, offsets), "10_dimensions")
+figures.show(figures.dimension_grid(sweep, offsets), "10_dimensions")
 
 # %% [markdown]
 # Some rows slant the stroke, some change its weight or length, some hardly do anything. Nobody chose these
@@ -127,9 +127,9 @@ maps = c[-1].reshape(4, 4, 8, 10).mean(axis=2)  # (P, Q, 10)
 to_seven = [each[:, 7].mean() for each in c]
 print("mean coupling to 7 in each iteration:", *np.round(to_seven, 3), "largest:", c[-1].max().round(2))
 assert to_seven[0] < to_seven[1] < to_seven[2] and maps.mean(axis=(0, 1)).argmax() == 7
-figure = plots.couplings_over_image(images[seven], c[-1], network.grid, mnist.class_names)
+figure = figures.couplings_over_image(images[seven], c[-1], network.grid, mnist.class_names)
 assert all(np.allclose(figure.axes[1 + j].images[0].get_array(), maps[..., j]) for j in range(10))
-plots.show(figure, "10_couplings")
+figures.show(figure, "10_couplings")
 
 # %% [markdown]
 # Look at the colour bar first. Most couplings hardly leave 0.1. A few capsules decide, for the 7.
@@ -186,7 +186,7 @@ assert np.allclose(np.diff([tilt(image[..., 0]) for image in turned]), 5, atol=0
 v_turned, drawn_turned = network(turned)
 pose, score, ones = v_turned[:, 1], np.linalg.norm(v_turned, axis=-1), np.full(9, 1)  # (9, 16), (9, 10), (9,)
 assert (score.argmax(axis=1) == ones).all() and np.ptp(score[:, 1]) < 0.15
-plots.show(plots.reconstructions(turned, drawn_turned, ones, ones, mnist.class_names), "10_turned")
+figures.show(figures.reconstructions(turned, drawn_turned, ones, ones, mnist.class_names), "10_turned")
 
 # %% [markdown]
 # The drawings turn too, and a drawing knows nothing but the pose. So the angle must be in the pose. Where?
@@ -204,19 +204,19 @@ agreement = np.corrcoef(encoder, decoder)[0, 1]
 assert agreement > 0.8 and encoder[steepest] * decoder[steepest] > 0
 assert abs(np.corrcoef(angles, pose[:, steepest])[0, 1]) > 0.9  # nearly a straight line
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3))
     left, dots = figure.subplots(1, 2)
     left.plot(angles, np.delete(pose, steepest, axis=1), color="0.8", linewidth=1)
-    left.plot(angles, score[:, 1], label="length of v", **plots.line_style(0))
-    left.plot(angles, pose[:, steepest], label=f"number {steepest}", **plots.line_style(1))
+    left.plot(angles, score[:, 1], label="length of v", **figures.line_style(0))
+    left.plot(angles, pose[:, steepest], label=f"number {steepest}", **figures.line_style(1))
     left.set(xlabel="The image is turned by (degrees)", ylabel="Value (grey: the other 15)")
     left.set_title("The length stays, the pose follows")
     left.legend(loc="center", bbox_to_anchor=(0.5, 0.7))
-    dots.plot(encoder, decoder, "o", color=plots.COLOURS[1])
+    dots.plot(encoder, decoder, "o", color=figures.COLOURS[1])
     dots.set(xlabel="Encoder: change in 40 degrees", ylabel="Decoder: drawing turns by (degrees)")
     dots.set_title(f"They agree (correlation {agreement:.2f})")
-plots.show(figure, "10_pose")
+figures.show(figure, "10_pose")
 
 # %% [markdown]
 # ## Summary

@@ -17,9 +17,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, gradcheck
+from minicaps import Conv2d, figures, gradcheck
 from minicaps.fast import spectral
-from minicaps.figures import plots
 
 rng = np.random.default_rng(0)
 
@@ -133,7 +132,7 @@ image, kernel = rng.normal(size=(10, 10)), rng.normal(size=(5, 5))
 direct = np.lib.stride_tricks.sliding_window_view(image, (5, 5)) * kernel  # (6, 6, 5, 5), 900 products
 fast = C2 @ ((A2 @ kernel.ravel()) * (B2 @ image.ravel()))  # (36,)
 assert direct.size == 900 and np.allclose(fast, direct.sum(axis=(2, 3)).ravel())
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(4.2, 3.6))
     axes = figure.subplots()
     axes.imshow(role, cmap="Greys", vmax=6)
@@ -141,7 +140,7 @@ with matplotlib.rc_context(plots.STYLE):
         axes.text(column, row, number, ha="center", va="center")
     axes.set(title="Products per frequency: 148 in all", xlabel="Frequency f2", ylabel="Frequency f1")
     axes.grid(False)
-plots.show(figure, "11_count_products")
+figures.show(figure, "11_count_products")
 
 # %% [markdown]
 # ## Stride: split the image into phases
@@ -209,14 +208,14 @@ for name, layer in layers.items():
         seconds[f"{part}, {name}"] = min(timeit.repeat(code, globals=globals(), number=1, repeat=3))
 for one, other in zip(*results, strict=True):
     assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.2))
     axes = figure.subplots()
     for name in sorted(seconds, reverse=True):
-        bar = axes.barh(name, 1000 * seconds[name], color=plots.COLOURS[2 if "im2col" in name else 1])
+        bar = axes.barh(name, 1000 * seconds[name], color=figures.COLOURS[2 if "im2col" in name else 1])
         axes.bar_label(bar, fmt="%.0f", padding=3)
     axes.set(title="32 images, best of three runs", xlabel="Milliseconds", xmargin=0.1, axisbelow=True)
-plots.show(figure, "11_time")
+figures.show(figure, "11_time")
 
 # %% [markdown]
 # ## Summary

@@ -19,8 +19,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from minicaps import figures
 from minicaps.datasets import augment, load, to_float
-from minicaps.figures import plots
 from minicaps.networks import build
 from minicaps.training.optimizers import Adam, Cosine
 from minicaps.training.step import batches, evaluate, train_step
@@ -143,12 +143,12 @@ if result_file.exists():
     print(stored["command"])
     for name, result in stored["results"].items():
         print(f"{name:<8} {result['accuracies'][-1]:.2f} %, {result['seconds']} s")
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(1 + 3.1 * len(runs), 3.4))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, (number, run) in zip(panels, runs.items(), strict=True):
         for k, (name, result) in enumerate(run.items()):
-            style, accuracies = plots.line_style(k), result["accuracies"]
+            style, accuracies = figures.line_style(k), result["accuracies"]
             label = f"{name} {accuracies[-1]:.2f} %, published {published[name]:.2f} %"
             axes.plot(np.arange(len(accuracies)) + 1, accuracies, label=label, **style)
             axes.axhline(published[name], color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
@@ -156,7 +156,7 @@ with matplotlib.rc_context(plots.STYLE):
         axes.set_title(f"{number:,} training images (thin: published)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=7, loc="lower right")
-plots.show(figure, "12_validation_curves")
+figures.show(figure, "12_validation_curves")
 
 # %% [markdown]
 # ## Is a difference real?
@@ -195,15 +195,15 @@ for pixels in range(5):
     for name, network in networks.items():
         moved[name].append(100 * evaluate(network, pictures, some_labels).accuracy)
 assert moved["MLP"][3] < min(moved["CNN"][3], moved["CapsNet"][3]) - 10
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5, 2.9))
     axes = figure.subplots()
     for k, name in enumerate(networks):
-        axes.plot(moved[name], label=name, **plots.line_style(k))
+        axes.plot(moved[name], label=name, **figures.line_style(k))
     axes.set(xlabel="Moved to the right (pixels)", ylabel="Classified right (%)", xticks=range(5))
     axes.set_title("A few pixels undo the MLP first")
     axes.legend()
-plots.show(figure, "12_shifted")
+figures.show(figure, "12_shifted")
 
 # %% [markdown]
 # In the short run the CapsNet gains nothing over the CNN here. The windows of both see a stroke wherever it
