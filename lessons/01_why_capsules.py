@@ -14,7 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU, figures
+from minicaps import MaxPool2d, PrimaryCaps, ReLU, figures
+from minicaps.layers import Conv2d
 
 rng = np.random.default_rng(0)
 
@@ -45,8 +46,11 @@ assert np.array_equal(pooled, MaxPool2d(8)(dots))
 # row and column say where the part's centre is.
 
 # %%
-SHAPES = {"eye": "..... .###. .#.#. .###. .....", "nose": "..... ..#.. ..#.. .###. .....",
-          "mouth": "..... ..... #...# .###. ....."}  # fmt: skip
+SHAPES = {
+    "eye": "..... .###. .#.#. .###. .....",
+    "nose": "..... ..#.. ..#.. .###. .....",
+    "mouth": "..... ..... #...# .###. .....",
+}
 PARTS = np.array([[[pixel == "#" for pixel in row] for row in text.split()] for text in SHAPES.values()])
 PARTS = PARTS.astype(float).transpose(1, 2, 0)  # (5, 5, K)
 EYE, NOSE, MOUTH = range(3)
@@ -68,8 +72,9 @@ wreck = [(EYE, 2, 2), (EYE, 6, 21), (NOSE, 14, 14), (MOUTH, 21, 8)]
 # there, so the sum is at most n - 1. With the bias 1 - n and a ReLU behind it, 1 says "its centre is here".
 
 # %%
-# 1 channel in, 3 kinds out, a frame of 2 zeros so that 24 × 24 pixels stay; im2col (lesson 4) sums exactly
-detector = Conv2d(1, 3, 5, padding=2, algorithm="im2col", dtype=np.float64)
+# 1 channel in, 3 kinds out, a frame of 2 zeros so that 24 × 24 pixels stay. The definition (lesson 4)
+# sums exactly; the fast Conv2d (lesson 11) may round
+detector = Conv2d(1, 3, 5, padding=2, dtype=np.float64)
 detector.params["W"][:, :, 0] = 2 * PARTS - 1  # (5, 5, K), for the one input channel
 detector.params["bias"][:] = 1 - PARTS.sum(axis=(0, 1))  # (K,)
 

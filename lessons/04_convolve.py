@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minicaps import Conv2d, figures, gradcheck
+from minicaps import fast, figures, gradcheck
 from minicaps.datasets import load, to_float
-from minicaps.layers import col2im, im2col
+from minicaps.layers import Conv2d, col2im, im2col
 
 rng = np.random.default_rng(0)
 
@@ -93,11 +93,12 @@ figures.show(figure, "04_im2col")
 #
 #     y = cols W + bias,    cols (windows, 3·3·C),    W (3·3·C, K),    y (windows, K)
 #
-# `Conv2d` has two algorithms. Here we ask for this one; lesson 11 builds the other.
+# `minicaps.layers` has just this as its definition of `Conv2d` (file minicaps/layers/convolution.py).
+# `from minicaps import Conv2d` gives its fast form, with the same results but for rounding; see lesson 11.
 
 # %%
 x = rng.normal(size=(2, 7, 5, 2))  # B = 2 images of 7×5 pixels, C = 2
-layer = Conv2d(2, 5, kernel_size=3, stride=2, algorithm="im2col", rng=rng, dtype=np.float64)  # K = 5
+layer = Conv2d(2, 5, kernel_size=3, stride=2, rng=rng, dtype=np.float64)  # K = 5
 W, bias = layer.params["W"].reshape(18, 5), layer.params["bias"]  # (3·3·C, K), (K,)
 # 3 · 2 windows fit. np.s_ keeps an index for later: x[place] is one window of all images, (2, 3, 3, 2)
 places = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(2)]
@@ -194,14 +195,17 @@ assert np.allclose(shifted, np.roll(features, 3, axis=2), atol=1e-6)
 # Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of
 # 20×20 pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window
 # of 9×9 with stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row. So there are 36 windows; laid out they
-# take 382 MB. So minicaps lays out a few images at a time, keeps only x for backward, and lays the windows
-# out again there.
+# take 382 MB. The definition keeps them all in its cache, for backward. So the fast form, where it works by
+# windows (minicaps/fast/convolution.py), lays out a few images at a time, keeps only x for backward, and lays
+# the windows out again there.
 
 # %%
 images = 128 * 20 * 20 * 256 * 4 / 1e6
 laid_out = 128 * 36 * 9 * 9 * 256 * 4 / 1e6
 assert round(images) == 52 and round(laid_out) == 382
-assert cache.x is x and len(cache) == 1
+assert cache.cols.size == 2 * 6 * 18  # of our small layer: B, windows, 3·3·C
+quick = fast.Conv2d(2, 5, kernel_size=3, stride=2, dtype=np.float64)
+assert quick.forward(x)[1].x is x and len(quick.forward(x)[1]) == 1
 
 # %% [markdown]
 # ## Summary

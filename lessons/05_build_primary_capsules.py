@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minicaps import Conv2d, PrimaryCaps, ReLU, Squash, figures, gradcheck
+from minicaps import PrimaryCaps, ReLU, Squash, figures, gradcheck
 from minicaps.datasets import load, to_float
+from minicaps.layers import Conv2d
 
 rng = np.random.default_rng(0)
 digit = to_float(load().train_images[7:8]).astype(np.float64)  # (1, 28, 28, 1)
@@ -62,8 +63,9 @@ with matplotlib.rc_context(figures.STYLE):
     p, q = np.indices((13, 13))
     for axes, image, arrows in (left, frame, u), (right, frame_turned, turned):
         axes.imshow(image[0, :, :, 0], cmap="gray_r", vmax=2.5)
-        axes.quiver(2 * q + 1, 2 * p + 1, arrows[..., 0], arrows[..., 1], angles="xy", scale_units="xy",
-                    scale=0.45, width=0.007, color=figures.COLOURS[1])  # fmt: skip
+        look = {"scale": 0.45, "width": 0.007, "color": figures.COLOURS[1]}
+        right_and_down = np.moveaxis(arrows, -1, 0)  # (2, 13, 13)
+        axes.quiver(2 * q + 1, 2 * p + 1, *right_and_down, angles="xy", scale_units="xy", **look)
         axes.set(xticks=[], yticks=[], xlabel="Length: is there an edge? Direction: which one")
         axes.grid(False)
         axes.spines[:].set_visible(True)
@@ -115,9 +117,10 @@ assert np.array_equal(right, capsules)
 # A place sees 5 × 5 values of h, the ReLU's output, and their windows span 9 pixels each way, from row 2p and
 # column 2q on. Send any gradient du back from one capsule to the image, once with each reshape: squash,
 # reshape undone, two convolutions, backwards. Random weights will do: they do not change what sees what.
+# (`Conv2d` is the definition of lesson 4, in which zeros stay exact. The fast one may round.)
 
 # %%
-options = {"algorithm": "im2col", "rng": rng, "dtype": np.float64}  # im2col: zeros stay exact
+options = {"rng": rng, "dtype": np.float64}
 conv1, relu, squash = Conv2d(1, 8, 5, **options), ReLU(), Squash()
 conv2 = Conv2d(8, types * D, 5, stride=2, **options)
 h, conv1_cache = conv1.forward(digit)  # (1, 24, 24, 8)
@@ -190,6 +193,7 @@ for channels_first, least, most in (False, 0.9, 1), (True, 0, 0.1):
 # %% [markdown]
 # ## From the package
 # `PrimaryCaps` holds a convolution and squash. Images in minicaps are channels last: the reshape is right.
+# Its definition, in the file minicaps/capsules/primary.py, has the lines that we wrote here.
 
 # %%
 primary = PrimaryCaps(8, types, D, kernel_size=5, stride=2, dtype=np.float64)
