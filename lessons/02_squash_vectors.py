@@ -152,7 +152,7 @@ figures.show(figure, "02_jacobian")
 #
 # But look at v = g s with g = n/(1 + n²). There is no division by n. At n = 0 it is 0, without any ε. And J?
 # Both g and ρ are 0 at n = 0, so J = 0, whatever e is. This is what minicaps computes. And where n² could
-# vanish or overflow, it first divides s by its largest number.
+# vanish or overflow, it first divides s by its largest number. (The definition: minicaps/capsules/squash.py.)
 
 # %%
 zero = np.zeros((1, 3))

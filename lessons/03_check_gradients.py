@@ -144,8 +144,9 @@ figures.show(figure, "03_blind_ones")
 #     [L(x + h d) - L(x - h d)] / (2h)  ≈  Σ dx d
 #
 # Suppose that dx is wrong by w. Then the right side is wrong by Σ w d. For normal d this number is normal
-# too, with deviation ‖w‖: it is hardly ever near 0. A fixed d gives no such promise. Along ones, for example,
-# a dx with its entries in the wrong order has the right sum. Try both, for y = sin x with 40 × 50 numbers.
+# too, with standard deviation ‖w‖: it is hardly ever near 0. A fixed d gives no such promise. Along ones, for
+# example, a dx with its entries in the wrong order has the right sum. Try both, for y = sin x with 40 × 50
+# numbers.
 
 # %%
 x, dy = rng.normal(size=(40, 50)), rng.normal(size=(40, 50))

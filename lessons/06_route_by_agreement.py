@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, PredictionVectors, Squash, figures
+from minicaps import DynamicRouting, Hard, Leaky, Softmax, Squash, Votes, figures
 
 rng = np.random.default_rng(0)
 squash = Squash()  # squash(s) shrinks each vector's length n to n²/(1 + n²)
@@ -105,7 +105,9 @@ assert (agreement[:2, 0] > 1).all() and agreement[2, 0] < 0  # two find themselv
 b = b + agreement
 
 # %% [markdown]
-# That was one iteration. The next one begins with the new logits. Here is the whole procedure of the paper.
+# That was one iteration. The next one begins with the new logits. Here is the whole procedure of the paper
+# (procedure 1). minicaps defines it by the same lines, in the file minicaps/capsules/dynamic_routing.py, with
+# a batch axis in front and its gradient below.
 
 
 # %%
@@ -200,14 +202,16 @@ figures.show(figure, "06_iterations")
 # single doubtful disc: more is not always better. The paper takes three.
 #
 # ## The same from minicaps
-# `PredictionVectors` makes û and `DynamicRouting` routes. Both take a batch: one more axis, in front.
-# The cache has b, c, s and v as lists, one array for every iteration.
+# `Votes` makes û (predictions are also called votes) and `DynamicRouting` routes. Both take a batch: one more
+# axis, in front. What makes c of b is a layer of its own, a *coupling*: `Softmax()` if we say nothing, or
+# `Hard()` (file minicaps/capsules/couplings.py). The cache has b, c, s and v as lists, one array for every
+# iteration. `CapsuleLayer` is both, votes and then routing (file minicaps/capsules/capsule_layer.py).
 
 # %%
-prediction = PredictionVectors(3, 2, 2, 2, dtype=np.float64)  # I, D, J, E
-prediction.params["W"][...] = W
-for coupling, course in {"softmax": soft_course, "hard": hard_course}.items():
-    _, cache = DynamicRouting(iterations=10, coupling=coupling).forward(prediction(u[None]))
+votes = Votes(3, 2, 2, 2, dtype=np.float64)  # I, D, J, E
+votes.params["W"][...] = W
+for coupling, course in (Softmax(), soft_course), (Hard(), hard_course):
+    _, cache = DynamicRouting(iterations=10, coupling=coupling).forward(votes(u[None]))
     for name, mine in zip("bcsv", course, strict=True):
         assert np.allclose(np.concatenate(getattr(cache, name)), mine), name
 
@@ -220,7 +224,7 @@ for coupling, course in {"softmax": soft_course, "hard": hard_course}.items():
 #
 # ## Exercises
 # 1. Turn the picture by 90°: every u_i turns. What happens to c, and to v? (Each W_ij is a turn here.)
-# 2. `DynamicRouting(3, leaky=True)` adds a parent "none of the above". Who uses it most?
+# 2. `DynamicRouting(3, coupling=Leaky())` adds a parent "none of the above". Who uses it most?
 # 3. Break it: keep one b for a batch of two scenes, and add the mean of their agreements to it. Predict: does
 #    the check that a part spends 1 notice? Which check would?
 #
@@ -233,7 +237,7 @@ assert np.allclose(c_turned, c_list[:3])  # who agrees with whom does not depend
 assert np.allclose(v_turned[2], v_list[2] @ turn)  # ... and the wholes turn with the picture
 
 # %% Solution 2
-_, cache = DynamicRouting(3, leaky=True).forward(u_hat[None])
+_, cache = DynamicRouting(3, coupling=Leaky()).forward(u_hat[None])
 kept = 1 - cache.c[-1][0].sum(axis=1)  # (I,), what goes to none of the above
 print("kept back:", kept.round(2))
 assert kept[2] > 3 * kept[:2].max()  # the disc

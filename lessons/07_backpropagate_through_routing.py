@@ -14,9 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, Squash, figures, gradcheck
-from minicaps.capsules.capsule_layer import Factors
-from minicaps.capsules.dynamic_routing import softmax_over_parents as softmax
+from minicaps import DynamicRouting, Frozen, Squash, Stopped, figures, gradcheck
+from minicaps.fast import capsule_layer
+from minicaps.layers import softmax
 
 rng = np.random.default_rng(0)
 squash = Squash()
@@ -27,6 +27,8 @@ squash = Squash()
 # output in several ways at once. How does the output change with û, all ways together?
 #
 # First the forward pass of lesson 6, for one sample and without a loop. The digit in a name is the iteration.
+# (`softmax` runs over the last axis, here that of the parents. With the loop, the definition of forward and
+# backward stands in the file minicaps/capsules/dynamic_routing.py.)
 
 # %%
 u, W = rng.normal(size=(6, 4)), 0.5 * rng.normal(size=(6, 4, 3, 8))  # (I, D), (I, D, J, E): 6 lower, 3 upper
@@ -175,7 +177,9 @@ assert np.allclose(db2, measure(lambda b: loss_from_b3(b + agree(squash(combine(
 # product has rank 1. So for each parent the gradient, a 6 × 8 matrix, has rank 5 at most; here just that.
 #
 # Why care? It saves memory. In the paper û has I·J·E = 1152·10·16 numbers for each image, and so has its
-# gradient. The weights and vectors are 5·J·(I + E) = 5·10·(1152 + 16), not a third. minicaps keeps those.
+# gradient. The weights and vectors are 5·J·(I + E) = 5·10·(1152 + 16), not a third. `DynamicRouting` adds the
+# five products up, as its definition says. The `CapsuleLayer` that `from minicaps import CapsuleLayer` gives,
+# the fast one, keeps weights and vectors instead (file minicaps/fast/capsule_layer.py).
 
 # %%
 weights = np.stack([c3, db3, c2, db2, c1])  # (5, I, J)
@@ -185,23 +189,26 @@ assert np.allclose(du_hat, measure(lambda x: (dv3 * routing(x[None])[0]).sum(), 
 assert np.allclose(du_hat, routing.backward(dv3[None], cache)[0])
 assert (np.linalg.matrix_rank(du_hat.swapaxes(0, 1)) == 5).all()  # J matrices (I, E)
 # Not even û is needed: Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, and ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩.
-# `Factors` moves the brackets like this. Its u and W have their axes in another order.
-factors = Factors(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
+# In the fast CapsuleLayer `Predictions` moves the brackets so. Its u and W have their axes in another order.
+factors = capsule_layer.Predictions(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
 assert np.allclose(factors.combine(c3[None])[0], s3) and np.allclose(factors.agree(v1[None])[0], b2)
 
 # %% [markdown]
 # ## Full or stopped
 # Some codes stop the gradient at c³, as if the last couplings were constants. Only c³ ⊗ ds³ is left. Is this
 # wrong? Finite differences say yes, if routing runs anew for every small change of û. They say no, if the
-# forward pass keeps c³ frozen. A stopped gradient is the exact gradient of another function.
+# forward pass keeps c³ frozen. A stopped gradient is the exact gradient of another function. For both there
+# is a coupling (lesson 6) that `DynamicRouting` takes: `Stopped()` makes the shares of a softmax and has the
+# gradient 0, `Frozen(c)` gives the shares c whatever the logits.
 
 # %%
-stopped = DynamicRouting(iterations=3, gradient="stopped")  # its forward is that of routing
+stopped = DynamicRouting(iterations=3, coupling=Stopped())  # its forward is that of routing
+with_c3 = DynamicRouting(iterations=3, coupling=Frozen(c3[None]))
 du_hat_stopped = c3[..., None] * ds3  # (I, J, E)
 assert np.allclose(du_hat_stopped, stopped.backward(dv3[None], cache)[0])
 forwards = {
     "Routing runs anew: full is right": routing.forward,
-    "Couplings frozen: stopped is right": lambda x: stopped.with_couplings(x, c3[None]),
+    "Couplings frozen: stopped is right": with_c3.forward,
 }
 # gradcheck compares backward with finite differences of check_forward
 anew, frozen = (gradcheck(stopped, [u_hat[None]], check_forward=f) for f in forwards.values())
