@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, figures
 from minicaps.datasets import load, to_float
-from minicaps.training.optimizers import Adam
+from minicaps.training import Adam
 
 rng = np.random.default_rng(0)
 
@@ -140,7 +140,8 @@ dv_drawing = T[..., None] * (dy1 @ W1.T).reshape(v.shape)  # (B, J, E), through 
 dW = masked.T @ dy1, h1.T @ dy2, h2.T @ dy3
 
 # %% [markdown]
-# Is it right? First compare with minicaps. Then move v and measure both losses together: the gradients add.
+# Is it right? First compare with minicaps, whose definitions are in the files minicaps/layers/losses.py and
+# minicaps/capsules/decoder.py. Then move v and measure both losses together: the gradients add.
 
 # %%
 drawing_loss = ReconstructionLoss(scale=0.0005)

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from minicaps import MarginLoss, ReconstructionLoss, figures
 from minicaps.datasets import load, to_float
 from minicaps.networks import build
-from minicaps.training.optimizers import Adam
-from minicaps.training.step import batches, evaluate, train_step
+from minicaps.training import Adam, OneProcess, batches, evaluate, train_step
 
 rng = np.random.default_rng(0)
 
@@ -40,8 +39,8 @@ print("digits of each class to train on:", np.bincount(labels))
 # ## The network
 #
 # `build` makes a network from a preset, here the smallest. `conv` finds strokes, `primary` groups its
-# channels into the capsules u, `capsules` routes them to one capsule v for each digit, and `reconstruct` is
-# the decoder. The call below makes the same network, with the same first weights, as often as we like.
+# channels into the capsules u, `capsules` routes them to one capsule v for each digit, and `decoder` draws
+# the image again. The call below makes the same network, with the same first weights, as often as we like.
 
 
 # %%
@@ -124,8 +123,8 @@ for epoch in range(1, 5):
         loss_sum += 50 * float(margin_loss + drawing_loss)
         right += (np.linalg.norm(v, axis=-1).argmax(axis=1) == y).sum()
     result = evaluate(network, *validation)
-    epochs.append({"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": right / 4000,
-                   "validation_loss": result.loss, "validation_accuracy": result.accuracy})  # fmt: skip
+    row = {"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": right / 4000}
+    epochs.append(row | {"validation_loss": result.loss, "validation_accuracy": result.accuracy})
     print(f"epoch {epoch}: loss {loss_sum / 4000:.3f}, validation {100 * result.accuracy:.1f} %")
 assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 3  # the loss fell
 assert result.accuracy > 0.9
@@ -145,9 +144,10 @@ assert epochs[0]["validation_accuracy"] > epochs[0]["train_accuracy"]
 # %% [markdown]
 # ## The same by minicaps
 #
-# `train_step` is one step, `batches` shuffles the images' numbers and hands them out 50 at a time,
-# `objective` is the sum of both losses. The same weights and the same order of images must lead to the same
-# end. How equal can we ask the results to be?
+# `train_step` is one step, `batches` shuffles the images' numbers and hands them out 50 at a time.
+# `OneProcess(network)` is where the gradient comes from: the network, with the sum of both losses as its
+# objective, in this process. (Several processes can share the work; the step stays the same.) The same
+# weights and the same order of images must lead to the same end. How equal can we ask the results to be?
 # Fully, bit for bit: the same operations on the same numbers in the same order give the same bits, and
 # minicaps sees to it that its threads do not change that order. If our loop had forgotten anything, this
 # check would fail.
@@ -155,10 +155,10 @@ assert epochs[0]["validation_accuracy"] > epochs[0]["train_accuracy"]
 
 # %%
 def train_by_package(network, epochs=4, rate=5e-3):
-    order, adam, objective = np.random.default_rng(1), Adam(network, rate), network.objective()
+    order, adam, source = np.random.default_rng(1), Adam(network, rate), OneProcess(network)
     for _ in range(epochs):
         for chosen in batches(4000, 50, order):
-            train_step(network, objective, adam, to_float(images[chosen]), labels[chosen])
+            train_step(source, adam, to_float(images[chosen]), labels[chosen])
     return network
 
 
@@ -230,9 +230,9 @@ assert evaluate(broken, *validation).accuracy < 0.6
 # %% Solution 2
 # The network knows only what it saw last: sevens and eights (the nines have come too late to be learned).
 unshuffled = fresh_network()
-adam, objective = Adam(unshuffled, 5e-3), unshuffled.objective()
+adam, source = Adam(unshuffled, 5e-3), OneProcess(unshuffled)
 for chosen in np.argsort(labels, kind="stable").reshape(80, 50):
-    train_step(unshuffled, objective, adam, to_float(images[chosen]), labels[chosen])
+    train_step(source, adam, to_float(images[chosen]), labels[chosen])
 answers = np.bincount(evaluate(unshuffled, *validation).predictions, minlength=10)
 print("answers by class:", answers)
 assert answers[[7, 8]].sum() > 800 and evaluate(unshuffled, *validation).accuracy < 0.5

@@ -22,9 +22,9 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## A trained network
-# The weights are in the repository: the network that `python -m minicaps train` makes. `primary` has I = 128
+# The weights come with the package: the network that `python -m minicaps train` makes. `primary` has I = 128
 # capsules u of D = 8 numbers. `capsules` routes them to J = 10 capsules v of E = 16 numbers, one for each
-# digit; its length is the digit's score. The decoder, `reconstruct`, draws the image again from one v.
+# digit; its length is the digit's score. The `decoder` draws the image again from one v.
 
 # %%
 network, mnist = load_pretrained(), load()
@@ -45,7 +45,7 @@ assert lengths.max() < 1 and (longest == labels).mean() > 0.95
 masked = np.zeros_like(v)
 every = np.arange(200)
 masked[every, longest] = v[every, longest]
-assert np.allclose(network.reconstruct(masked.reshape(200, 160)), drawn, atol=1e-5)
+assert np.allclose(network.decoder(masked.reshape(200, 160)), drawn, atol=1e-5)
 first = np.array([np.flatnonzero(labels == digit)[0] for digit in range(10)])  # one image of each digit
 shown = images[first], drawn[first], labels[first], longest[first]
 figures.show(figures.reconstructions(*shown, mnist.class_names), "10_drawings")
@@ -89,7 +89,7 @@ moved = np.zeros((16, 11, 10, 16), dtype=np.float32)  # dimension, offset, then 
 moved[:, :, 1] = capsule
 for d in range(16):
     moved[d, :, 1, d] += offsets
-sweep = network.reconstruct(moved.reshape(176, 160)).reshape(16, 11, 28, 28, 1)
+sweep = network.decoder(moved.reshape(176, 160)).reshape(16, 11, 28, 28, 1)
 assert np.allclose(sweep, figures.reconstruct_moved(network, 1, capsule, offsets), atol=1e-5)
 assert np.allclose(sweep[:, 5], drawn[one], atol=1e-5)  # in the middle 0 is added
 change = np.abs(sweep[:, -1] - sweep[:, 0]).mean(axis=(1, 2, 3))  # (16,), mean over the pixels
@@ -239,7 +239,7 @@ assert not np.allclose(turn(stroke, 90, centre=0), np.rot90(stroke, -1), atol=1e
 # %% Solution 2
 # The logit b_ij grows by ⟨û_ij, v_j⟩, which is less than the length of û_ij, since v is shorter than 1. So a
 # capsule with short predictions stays near 0.1, however well they agree.
-W = network.capsules.prediction.params["W"]  # (I, D, J, E)
+W = network.params["capsules.votes.W"]  # (I, D, J, E)
 size = np.linalg.norm(np.einsum("id,idje->ije", cache.capsules.u[seven], W), axis=-1)  # (128, 10)
 assert np.corrcoef(size[:, 7], c[-1][:, 7])[0, 1] > 0.5
 
