@@ -21,11 +21,11 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## What does max pooling throw away?
-# A pooling layer looks at a window of 2 × 2 pixels and keeps the largest value. It does not keep which of
-# the four pixels had it. How much is lost? Let us count.
-# In an image of 24 × 24 pixels a single bright dot has 576 possible places. Here they all are, as one batch
-# of shape (B, H, W, C): batch, height, width, channels. Two places can be told apart only if their pooled
-# images differ. So we count the different ones.
+# A pooling layer looks at a window of 2 × 2 pixels and keeps the largest value. It does not keep which of the
+# four pixels had it. How much is lost? Let us count. In an image of 24 × 24 pixels a single bright dot has
+# 576 possible positions. Here they all are, as one batch of shape (B, H, W, C): batch, height, width,
+# channels. Two positions can be told apart only if their pooled images differ. So we count the different
+# ones.
 
 # %%
 dots = np.eye(576).reshape(576, 24, 24, 1)  # (B, H, W, C), one dot each
@@ -33,13 +33,13 @@ pooled = dots
 for times in (1, 2, 3):
     pooled = MaxPool2d(2)(pooled)
     different = len(np.unique(pooled.reshape(576, -1), axis=0))
-    print(f"pooled {times} times: {different:3} of 576 places can be told apart")
+    print(f"pooled {times} times: {different:3} of 576 positions can be told apart")
     assert different == 576 // 4**times
 assert np.array_equal(pooled, MaxPool2d(8)(dots))
 
 # %% [markdown]
 # Every pooling divides the number by four. Three windows of 2 in a row do what one of 8 does (the last
-# line). We use that one from now on. To it 64 places look the same.
+# line). We use that one from now on. To it 64 positions look the same.
 #
 # ## A face, and detectors for its parts
 # There are K = 3 kinds of parts, drawn on 5 × 5 pixels. A picture is a list of (kind, row, column), where
@@ -121,13 +121,13 @@ figures.show(figure, "01_same_features")
 # %% [markdown]
 # ## What does a capsule keep?
 # A capsule answers two questions with one vector. Its **length** says whether the part is there. Its
-# **direction** says in what state: the part's *pose*. Here that is the place in the window. A part at row r
-# and column t of its window, both from 0 to 7, gets the vector
+# **direction** says in what state: the part's *pose*. Here that is the position in the window. A part at row
+# r and column t of its window, both from 0 to 7, gets the vector
 #
 #     (r - 3.5, t - 3.5, 4), divided by its length
 #
 # Why a third number, always 4? Dividing by the length changes all three, but not their quotients. So the
-# place can be read back: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the sum of
+# position can be read back: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the sum of
 # the detector's outputs, each times its pixel's vector: D = 3 numbers. One output of 1 makes a length of 1.
 
 # %%
@@ -142,7 +142,7 @@ def capsules(image):
     return weighted.sum(axis=(2, 4))  # (B, P, Q, K, D), summed over the pixels of each window
 
 
-def places(u):
+def positions(u):
     """Return row and column in the image for every capsule of u (P, Q, K, D) longer than 1/2."""
     p, q, kind = np.nonzero(np.linalg.norm(u, axis=-1) > 0.5)  # one number each for every part found
     first, second, third = u[p, q, kind].T
@@ -150,9 +150,9 @@ def places(u):
 
 
 u = capsules(draw(wreck))
-print("left eye's capsule:", u[0, 0, 0, EYE].round(2), "says row, column", places(u[0])[0].round(2))
+print("left eye's capsule:", u[0, 0, 0, EYE].round(2), "says row, column", positions(u[0])[0].round(2))
 assert np.allclose(np.linalg.norm(u, axis=-1), pool(draw(wreck)))  # the lengths: what pooling keeps
-assert np.allclose(places(u[0]), [place for _, *place in wreck])  # the directions: what it loses
+assert np.allclose(positions(u[0]), [position for _, *position in wreck])  # the directions: what it loses
 
 # %% [markdown]
 # ## Invariant or equivariant?
@@ -162,13 +162,13 @@ assert np.allclose(places(u[0]), [place for _, *place in wreck])  # the directio
 #     equivariant:  f(move(x)) = M f(x)           the output moves along
 #
 # Let an eye travel from left to right, pixel by pixel. The pooled values stay, then jump, then stay. So do
-# the capsules' lengths. But the place that window and direction tell moves along. Exercise 1 finds M.
+# the capsules' lengths. But the position that window and direction tell moves along. Exercise 1 finds M.
 
 # %%
 columns = np.arange(2, 22)
 x = np.concatenate([draw([(EYE, 4, column)]) for column in columns])  # (20, 24, 24, 1)
 lengths, u = pool(x)[:, 0, :, EYE], capsules(x)  # (20, Q) and (20, P, Q, K, D)
-told = np.array([places(one)[0, 1] for one in u])  # (20,)
+told = np.array([positions(one)[0, 1] for one in u])  # (20,)
 assert np.array_equal(lengths.argmax(axis=1), columns // 8)  # invariant, but only within a window
 assert np.allclose(told, columns)
 
@@ -187,8 +187,8 @@ figures.show(figure, "01_equivariance")
 
 # %% [markdown]
 # ## What is the pose good for?
-# Every part can predict from its own place where the face is: "I am a left eye, so the middle of the face is
-# 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
+# Every part can predict from its own position where the face is: "I am a left eye, so the middle of the face
+# is 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
 # networks look for such agreement (lesson 6), with learned matrices in place of our offsets. Pooling gets it
 # wrong again: move the whole face by one pixel, an eye enters another window, and the 27 numbers change.
 
@@ -197,7 +197,7 @@ offsets = [(6, 5), (6, -5), (0, 0), (-6, 0)]  # from eye, eye, nose, mouth to th
 
 
 def predict(parts):
-    return places(capsules(draw(parts))[0]) + offsets  # (4, 2), row and column
+    return positions(capsules(draw(parts))[0]) + offsets  # (4, 2), row and column
 
 
 aside = [(kind, row + 1, column - 1) for kind, row, column in face]
@@ -229,7 +229,7 @@ figures.show(figure, "01_votes")
 #    one? (Up to length. How much does the second of the three numbers grow?)
 # 2. Our capsules are a convolution. Get them from `PrimaryCaps`: a convolution to types · D channels, each D
 #    of them read as a vector, then *squash* (lesson 2), which keeps directions and makes length 1 to 1/2.
-# 3. Break it: do not divide the poses by their lengths. Predict which check fails: lengths, or places?
+# 3. Break it: do not divide the poses by their lengths. Predict which check fails: lengths, or positions?
 
 # %% [markdown]
 # ## Solutions
@@ -252,4 +252,4 @@ assert np.allclose(primary(find(draw(wreck))).reshape(u.shape), u / 2)
 poses = poses * np.linalg.norm([r - 3.5, t - 3.5, np.full((8, 8), 4.0)], axis=0)[..., None]  # undivided
 broken = capsules(draw(wreck))
 assert not np.allclose(np.linalg.norm(broken, axis=-1), pool(draw(wreck)))  # "whether" is wrong: 4 and more
-assert np.allclose(places(broken[0]), [place for _, *place in wreck])  # "where" is right: a quotient
+assert np.allclose(positions(broken[0]), [position for _, *position in wreck])  # "where" is right: a quotient

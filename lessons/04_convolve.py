@@ -100,9 +100,9 @@ figures.show(figure, "04_im2col")
 x = rng.normal(size=(2, 7, 5, 2))  # B = 2 images of 7×5 pixels, C = 2
 layer = Conv2d(2, 5, kernel_size=3, stride=2, rng=rng, dtype=np.float64)  # K = 5
 W, bias = layer.params["W"].reshape(18, 5), layer.params["bias"]  # (3·3·C, K), (K,)
-# 3 · 2 windows fit. np.s_ keeps an index for later: x[place] is one window of all images, (2, 3, 3, 2)
-places = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(2)]
-cols = np.stack([x[place].reshape(2, 18) for place in places], axis=1)  # (2, 6, 18), 6 windows an image
+# 3 · 2 windows fit. np.s_ keeps an index for later: x[window] is one window of all images, (2, 3, 3, 2)
+windows = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(2)]
+cols = np.stack([x[window].reshape(2, 18) for window in windows], axis=1)  # (2, 6, 18), 6 windows an image
 
 y, cache = layer.forward(x)  # (2, 3, 2, 5)
 assert np.allclose((cols @ W + bias).reshape(y.shape), y)
@@ -111,7 +111,7 @@ assert np.array_equal(im2col(x, kernel=(3, 3), stride=(2, 2)), cols.reshape(2, 3
 # %% [markdown]
 # ## Three gradients
 # Let L be the loss, and dy = ∂L/∂y, given to us by the layer above. We want dW, dbias and dx. Number the
-# windows n, the places in a row m, the filters k, and write the product out:
+# windows n, the positions in a row m, the filters k, and write the product out:
 #
 #     y[n, k] = bias[k] + Σ_m cols[n, m] W[m, k]
 #
@@ -133,8 +133,8 @@ dW = cols.reshape(12, 18).T @ rows  # (18, 5), like W
 dbias = rows.sum(axis=0)  # (5,), like bias
 dcols = (rows @ W.T).reshape(2, 6, 18)  # like cols
 dx = np.zeros_like(x)
-for n, place in enumerate(places):
-    dx[place] += dcols[:, n].reshape(2, 3, 3, 2)  # col2im: window n of all images
+for n, window in enumerate(windows):
+    dx[window] += dcols[:, n].reshape(2, 3, 3, 2)  # col2im: window n of all images
 
 layer.zero_grad()  # backward adds to grads, so start from 0
 assert np.allclose(layer.backward(dy, cache), dx)
@@ -183,7 +183,7 @@ with matplotlib.rc_context(figures.STYLE):
 figures.show(figure, "04_digit_features")
 
 # %% [markdown]
-# The same weights stand at every place. So if the digit moves, its features move with it, unchanged. (The
+# The same weights stand at every position. So if the digit moves, its features move with it, unchanged. (The
 # digit has an empty frame: nothing falls off the edge.)
 
 # %%

@@ -144,14 +144,20 @@ dW = masked.T @ dy1, h1.T @ dy2, h2.T @ dy3
 # minicaps/capsules/decoder.py. Then move v and measure both losses together: the gradients add.
 
 # %%
-drawing_loss = ReconstructionLoss(scale=0.0005)
-drawn, decoder_cache = decoder.forward(masked)  # (B, 5, 4, 1)
-loss, loss_cache = drawing_loss.forward(drawn, images)
-dmasked = decoder.backward(drawing_loss.backward(loss_cache), decoder_cache)  # (B, J·E)
+reconstruction_loss = ReconstructionLoss(scale=0.0005)
+reconstructions, decoder_cache = decoder.forward(masked)  # (B, 5, 4, 1)
+loss, loss_cache = reconstruction_loss.forward(reconstructions, images)
+dmasked = decoder.backward(reconstruction_loss.backward(loss_cache), decoder_cache)  # (B, J·E)
 dv, _ = Mask().backward(dmasked, mask_cache)  # (B, J, E), and None for the labels
 assert np.isclose(loss, 0.0005 * (error**2).sum() / 2) and np.allclose(dv, dv_drawing, rtol=1e-9, atol=0)
 assert all(np.allclose(decoder.grads[f"fc{k + 1}.W"], dW[k], rtol=1e-9, atol=1e-15) for k in range(3))
-both = differences(lambda v: MarginLoss()(v, labels) + drawing_loss(decoder(Mask()(v, labels)), images), v)
+
+
+def both_losses(v):
+    return MarginLoss()(v, labels) + reconstruction_loss(decoder(Mask()(v, labels)), images)
+
+
+both = differences(both_losses, v)
 assert np.allclose(both, dv_margin + dv_drawing, rtol=1e-5, atol=1e-9)
 assert np.array_equal(np.abs(dv).sum(axis=-1) > 0, T == 1)  # only the label's capsule is taught to draw
 
@@ -167,11 +173,11 @@ assert np.array_equal(np.abs(dv).sum(axis=-1) > 0, T == 1)  # only the label's c
 mnist = load()
 ones = to_float(mnist.train_images[mnist.train_labels == 1][:24])  # (24, 28, 28, 1)
 grey = np.full_like(ones, 0.5)
-as_sum, as_mean = drawing_loss(grey, ones), 0.0005 * np.mean((grey - ones) ** 2)
+as_sum, as_mean = reconstruction_loss(grey, ones), 0.0005 * np.mean((grey - ones) ** 2)
 print(f"grey sheet: 0.0005 times the sum {as_sum:.3f}, times the mean {as_mean:.6f}")
 assert np.isclose(as_sum / as_mean, 784, rtol=1e-4) and 0.1 < as_sum / 0.81 < 0.2
 two = [np.concatenate([pixels, pixels], axis=2) for pixels in (grey, ones)]  # each (24, 28, 56, 1)
-assert np.isclose(drawing_loss(*two), 2 * as_sum)
+assert np.isclose(reconstruction_loss(*two), 2 * as_sum)
 
 # %% [markdown]
 # ## What the drawing is good for
@@ -195,13 +201,13 @@ def learn_angles(scale):
     adam = Adam(decoder, 5e-3)
     for _ in range(250):
         v, squash_cache = Squash().forward(s)  # (24, 1, 2); there is one class, so nothing to mask
-        drawn, decoder_cache = decoder.forward(v[:, 0])
-        _, loss_cache = loss.forward(drawn, ones)
+        reconstructions, decoder_cache = decoder.forward(v[:, 0])
+        _, loss_cache = loss.forward(reconstructions, ones)
         _, margin_cache = MarginLoss().forward(v, np.zeros(24, dtype=int))  # all are of class 0
         decoder.zero_grad()
         dv = decoder.backward(loss.backward(loss_cache), decoder_cache)[:, None]  # (24, 1, 2)
         dv = dv + MarginLoss().backward(margin_cache)
-        s -= 40 * Squash().backward(dv, squash_cache)  # a large rate, since the loss is a mean over 24
+        s -= 40 * Squash().backward(dv, squash_cache)  # a large step, since the loss is a mean over 24
         adam.step()  # moves the decoder's weights
     return np.degrees(np.arctan2(v[:, 0, 1], v[:, 0, 0]))  # (24,)
 
@@ -247,5 +253,5 @@ assert np.array_equal(taught, n == n.max(axis=1, keepdims=True)) and not np.arra
 # Twice the image: the mean stays. A gradient check passes, since forward and backward are both 784 times
 # smaller. It proves that a gradient belongs to its loss, not that the loss is the right one.
 assert not np.isclose(0.0005 * np.mean((two[0] - two[1]) ** 2), 2 * as_mean)
-broken = differences(lambda x: 0.0005 * np.mean((x - images) ** 2), drawn)
-assert np.allclose(broken, 2 * 0.0005 * (drawn - images) / images.size)
+broken = differences(lambda x: 0.0005 * np.mean((x - images) ** 2), reconstructions)
+assert np.allclose(broken, 2 * 0.0005 * (reconstructions - images) / images.size)

@@ -64,13 +64,14 @@ print(network.table())
 # %%
 batch = rng.choice(4000, size=50, replace=False)
 x, y = to_float(images[batch]), labels[batch]  # pixels from 0 to 1; B = 50
-(v, drawn), cache = network.forward(x, y)  # v (B, 10 classes, 8 numbers), drawn (B, 28, 28, 1)
+(v, reconstructions), cache = network.forward(x, y)  # (B, 10 classes, 8 numbers), (B, 28, 28, 1)
 margin, reconstruction = MarginLoss(), ReconstructionLoss()
 margin_loss, margin_cache = margin.forward(v, y)
-drawing_loss, drawing_cache = reconstruction.forward(drawn, x)
+reconstruction_loss, reconstruction_cache = reconstruction.forward(reconstructions, x)
 grey = 0.0005 * ((0.5 - x) ** 2).sum() / 50
-print(f"margin {margin_loss:.3f} (0.81 expected), drawing {drawing_loss:.3f} ({grey:.3f} expected)")
-assert abs(margin_loss - 0.81) < 0.02 and abs(drawing_loss - grey) < 0.01
+print(f"margin loss {margin_loss:.3f}, 0.81 expected")
+print(f"reconstruction loss {reconstruction_loss:.3f}, {grey:.3f} expected")
+assert abs(margin_loss - 0.81) < 0.02 and abs(reconstruction_loss - grey) < 0.01
 
 # %% [markdown]
 # ## One step
@@ -79,15 +80,15 @@ assert abs(margin_loss - 0.81) < 0.02 and abs(drawing_loss - grey) < 0.01
 # these into a gradient for every weight. They are *added* to `network.grads`, so the old ones have to be set
 # to zero first. (`backward_params` leaves out the gradient of the images, which nobody asks for.)
 #
-# Then Adam moves the weights. Why not by -rate · g, with g the gradient and rate the learning rate? Because
+# Then Adam moves the weights. Why not by -η · g, with g the gradient and η the learning rate? Because
 # g is large for some weights and tiny for others, and these would hardly move. So Adam divides by the size
 # of g. For each weight it keeps two running averages, m of g and q of g², and moves it by
-# -rate · m/(√q + 1e-8). (Both start at 0, so at first they are too small; Adam corrects that.) In the first
-# step m = g and √q = |g|. So every weight whose gradient is well above 1e-8 moves by the rate itself, 0.005.
+# -η · m/(√q + 1e-8). (Both start at 0, so at first they are too small; Adam corrects that.) In the first
+# step m = g and √q = |g|. So every weight whose gradient is well above 1e-8 moves by η itself, 0.005.
 
 # %%
 network.zero_grad()
-network.backward_params((margin.backward(margin_cache), reconstruction.backward(drawing_cache)), cache)
+network.backward_params((margin.backward(margin_cache), reconstruction.backward(reconstruction_cache)), cache)
 before = network.state()  # a copy of all weights
 Adam(network, 5e-3).step()
 for name, weights in network.params.items():
@@ -108,22 +109,22 @@ assert margin(network(x, y)[0], y) < margin_loss  # it helped (network(…) is f
 network, order = fresh_network(), np.random.default_rng(1)
 adam, epochs = Adam(network, 5e-3), []
 for epoch in range(1, 5):
-    loss_sum, right = 0.0, 0
+    loss_sum, correct = 0.0, 0
     shuffled = order.permutation(4000)
     for start in range(0, 4000, 50):
         chosen = shuffled[start : start + 50]
         x, y = to_float(images[chosen]), labels[chosen]
-        (v, drawn), cache = network.forward(x, y)  # with the labels, for the decoder's mask
+        (v, reconstructions), cache = network.forward(x, y)  # with the labels, for the decoder's mask
         margin_loss, margin_cache = margin.forward(v, y)
-        drawing_loss, drawing_cache = reconstruction.forward(drawn, x)
+        reconstruction_loss, reconstruction_cache = reconstruction.forward(reconstructions, x)
         network.zero_grad()
-        gradients = margin.backward(margin_cache), reconstruction.backward(drawing_cache)
+        gradients = margin.backward(margin_cache), reconstruction.backward(reconstruction_cache)
         network.backward_params(gradients, cache)
         adam.step()
-        loss_sum += 50 * float(margin_loss + drawing_loss)
-        right += (np.linalg.norm(v, axis=-1).argmax(axis=1) == y).sum()
+        loss_sum += 50 * float(margin_loss + reconstruction_loss)
+        correct += (np.linalg.norm(v, axis=-1).argmax(axis=1) == y).sum()
     result = evaluate(network, *validation)
-    row = {"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": right / 4000}
+    row = {"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": correct / 4000}
     epochs.append(row | {"validation_loss": result.loss, "validation_accuracy": result.accuracy})
     print(f"epoch {epoch}: loss {loss_sum / 4000:.3f}, validation {100 * result.accuracy:.1f} %")
 assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 3  # the loss fell
@@ -154,8 +155,8 @@ assert epochs[0]["validation_accuracy"] > epochs[0]["train_accuracy"]
 
 
 # %%
-def train_by_package(network, epochs=4, rate=5e-3):
-    order, adam, source = np.random.default_rng(1), Adam(network, rate), OneProcess(network)
+def train_by_package(network, epochs=4, learning_rate=5e-3):
+    order, adam, source = np.random.default_rng(1), Adam(network, learning_rate), OneProcess(network)
     for _ in range(epochs):
         for chosen in batches(4000, 50, order):
             train_step(source, adam, to_float(images[chosen]), labels[chosen])
@@ -180,7 +181,7 @@ assert longest[~correct].mean() < longest[correct].mean() - 0.1
 with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5, 2.6))
     axes = figure.subplots()
-    parts = {f"right ({correct.sum()} images)": correct, f"wrong ({(~correct).sum()} images)": ~correct}
+    parts = {f"correct ({correct.sum()} images)": correct, f"wrong ({(~correct).sum()} images)": ~correct}
     for k, (name, part) in enumerate(parts.items()):
         count, edges = np.histogram(longest[part], bins=20, range=(0, 1))
         look = {"color": figures.COLOURS[k], "linestyle": figures.LINES[k], "linewidth": 1.6, "zorder": 2}
@@ -193,7 +194,8 @@ figures.show(figure, "09_lengths")
 # %% [markdown]
 # ## Look at the mistakes
 #
-# "95 % right" hides what the other 5 % are. So look. Some are hard for us too, some are plainly its failure.
+# "95 % correct" hides what the other 5 % are. So look. Some are hard for us too, some are plainly its
+# failure.
 
 # %%
 wrong = np.flatnonzero(~correct)
@@ -246,5 +248,6 @@ assert cheated.accuracy < 0.1
 # %% Solution 4
 # Too large: every weight jumps by 0.1 at a time, far past what it should be. Too small: 80 steps of 5e-5
 # hardly move a weight by more than 0.004, so the network stays what it was. Both still guess.
-for rate in (0.1, 5e-5):
-    assert evaluate(train_by_package(fresh_network(), epochs=1, rate=rate), *validation).accuracy < 0.5
+for learning_rate in (0.1, 5e-5):
+    trained = train_by_package(fresh_network(), epochs=1, learning_rate=learning_rate)
+    assert evaluate(trained, *validation).accuracy < 0.5

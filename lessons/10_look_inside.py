@@ -30,10 +30,10 @@ rng = np.random.default_rng(0)
 network, mnist = load_pretrained(), load()
 print(network.table())
 images, labels = to_float(mnist.test_images[:200]), mnist.test_labels[:200]  # (200, 28, 28, 1), 0 to 1
-(v, drawn), cache = network.forward(images)  # v (200, 10, 16), drawn (200, 28, 28, 1)
+(v, reconstructions), cache = network.forward(images)  # v (200, 10, 16), reconstructions (200, 28, 28, 1)
 lengths = np.linalg.norm(v, axis=-1)  # (200, 10)
 longest = lengths.argmax(axis=1)  # (200,), the answers
-print(f"{100 * (longest == labels).mean():.1f} % right, lengths {lengths.min():.3f} to {lengths.max():.3f}")
+print(f"{100 * (longest == labels).mean():.1f} % correct, lengths {lengths.min():.3f} to {lengths.max():.3f}")
 assert lengths.max() < 1 and (longest == labels).mean() > 0.95
 
 # %% [markdown]
@@ -45,9 +45,9 @@ assert lengths.max() < 1 and (longest == labels).mean() > 0.95
 masked = np.zeros_like(v)
 every = np.arange(200)
 masked[every, longest] = v[every, longest]
-assert np.allclose(network.decoder(masked.reshape(200, 160)), drawn, atol=1e-5)
+assert np.allclose(network.decoder(masked.reshape(200, 160)), reconstructions, atol=1e-5)
 first = np.array([np.flatnonzero(labels == digit)[0] for digit in range(10)])  # one image of each digit
-shown = images[first], drawn[first], labels[first], longest[first]
+shown = images[first], reconstructions[first], labels[first], longest[first]
 figures.show(figures.reconstructions(*shown, mnist.class_names), "10_drawings")
 
 # %% [markdown]
@@ -91,7 +91,7 @@ for d in range(16):
     moved[d, :, 1, d] += offsets
 sweep = network.decoder(moved.reshape(176, 160)).reshape(16, 11, 28, 28, 1)
 assert np.allclose(sweep, figures.reconstruct_moved(network, 1, capsule, offsets), atol=1e-5)
-assert np.allclose(sweep[:, 5], drawn[one], atol=1e-5)  # in the middle 0 is added
+assert np.allclose(sweep[:, 5], reconstructions[one], atol=1e-5)  # in the middle 0 is added
 change = np.abs(sweep[:, -1] - sweep[:, 0]).mean(axis=(1, 2, 3))  # (16,), mean over the pixels
 print("mean change of a pixel:", *np.round(change, 3))
 assert change.min() > 0.001 and change.max() > 3 * change.min()  # all of them do something, some do much more
@@ -104,21 +104,21 @@ figures.show(figures.dimension_grid(sweep, offsets), "10_dimensions")
 # ## Where do the couplings come from?
 # Capsule i of the 128 stands at row p, column q of a 4 × 4 grid (`network.grid`) and is of one of 8 types t:
 # i = (p·4 + q)·8 + t, as in lesson 5. Which pixels does it see? In this network `primary` looks at 5 × 5
-# places of `conv`, and each of these at 7 × 7 pixels. Both have stride 2. So neighbouring places of `conv`
-# begin 2 pixels apart, and five of them see 7 + 4·2 = 15 pixels. Neighbouring capsules are 2 places apart,
-# which is 4 pixels: theirs begin at row 4p and column 4q. If that is so, noise in all the other pixels
+# positions of `conv`, and each of these at 7 × 7 pixels. Both have stride 2. So neighbouring positions of
+# `conv` begin 2 pixels apart, and five of them see 7 + 4·2 = 15 pixels. Neighbouring capsules are 2 positions
+# apart, which is 4 pixels: theirs begin at row 4p and column 4q. If that is so, noise in all the other pixels
 # leaves u as it was. (`cache`, the second thing that `forward` returns, holds u and c.)
 
 # %%
 seven, others = first[7], np.ones((28, 28, 1), dtype=bool)
-others[8:23, 4:19] = False  # what the place p = 2, q = 1 sees
+others[8:23, 4:19] = False  # what the position p = 2, q = 1 sees
 noisy = np.where(others, rng.uniform(size=(28, 28, 1)), images[seven]).astype(np.float32)
 u = [network.forward(image[None])[1].capsules.u.reshape(4, 4, 8, 8) for image in (images[seven], noisy)]
 assert np.allclose(u[0][2, 1], u[1][2, 1], atol=1e-5) and np.abs(u[0] - u[1]).max() > 0.1
 
 # %% [markdown]
 # c_ij says which share of capsule i goes to digit j. The shares of one capsule sum to 1, and before any
-# agreement each digit has 1/10. For a map over the image, take the mean over the types at each place.
+# agreement each digit has 1/10. For a map over the image, take the mean over the types at each position.
 
 # %%
 c = [each[seven] for each in cache.capsules.c]  # one (128, 10) for each of the three iterations
@@ -138,8 +138,8 @@ figures.show(figure, "10_couplings")
 # A slanted 1 is still a 1, so the score should stay. But the slant should not be lost. Capsules promise that
 # the length stays and the pose (the 16 numbers) follows. To test it we turn the image. How? Ask of each new
 # pixel where it comes from: count its row and column from the centre, which is (13.5, 13.5), and turn that
-# place back. It lies between four old pixels; mix them, the nearest most (bilinear). Two angles tell whether
-# it is right: 0 degrees, and 90, where NumPy knows the answer.
+# position back. It lies between four old pixels; mix them, the nearest most (bilinear). Two angles tell
+# whether it is right: 0 degrees, and 90, where NumPy knows the answer.
 
 
 # %%
@@ -183,10 +183,11 @@ def tilt(image):
 angles = np.arange(-20, 21, 5)  # degrees, 9 of them
 turned = np.stack([turn(stroke, angle) for angle in angles])[..., None]  # (9, 28, 28, 1)
 assert np.allclose(np.diff([tilt(image[..., 0]) for image in turned]), 5, atol=0.5)
-v_turned, drawn_turned = network(turned)
+v_turned, turned_reconstructions = network(turned)
 pose, score, ones = v_turned[:, 1], np.linalg.norm(v_turned, axis=-1), np.full(9, 1)  # (9, 16), (9, 10), (9,)
 assert (score.argmax(axis=1) == ones).all() and np.ptp(score[:, 1]) < 0.15
-figures.show(figures.reconstructions(turned, drawn_turned, ones, ones, mnist.class_names), "10_turned")
+figure = figures.reconstructions(turned, turned_reconstructions, ones, ones, mnist.class_names)
+figures.show(figure, "10_turned")
 
 # %% [markdown]
 # The drawings turn too, and a drawing knows nothing but the pose. So the angle must be in the pose. Where?

@@ -24,7 +24,7 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## The direct way
-# Six pixels x, three weights w, four places p for the window: y[p] = Σ_r x[p + r] w[r]. That is 4·3 = 12
+# Six pixels x, three weights w, four positions p for the window: y[p] = Σ_r x[p + r] w[r]. That is 4·3 = 12
 # times a pixel times a weight. Can we do with fewer?
 
 # %%
@@ -125,8 +125,8 @@ for f1, f2 in np.ndindex(10, 10):
     negative = (-f1 % 10, -f2 % 10)
     if (f1, f2) <= negative:  # one of each pair
         role[f1, f2] = 1 if (f1, f2) == negative else 3
-        places = [np.indices((size, size)) for size in (5, 10, 6)]  # (r, s) of weights, pixels, outputs
-        turns = [2 * np.pi * (f1 * r + f2 * s).ravel() / 10 for r, s in places]  # the angles
+        positions = [np.indices((size, size)) for size in (5, 10, 6)]  # (r, s) of weights, pixels, outputs
+        turns = [2 * np.pi * (f1 * r + f2 * s).ravel() / 10 for r, s in positions]  # the angles
         frequencies.append(((f1, f2) == negative, *turns))
 G2, D2, A2 = assemble(frequencies)
 assert len(G2) == role.sum() == bilinear.products((10, 10)) == 148
