@@ -1,9 +1,8 @@
-"""The stored results of the experiments: their tables follow from them, and the README shows those."""
+"""The stored results of the experiments: their tables follow from them, and their page shows those."""
 
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from helpers import DATA
@@ -14,7 +13,7 @@ from minicaps.experiments.ablation import GROUPS
 from minicaps.experiments.registry import EXPERIMENTS, settings_of
 from minicaps.experiments.study import Settings, Study
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (DATA / "experiments" / "README.md").read_text(encoding="utf-8")
 VARIANTS = {repr(variant): variant for members in GROUPS.values() for variant in members.values()}
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
@@ -71,6 +70,6 @@ def test_the_stored_networks_are_those_that_the_code_builds(folder, tmp_path):
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
-def test_the_readme_shows_the_command_and_the_table(folder):
-    assert f"`{command(read(folder))}`" in README
-    assert (folder / "table.md").read_text().strip() in README
+def test_the_page_shows_the_command_and_the_table(folder):
+    assert f"`{command(read(folder))}`" in PAGE
+    assert (folder / "table.md").read_text().strip() in PAGE
