@@ -203,7 +203,7 @@ assert np.allclose(factors.combine(c3[None])[0], s3) and np.allclose(factors.agr
 
 # %%
 stopped = DynamicRouting(iterations=3, coupling=Stopped())  # its forward is that of routing
-with_c3 = DynamicRouting(iterations=3, coupling=Frozen(c3[None]))
+with_c3 = DynamicRouting(iterations=3, coupling=Frozen(c3))
 du_hat_stopped = c3[..., None] * ds3  # (I, J, E)
 assert np.allclose(du_hat_stopped, stopped.backward(dv3[None], cache)[0])
 forwards = {
