@@ -98,7 +98,7 @@ def check_labels(where: str, labels: Array, batch: int, classes: int) -> None:
         )
 
 
-def check_choice(where: str, name: str, value: Any, choices: tuple) -> None:
+def check_choice(where: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)

@@ -10,6 +10,7 @@ import numpy as np
 
 from minicaps.datasets import Dataset, Warps, augment, load
 from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments import pictures
 from minicaps.experiments.study import Batches, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.fast import slices_of
 from minicaps.networks import Network, build
@@ -90,7 +91,7 @@ def affine(study: Study) -> None:
     adam = Adam(trial, 1e-3)
     steps = study.fix_steps(trial, adam, placed)
     (study.folder / "weights").mkdir(exist_ok=True)
-    study.draw("images", experiment_figures.samples(*warped_test(dataset.test_images[:24])))
+    study.draw("images", pictures.samples(*warped_test(dataset.test_images[:24])))
     for seed in study.seeds:
         trained = {}
         for name in NETWORKS:

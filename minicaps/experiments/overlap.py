@@ -10,6 +10,7 @@ import numpy as np
 from minicaps.arrays import to_numpy
 from minicaps.datasets import augment, load, to_float
 from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments import pictures
 from minicaps.experiments.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.networks import PRESETS, CNNConfig, Network, OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.training.optimizers import Adam, Cosine
@@ -105,7 +106,7 @@ def _draw_pairs(study: Study, network: OverlapCapsNet, pairs: tuple[np.ndarray, 
     v, drawn = network(x)  # (B, J, E), (B, 2, H, W, C)
     predictions = highest_two(network.scores((v, drawn)))  # (B, 2)
     right = network.correct((v, drawn), labels)
-    study.draw("reconstructions", experiment_figures.pairs(x, parts, drawn, labels, predictions, right))
+    study.draw("reconstructions", pictures.pairs(x, parts, drawn, labels, predictions, right))
 
 
 def _report(study: Study, steps: int) -> None:

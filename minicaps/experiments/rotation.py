@@ -6,6 +6,7 @@ import numpy as np
 
 from minicaps.datasets import Dataset, Warps, augment, to_float
 from minicaps.experiments import figures as experiment_figures
+from minicaps.experiments import pictures
 from minicaps.experiments.study import Study, table
 from minicaps.layers import length_and_direction
 from minicaps.networks import CapsNet
@@ -41,7 +42,7 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
     _, first = length_and_direction(upright[each, winner])  # (N, E)
     rows = study.result["rows"] = []
     for angle in ANGLES:
-        study.progress(experiment_figures.degrees(angle))
+        study.progress(pictures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
         n, e = length_and_direction(v[each, winner])  # (N, 1), (N, E)
         away = angles_between(e, first)  # (N,)
@@ -63,7 +64,7 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
 def _report(study: Study, network: CapsNet, dataset: Dataset, count: int) -> None:
     rows = study.result["rows"]
     head = ["turned by", "length", "direction from upright", "same class, %", "right, %"]
-    lines = [[experiment_figures.degrees(row["angle"]), f"{row['length']:.3f} ± {row['length_spread']:.3f}",
+    lines = [[pictures.degrees(row["angle"]), f"{row['length']:.3f} ± {row['length_spread']:.3f}",
               f"{row['direction']:.1f}° ± {row['direction_spread']:.1f}°", f"{100 * row['same_class']:.1f}",
               f"{100 * row['accuracy']:.1f}"] for row in rows]  # fmt: skip
     note = (f"The first {count:,} test images; mean ± standard deviation over them. Length and direction "
@@ -73,5 +74,5 @@ def _report(study: Study, network: CapsNet, dataset: Dataset, count: int) -> Non
     v = class_capsules(network, one)  # (A, J, E)
     names = np.array(dataset.class_names)[(v**2).sum(axis=-1).argmax(axis=-1)]
     label = dataset.test_labels[0]
-    study.draw("one_digit", experiment_figures.one_turning_digit(to_float(one), ANGLES, v[:, label], names))
+    study.draw("one_digit", pictures.one_turning_digit(to_float(one), ANGLES, v[:, label], names))
     study.finish(table(head, lines) + "\n\n" + note)

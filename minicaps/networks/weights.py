@@ -73,6 +73,17 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
         raise ValueError(f"{path}: no network that this minicaps can build ({error})") from None
 
 
+def load(path: str | Path) -> Network:
+    """Load a network from a file that ``save_network`` or a training run wrote, ``model.npz``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``load_network``, which returns the names of the classes too.
+    """
+    return load_network(path)[0]
+
+
 def _build(description: dict[str, Any], held: int) -> Network:
     """Build the described network, if it is about as large as what the file holds."""
     fields: dict[str, Any] = {

@@ -30,7 +30,7 @@ def gradcheck(
     layer: Any,
     inputs: Sequence[Any],
     *,
-    check_forward: Callable | None = None,
+    check_forward: Callable[..., Any] | None = None,
     step: float = 1e-5,
     tolerance: float = 1e-6,
     seed: int = 0,
@@ -101,14 +101,18 @@ def gradcheck(
 class _Array:
     name: str
     value: np.ndarray  # perturbed in place, and restored
-    analytic: list  # one gradient for every upstream
+    analytic: list[Any]  # one gradient for every upstream
 
 
 class _Probe:
     """One layer with its inputs, and the gradients that backward gives for every upstream."""
 
     def __init__(
-        self, layer: Any, inputs: tuple, check_forward: Callable | None, rng: np.random.Generator
+        self,
+        layer: Any,
+        inputs: tuple[Any, ...],
+        check_forward: Callable[..., Any] | None,
+        rng: np.random.Generator,
     ) -> None:
         self.layer, self.rng = layer, rng
         self.is_loss = isinstance(layer, Loss)
@@ -216,7 +220,7 @@ class _Probe:
                 return (above - below) / (2 * h)
         return None
 
-    def _evaluate(self, array: _Array, change: np.ndarray) -> tuple[np.ndarray, list]:
+    def _evaluate(self, array: _Array, change: np.ndarray) -> tuple[np.ndarray, list[Any]]:
         kept = array.value.copy()
         array.value += change
         try:
@@ -233,7 +237,7 @@ def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _flatten(value: Any, keep: bool = False) -> list:
+def _flatten(value: Any, keep: bool = False) -> list[Any]:
     """Return the arrays in nested tuples; with `keep`, None and other things too."""
     if isinstance(value, (tuple, list)):
         return [part for item in value for part in _flatten(item, keep)]
