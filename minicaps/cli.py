@@ -222,7 +222,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from minicaps.training import step as training
+    from minicaps import training
 
     network, class_names = load_run(options.run)
     dataset = load_data(options, network, class_names)
