@@ -6,7 +6,7 @@ import argparse
 import itertools
 import types
 import typing
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 from minicaps import figures
@@ -106,7 +106,7 @@ def new_folder(config: TrainConfig) -> Path:
 
 def describe(run: Run, resumed: bool) -> None:
     """Print what will be trained, on what, and where it is kept."""
-    print("  ".join(f"{name}={value}" for name, value in asdict(run.config).items()))
+    print(run.config)
     dataset = run.dataset
     print(
         f"data: {dataset.source}: {len(run.images):,} images to train on, "

@@ -17,8 +17,7 @@ from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
 from minicaps.layers import softmax, softmax_backward
 from minicaps.networks import PRESETS, CapsNet
-from minicaps.training.optimizers import Adam, Constant
-from minicaps.training.step import evaluate
+from minicaps.training import Adam, Constant, evaluate
 
 TRAIN_IMAGES = 10_000
 WARMUP = 0.1  # of the steps

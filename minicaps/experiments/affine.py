@@ -15,8 +15,7 @@ from minicaps.experiments.study import Batches, Row, Study, endless, learn, perc
 from minicaps.fast import slices_of
 from minicaps.networks import Network, build
 from minicaps.networks import weights as checkpoint
-from minicaps.training.optimizers import Adam, Cosine
-from minicaps.training.step import evaluate
+from minicaps.training import Adam, Cosine, evaluate
 
 FRAME = 40  # pixels
 KERNEL = 9  # of the CapsNet's first convolution; in a larger frame a step is faster than with the 7 of small

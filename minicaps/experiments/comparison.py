@@ -21,8 +21,7 @@ from minicaps.experiments.study import (
     table,
 )
 from minicaps.networks import Network, build
-from minicaps.training.optimizers import Adam, Cosine
-from minicaps.training.step import evaluate
+from minicaps.training import Adam, Cosine, evaluate
 
 NAMES = {"mlp": "MLP", "cnn": "CNN", "capsnet": "CapsNet"}
 IMAGES, EPOCHS = 49_000, 15

@@ -13,8 +13,7 @@ from minicaps.experiments import figures as experiment_figures
 from minicaps.experiments import pictures
 from minicaps.experiments.study import Batches, Row, Study, learn, percent, seeds_in_words, table
 from minicaps.networks import PRESETS, CNNConfig, Network, OverlapCapsNet, OverlapCNN, highest_two
-from minicaps.training.optimizers import Adam, Cosine
-from minicaps.training.step import to_batch
+from minicaps.training import Adam, Cosine, to_batch
 
 FRAME = 36  # pixels: 28 and up to 4 to each side
 # In this frame longer strides make a step faster, and the time saved is better spent on more channels.

@@ -19,9 +19,7 @@ from minicaps import figures
 from minicaps.checks import check_choice, check_positive
 from minicaps.networks import PRESETS, Network
 from minicaps.networks import weights as checkpoint
-from minicaps.training.optimizers import Optimizer
-from minicaps.training.processes import DataParallel
-from minicaps.training.step import batches, library_of, to_batch
+from minicaps.training import DataParallel, Optimizer, batches, to_batch
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]  # 8-bit images and labels
 Row = dict[str, Any]  # of JSON's types
@@ -220,11 +218,11 @@ def fit(
     Diverged
         If the loss is not finite. The weights are those before the step.
     """
-    xp, total = library_of(parallel.network), 0.0
+    xp, total = parallel.network.xp, 0.0
     for images, labels in islice(batches, steps):
         x, y = to_batch(images, labels, xp)
         with np.errstate(over="ignore", invalid="ignore"):  # told in words, below
-            loss = float(parallel.gradients(x, y)[0])
+            loss = float(parallel.backpropagate(x, y).loss)
         if not math.isfinite(loss):
             rate = optimizer.schedule(optimizer.steps)
             raise Diverged(f"the loss is {loss} at step {optimizer.steps + 1}; a smaller learning rate "

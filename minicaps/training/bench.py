@@ -6,16 +6,20 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from minicaps import arrays as backend
+from minicaps.arrays import Array
+from minicaps.fast import matmul, own_the_cores, thread_count
 from minicaps.networks import CapsNet, build
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel
-from minicaps.training.step import train_step
+from minicaps.training.step import OneProcess, train_step
+from minicaps.training.watch import Method, watched
 
 
 @dataclass
@@ -23,8 +27,9 @@ class StageTime:
     """Seconds of one stage in a training step, and the multiplications that it stands for."""
 
     name: str
-    forward: float
-    backward: float
+    seconds: float
+    forward: float | None  # of them; None where there is no such thing, as in the optimizer
+    backward: float | None
     multiply_adds: int  # of the direct method, for the batch, forward and backward
 
 
@@ -48,12 +53,17 @@ class Bench:
         return {**vars(self), "stages": [vars(stage) for stage in self.stages]}
 
     def __str__(self) -> str:
-        lines = [f"{'stage':<12} {'forward':>10} {'backward':>10} {'share':>7} {'GFLOP/s':>9}"]
+        lines = [
+            f"{'stage':<12} {'forward':>10} {'backward':>10} {'together':>10} {'share':>7} {'GFLOP/s':>9}"
+        ]
         for stage in self.stages:
-            seconds = stage.forward + stage.backward
-            rate = f"{2 * stage.multiply_adds / seconds / 1e9:9.1f}" if stage.multiply_adds else f"{'':9}"
-            lines.append(f"{stage.name:<12} {1e3 * stage.forward:7.1f} ms {1e3 * stage.backward:7.1f} ms "
-                         f"{100 * seconds / self.step:5.1f} % {rate}")  # fmt: skip
+            times = (stage.forward, stage.backward, stage.seconds)
+            columns = " ".join(f"{'':10}" if t is None else f"{1e3 * t:7.1f} ms" for t in times)
+            gflops = 2 * stage.multiply_adds / stage.seconds / 1e9
+            lines.append(
+                f"{stage.name:<12} {columns} {100 * stage.seconds / self.step:5.1f} % "
+                + (f"{gflops:9.1f}" if stage.multiply_adds else f"{'':9}")
+            )
         lines.append(
             f"a step of {self.batch_size} images: {1e3 * self.step:.1f} ms in one process of "
             f"{self.threads} threads\n"
@@ -65,128 +75,136 @@ class Bench:
         return "\n".join(lines)
 
 
+class Clock:
+    """Notes the seconds of calls, by label."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def timed(self, label: str, function: Method) -> Method:
+        """Return a function that does the same and whose calls are timed."""
+
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments)
+            self.seconds.setdefault(label, []).append(time.perf_counter() - start)
+            return result
+
+        return call
+
+    def median(self, label: str) -> float:
+        """Return the median of the calls, 0 if there was none."""
+        return float(np.median(self.seconds[label])) if label in self.seconds else 0.0
+
+
 def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Bench:
     """Time training steps of a CapsNet on random images, stage by stage.
+
+    It calls ``own_the_cores``, as a training run does.
 
     Parameters
     ----------
     preset : {"tiny", "small", "paper"}
     batch_size, steps : int
     """
-    net = build("capsnet", preset, rng=0)
+    own_the_cores()
+    network = build("capsnet", preset, rng=0)
+    assert isinstance(network, CapsNet)
     rng = np.random.default_rng(0)
-    images = rng.random((batch_size, *net.image_shape), dtype=np.float32)  # (B, H, W, C)
-    labels = rng.integers(0, net.classes, batch_size)  # (B,)
-    optimizer, objective = Adam(net, 1e-3), net.objective()
-    clock = Clock()
-    for name, stage in net.stages():
-        clock.watch(stage, "forward", f"{name} forward")
-        clock.watch(stage, "backward", f"{name} backward")
-        clock.watch(stage, "backward_params", f"{name} backward")
-    clock.watch(optimizer, "step", "Adam forward")
-    run = clock.timed("step", train_step)
-    for _ in range(2):
-        run(net, objective, optimizer, images, labels)
-    clock.seconds.clear()
-    for _ in range(steps):
-        run(net, objective, optimizer, images, labels)
-    work = multiply_adds(net)
-    stages = [
-        StageTime(name, clock.median(f"{name} forward"), clock.median(f"{name} backward"),
-                  batch_size * work.get(name, 0))
-        for name in [name for name, _ in net.stages()] + ["Adam"]
-    ]  # fmt: skip
-    clock.unwatch()
-    step = clock.median("step")
-    rest = step - sum(stage.forward + stage.backward for stage in stages)
-    stages.append(StageTime("the rest", rest, 0.0, 0))
-    processes, train_rate = training_rate(net, images, labels, steps)
-    return Bench(preset, batch_size, thread_count(), processes, stages, step, train_rate,
-                 inference_rate(net, images, steps), sgemm_rate() / 1e9, peak_memory(processes))  # fmt: skip
+    images = rng.random((batch_size, *network.image_shape), dtype=np.float32)  # (B, H, W, C)
+    labels = rng.integers(0, network.classes, batch_size)  # (B,)
+    stages, step = time_stages(network, images, labels, steps)
+    processes, train_rate = training_speed(network, images, labels, steps)
+    return Bench(
+        preset=preset,
+        batch_size=batch_size,
+        threads=thread_count(),
+        processes=processes,
+        stages=stages,
+        step=step,
+        train_images_per_second=train_rate,
+        infer_images_per_second=inference_speed(network, images, steps),
+        sgemm_gflops=sgemm_rate() / 1e9,
+        peak_memory_mb=peak_memory(processes),
+    )
 
 
-class Clock:
-    """Times calls by wrapping methods of objects, from outside."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, list[float]] = {}
-        self._watched: list[tuple[Any, str]] = []
-
-    def timed(self, label: str, function: Callable) -> Callable:
-        def call(*args: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*args)
-            self.seconds.setdefault(label, []).append(time.perf_counter() - start)
-            return result
-
-        return call
-
-    def watch(self, thing: Any, method: str, label: str) -> None:
-        setattr(thing, method, self.timed(label, getattr(thing, method)))
-        self._watched.append((thing, method))
-
-    def unwatch(self) -> None:
-        for thing, method in self._watched:
-            delattr(thing, method)  # the class's own method shows again
-        self._watched.clear()
-
-    def median(self, label: str) -> float:
-        return float(np.median(self.seconds[label])) if label in self.seconds else 0.0
+def time_stages(network: CapsNet, images: Array, labels: Array, steps: int) -> tuple[list[StageTime], float]:
+    """Return the times of a step's stages, with what is left over, and of the whole step."""
+    source, adam, clock = OneProcess(network), Adam(network, 1e-3), Clock()
+    step = clock.timed("step", train_step)
+    with ExitStack() as stack:
+        for name, stage in network.stages():
+            for method in ("forward", "backward", "backward_params"):
+                label = f"{name} {method.removesuffix('_params')}"
+                stack.enter_context(watched(stage, method, partial(clock.timed, label)))
+        stack.enter_context(watched(adam, "step", partial(clock.timed, "Adam")))
+        for _ in range(2):
+            step(source, adam, images, labels)
+        clock.seconds.clear()
+        for _ in range(steps):
+            step(source, adam, images, labels)
+    work, times = multiply_adds(network), []
+    for name, _ in network.stages():
+        forward, backward = clock.median(f"{name} forward"), clock.median(f"{name} backward")
+        multiplications = len(images) * work.get(name, 0)
+        times.append(StageTime(name, forward + backward, forward, backward, multiplications))
+    times.append(StageTime("Adam", clock.median("Adam"), None, None, 0))
+    rest = clock.median("step") - sum(stage.seconds for stage in times)
+    times.append(StageTime("the rest", rest, None, None, 0))
+    return times, clock.median("step")
 
 
-def multiply_adds(net: CapsNet) -> dict[str, int]:
+def multiply_adds(network: CapsNet) -> dict[str, int]:
     """Return the multiply-adds of one image, forward and backward, by stage and the direct method.
 
     Backward costs twice the forward, but for the first convolution, which needs no gradient of the
     image. Routing adds its 2R - 1 passes over û forward and 4R - 3 backward.
     """
-    rows, columns = net.conv.output_size(net.image_shape[:2])
-    lower, dimension, upper, size = net.capsules.prediction.params["W"].shape
-    predictions = lower * dimension * upper * size
-    passes = (2 * net.iterations - 1) + (4 * net.iterations - 3)
+    config = network.config
+    lower, dimension, upper, size = network.capsules.votes.params["W"].shape  # (I, D, J, E)
+    votes = lower * dimension * upper * size
+    passes = (2 * config.iterations - 1) + (4 * config.iterations - 3)
     work = {
-        "conv": 2 * rows * columns * net.conv.params["W"].size,
-        "primary": 3 * math.prod(net.grid) * net.primary.conv.params["W"].size,
-        "capsules": 4 * predictions + passes * lower * upper * size,
+        "conv": 2 * math.prod(config.conv_grid) * network.conv.params["W"].size,
+        "primary": 3 * math.prod(config.grid) * network.primary.conv.params["W"].size,
+        "capsules": 4 * votes + passes * lower * upper * size,
     }
-    if net.decoder:
-        dense = [p.size for name, p in net.reconstruct.params.items() if name.endswith(".W")]
-        work["reconstruct"] = 3 * sum(dense)
+    if network.decoder is not None:
+        dense = [p.size for name, p in network.decoder.params.items() if name.endswith(".W")]
+        work["decoder"] = 3 * sum(dense)
     return work
 
 
-def training_rate(net: CapsNet, images: np.ndarray, labels: np.ndarray, repeat: int) -> tuple[int, float]:
+def training_speed(network: CapsNet, images: Array, labels: Array, repeat: int) -> tuple[int, float]:
     """Return how many processes share a batch in a run, and how many images per second they train."""
-    optimizer, times = Adam(net, 1e-3), []
-    with DataParallel(net, net.objective(), len(images)) as parallel:
-        for _ in range(repeat + 2):
-            start = time.perf_counter()
-            parallel.gradients(images, labels)
-            optimizer.step()
-            times.append(time.perf_counter() - start)
-        return len(parallel.workers) + 1, len(images) / float(np.median(times[2:]))
+    adam = Adam(network, 1e-3)
+    with DataParallel(network, network.objective(), len(images)) as source:
+        seconds = median_seconds(lambda: train_step(source, adam, images, labels), repeat, first=2)
+        return len(source.workers) + 1, len(images) / seconds
 
 
-def inference_rate(net: CapsNet, images: np.ndarray, repeat: int) -> float:
-    """Return how many images per second the network classifies and draws."""
-    ready, times = net.for_inference(), []
-    for _ in range(repeat + 1):
-        start = time.perf_counter()
-        ready(images)
-        times.append(time.perf_counter() - start)
-    return len(images) / float(np.median(times[1:]))
+def inference_speed(network: CapsNet, images: Array, repeat: int) -> float:
+    """Return how many images per second the network classifies and reconstructs."""
+    ready = network.for_inference()
+    return len(images) / median_seconds(lambda: ready(images), repeat)
 
 
 def sgemm_rate(rounds: int = 5) -> float:
     """Return the machine's rate of float32 matrix products, in floating-point operations a second."""
     rng = np.random.default_rng(0)
     a, b = (rng.random((2048, 2048), dtype=np.float32) for _ in range(2))
+    return 2 * 2048**3 / median_seconds(lambda: matmul(a, b), rounds, first=0)
+
+
+def median_seconds(work: Callable[[], Any], repeat: int, first: int = 1) -> float:
+    """Return the median time of `work`, after so many `first` calls that allocate."""
     times = []
-    for _ in range(rounds):
+    for _ in range(first + repeat):
         start = time.perf_counter()
-        backend.matmul(a, b)
+        work()
         times.append(time.perf_counter() - start)
-    return 2 * 2048**3 / float(np.median(times))
+    return float(np.median(times[first:]))
 
 
 def peak_memory(processes: int = 1) -> float:

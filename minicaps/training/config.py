@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field
+import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import numpy as np
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
 from minicaps.networks import NETWORKS, PRESETS, Network, build
-from minicaps.training.optimizers import Constant, Cosine, Exponential, Schedule
+from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
-MOST_CONFIG = 1 << 16  # bytes of config.json
+MAX_CONFIG = 1 << 16  # bytes of config.json
 
 
 def _option(default: Any, text: str, *choices: str) -> Any:
@@ -24,7 +24,15 @@ def _option(default: Any, text: str, *choices: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run computes."""
+    """Everything that decides what a training run computes; each option is a flag of ``train``.
+
+    ``str(config)`` says all of them in one line, with the learning rate that is used.
+
+    Raises
+    ------
+    ValueError
+        If an option has a value that cannot be.
+    """
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
@@ -42,8 +50,8 @@ class TrainConfig:
     learning_rate: float | None = _option(
         None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
     )
-    schedule: str = _option("cosine", "course of the rate", "constant", "exponential", "cosine")
-    warmup: int = _option(0, "steps over which the rate first grows from 0")
+    schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
+    warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
@@ -59,37 +67,52 @@ class TrainConfig:
         check_flag("train", decoder=self.decoder)
         if self.data is not None and not isinstance(self.data, str):
             raise ValueError(f"train: data is {self.data!r}, expected the path of a folder")
-        if self.learning_rate is None:
-            paper = self.model == "capsnet" and self.preset == "paper"
-            object.__setattr__(self, "learning_rate", 1e-3 if paper else 4e-3)
-        rate = self.learning_rate
-        if not (isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf):
-            raise ValueError(f"train: learning_rate is {rate!r}, expected a number above 0")
+        chosen, is_number = self.learning_rate, isinstance(self.learning_rate, (int, float))
+        if chosen is not None and not (
+            is_number and not isinstance(chosen, bool) and 0 < chosen <= sys.float_info.max
+        ):
+            raise ValueError(f"train: learning_rate is {chosen!r}, expected a number above 0")
         for name, option in type(self).__dataclass_fields__.items():
             if option.metadata["choices"]:
                 check_choice("train", name, getattr(self, name), option.metadata["choices"])
 
+    def __str__(self) -> str:
+        options = asdict(self) | {"learning_rate": self.largest_learning_rate}
+        return "  ".join(f"{name}={value}" for name, value in options.items())
+
+    @property
+    def largest_learning_rate(self) -> float:
+        """The learning rate that was chosen, or the one that suits the network."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.model == "capsnet" and self.preset == "paper" else 4e-3
+
     def network(self, dataset: Dataset) -> Network:
-        """Build the network, with first weights from the seed."""
-        options: dict[str, Any] = {}
+        """Build the network for images and classes like those of `dataset`, with first weights from the seed.
+
+        Raises
+        ------
+        ValueError
+            If the images are too small for it.
+        """
+        options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
             options["decoder"] = self.decoder
             if self.routing_iterations is not None:
                 options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
-        return build(self.model, self.preset, image_shape=dataset.image_shape,
-                     classes=dataset.classes, rng=rng, **options)  # fmt: skip
+        return build(self.model, self.preset, rng=rng, **options)
 
     def learning_rates(self, steps: int) -> Schedule:
         """Return the schedule for a run of so many steps."""
         if self.schedule == "constant":
-            return Constant(self.learning_rate, self.warmup)
+            return Constant(self.largest_learning_rate, self.warmup)
         if self.schedule == "exponential":
-            return Exponential(self.learning_rate, self.warmup)
-        return Cosine(self.learning_rate, steps, self.warmup)
+            return Exponential(self.largest_learning_rate, self.warmup)
+        return Cosine(self.largest_learning_rate, steps, self.warmup)
 
 
-def read_config(folder: Path) -> TrainConfig:
+def read_config(folder: str | Path) -> TrainConfig:
     """Read the configuration of the run in `folder`.
 
     Raises
@@ -99,10 +122,10 @@ def read_config(folder: Path) -> TrainConfig:
     ValueError
         If the file is damaged, or its values are not allowed.
     """
-    path = folder / "config.json"
+    path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: holds no run (no config.json)")
-    if path.stat().st_size > MOST_CONFIG:
+    if path.stat().st_size > MAX_CONFIG:
         raise ValueError(f"{path}: not a configuration ({path.stat().st_size:,} bytes long)")
     try:
         return TrainConfig(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,21 +1,16 @@
-"""What keeps a run whole: one process per folder, Ctrl-C between two batches, finite numbers."""
+"""What keeps a run whole: one process per folder, and Ctrl-C between two batches."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
+import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minicaps.arrays import Array, get_xp
-from minicaps.layers import Loss
-from minicaps.networks import Network
-from minicaps.training.step import gradients
-
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: BinaryIO) -> None:
@@ -27,7 +22,7 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@contextlib.contextmanager
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder, against any other process and any other run of this one.
 
@@ -43,8 +38,10 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             _lock(file)
         except (BlockingIOError, PermissionError):
-            raise RuntimeError(f"{folder}: another process is training this run; wait for it, or name "
-                               "another folder with --out") from None  # fmt: skip
+            raise RuntimeError(
+                f"{folder}: another process is training this run; wait for it, or name another folder "
+                "with --out"
+            ) from None
         yield
 
 
@@ -55,7 +52,7 @@ class CtrlC:
     """
 
     def __init__(self) -> None:
-        self.pressed = False
+        self.pressed = self._ours = False
 
     def __enter__(self) -> CtrlC:
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -68,73 +65,6 @@ class CtrlC:
         self.pressed = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-# -- numbers that are not finite --------------------------------------------------------------
-
-
-def sum_of_squares(arrays: Iterable[Array]) -> Array:
-    """Return Σ x² over all arrays, a scalar array: finite only if every number is.
-
-    It may overflow where every number is finite; ``all_finite`` is exact, and several times slower.
-    """
-    squares = [get_xp(array).vdot(array, array) for array in arrays]
-    return get_xp(*squares).stack(squares).sum()
-
-
-def all_finite(*values: Any) -> bool:
-    """Whether every number in arrays, and in tuples of them, is finite (None counts as finite)."""
-    for value in values:
-        if isinstance(value, tuple):
-            if not all_finite(*value):
-                return False
-        elif value is not None and not bool(get_xp(value).isfinite(value).all()):
-            return False
-    return True
-
-
-def first_not_finite(network: Network, objective: Loss, images: Array, labels: Array) -> str:
-    """Compute the gradients again and say in words what is the first in them that is not finite.
-
-    Parameters
-    ----------
-    images, labels
-        As for ``gradients``.
-    """
-    for name, param in network.params.items():
-        if not all_finite(param):
-            return f"the weights {name}"
-    found: list[str] = []
-    with contextlib.ExitStack() as stack:
-        for prefix, layer in [*network.leaves(), ("loss", objective)]:
-            name = prefix.rstrip(".") or type(network).__name__
-            for method in ("forward", "backward", "backward_params"):
-                if hasattr(layer, method):
-                    stack.enter_context(_watched(layer, method, name, found))
-        gradients(network, objective, images, labels)
-    return found[0] if found else "nothing, when computed again"
-
-
-@contextlib.contextmanager
-def _watched(layer: Any, method: str, name: str, found: list[str]) -> Iterator[None]:
-    """Note in `found` when a method of this one layer or loss has a result that is not finite."""
-    original = getattr(layer, method)
-
-    def call(*arguments: Any) -> Any:
-        result = original(*arguments)
-        if method == "forward":
-            what, values = "output", result[:1]  # without the cache
-        else:
-            what, values = "gradient", (result, *getattr(layer, "_grads", {}).values())
-        if not all_finite(*values):
-            found.append(f"the {what} of {name}")
-        return result
-
-    setattr(layer, method, call)
-    try:
-        yield
-    finally:
-        delattr(layer, method)  # the class's own method shows again

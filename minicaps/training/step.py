@@ -1,28 +1,39 @@
-"""One training step, batches, and evaluation. The loop over epochs and its folder: ``runs.py``."""
+"""The one step of training: gradient, finite or not, update."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import math
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from minicaps.arrays import Array, get_xp, to_backend, to_numpy
-from minicaps.checks import check_positive
-from minicaps.datasets import to_float
+from minicaps.arrays import Array, to_numpy
 from minicaps.layers import Loss
 from minicaps.networks import Network
+from minicaps.training.finite import all_finite, first_not_finite, sum_of_squares
 from minicaps.training.optimizers import Optimizer
 
 
-def gradients(
-    network: Network, objective: Loss, images: Array, labels: Array, share: float = 1
-) -> tuple[Array, Array]:
+class Result(NamedTuple):
+    """What a batch gave: scalar arrays from ``backpropagate``, Python numbers from ``train_step``."""
+
+    loss: Any  # the mean of the images
+    correct: Any  # how many were classified correctly
+
+
+class Diverged(RuntimeError):
+    """A loss, a gradient or a weight is not finite; the message says where, when, and what may help."""
+
+
+def backpropagate(
+    network: Network, objective: Loss, images: Array, labels: Array, share: float = 1.0
+) -> Result:
     """Set the network's ``grads`` to the gradient of the loss of a batch.
 
     Parameters
     ----------
+    network : Network
+    objective : Loss
     images : float array (B, H, W, C), 0 to 1
     labels : integer array (B,)
     share : float
@@ -30,10 +41,8 @@ def gradients(
 
     Returns
     -------
-    loss : scalar array
-        Of these images alone, whatever their share.
-    correct : scalar array
-        How many of them were classified right.
+    Result
+        Two scalar arrays, of these images alone, whatever their share.
     """
     network.zero_grad()
     outputs, cache = network.forward(*network.training_inputs(images, labels))
@@ -42,72 +51,99 @@ def gradients(
     if share != 1:
         doutputs = tuple(share * d for d in doutputs) if isinstance(doutputs, tuple) else share * doutputs
     network.backward_params(doutputs, cache)
-    return loss, network.correct(outputs, labels).sum()
+    return Result(loss, network.correct(outputs, labels).sum())
 
 
-def train_step(
-    network: Network, objective: Loss, optimizer: Optimizer, images: Array, labels: Array
-) -> tuple[Array, Array]:
-    """Make one step of training: forward, loss, backward, update; return what ``gradients`` does."""
-    loss, correct = gradients(network, objective, images, labels)
-    optimizer.step()
-    return loss, correct
+class GradientSource(Protocol):
+    """What ``train_step`` takes gradients from: ``OneProcess``, or ``DataParallel``."""
+
+    network: Network
+    objective: Loss
+
+    def backpropagate(self, images: Array, labels: Array) -> Result:
+        """Set the network's ``grads``, as the function of this name does."""
+        ...
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """How a network does on a set of images."""
+class OneProcess:
+    """Gradients of whole batches, computed in this process.
 
-    loss: float  # per image
-    accuracy: float  # 0 to 1
-    predictions: np.ndarray  # (N,)
-    scores: np.ndarray  # (N, classes), 0 to 1
+    Parameters
+    ----------
+    network : Network
+    objective : Loss, optional
+        By default the network's own.
+    """
+
+    def __init__(self, network: Network, objective: Loss | None = None) -> None:
+        self.network = network
+        self.objective = network.objective() if objective is None else objective
+
+    def backpropagate(self, images: Array, labels: Array) -> Result:
+        """Set the network's ``grads``, as the function of this name does."""
+        return backpropagate(self.network, self.objective, images, labels)
 
 
-def evaluate(network: Network, images: np.ndarray, labels: np.ndarray, batch_size: int = 100) -> Evaluation:
-    """Classify `images` (N, H, W, C), 8-bit, and compare with `labels` (N,).
+def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labels: Array) -> Result:
+    """Make one step of training: gradient, a look whether all is finite, update.
+
+    Parameters
+    ----------
+    source : OneProcess or DataParallel
+        Holds the network and what it is trained for.
+    optimizer : Optimizer
+        Of that network.
+    images : float array (B, H, W, C), 0 to 1
+    labels : integer array (B,)
+
+    Returns
+    -------
+    Result
+        The loss, a float, and how many images were classified correctly, an int; before the update.
 
     Raises
     ------
-    ValueError
-        If there are no images, or not one label for each.
-    TypeError
-        If the images are not 8-bit.
+    Diverged
+        If the loss or a gradient is not finite. The weights are those before the step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minicaps.networks import build
+    >>> from minicaps.training import Adam, OneProcess, train_step
+    >>> network = build("mlp", rng=0)
+    >>> images, labels = np.ones((2, 28, 28, 1), np.float32), np.array([3, 3])
+    >>> source, adam = OneProcess(network), Adam(network, 0.01)
+    >>> losses = [train_step(source, adam, images, labels).loss for _ in range(3)]
+    >>> losses[2] < losses[1] < losses[0]
+    True
     """
-    if len(images) == 0:
-        raise ValueError("evaluate: there are no images")
-    if len(labels) != len(images):
-        raise ValueError(f"evaluate: {len(labels)} labels for {len(images)} images")
-    if images.dtype != np.uint8:
-        raise TypeError(f"evaluate: images have dtype {images.dtype}, expected uint8, 0 to 255")
-    check_positive("evaluate", batch_size=batch_size)
-    objective, xp = network.objective(), network.xp
-    network = network.for_inference()
-    losses, scores = [], []
-    for start in range(0, len(images), batch_size):
-        x, y = to_batch(images[start : start + batch_size], labels[start : start + batch_size], xp)
-        outputs = network(*network.training_inputs(x, y))
-        losses.append(float(to_numpy(objective(outputs, network.targets(x, y)))) * len(x))
-        scores.append(to_numpy(network.scores(outputs)))
-    all_scores = np.concatenate(scores)  # (N, J)
-    predictions = all_scores.argmax(axis=1)  # (N,)
-    accuracy = float((predictions == labels).mean())
-    return Evaluation(sum(losses) / len(images), accuracy, predictions, all_scores)
+    network, xp = source.network, source.network.xp
+    with np.errstate(over="ignore", invalid="ignore"):  # told in words, some lines below
+        loss, correct = source.backpropagate(images, labels)
+        grads = network.grads.values()
+        numbers = xp.stack([loss, correct.astype(loss.dtype), sum_of_squares(grads)])  # (3,)
+        loss, correct, squares = to_numpy(numbers).tolist()  # one copy from the device
+        if not math.isfinite(loss):
+            raise _diverged(f"loss is {loss}", source, optimizer, images, labels)
+        if not (math.isfinite(squares) or all_finite(*grads)):
+            raise _diverged("gradient is not finite", source, optimizer, images, labels)
+        optimizer.step()
+    return Result(loss, round(correct))
 
 
-def to_batch(images: np.ndarray, labels: np.ndarray, xp: Any) -> tuple[Array, Array]:
-    """Turn 8-bit images and labels into a batch for a network on the library `xp`."""
-    return to_backend(to_float(images), xp), to_backend(labels, xp)
+def _diverged(
+    what: str, source: GradientSource, optimizer: Optimizer, images: Array, labels: Array
+) -> Diverged:
+    """Return the error, with the first layer that is not finite when all is computed again."""
+    network, objective = source.network, source.objective
+    first = first_not_finite(network, objective, lambda: backpropagate(network, objective, images, labels))
+    step = optimizer.steps + 1
+    return Diverged(f"the {what} at step {step} (first is {first}); {smaller_may_help(optimizer)}")
 
 
-def library_of(network: Network) -> Any:
-    """Return the array library that holds the network's parameters."""
-    return get_xp(next(iter(network.params.values())))
-
-
-def batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the numbers 0 to count - 1 in random order, in groups of `size` (the last smaller)."""
-    check_positive("batches", size=size)
-    order = rng.permutation(count)
-    for start in range(0, count, size):
-        yield order[start : start + size]
+def smaller_may_help(optimizer: Optimizer) -> str:
+    """Return the cure for a training that diverges, with the learning rate that was chosen."""
+    schedule = optimizer.schedule
+    learning_rate = getattr(schedule, "learning_rate", schedule(optimizer.steps))
+    return f"a smaller learning rate may help (it is {learning_rate:g})"

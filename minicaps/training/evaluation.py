@@ -1,0 +1,72 @@
+"""How well a network does on labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from minicaps.arrays import Array, to_numpy
+from minicaps.checks import check_positive
+from minicaps.networks import Network
+from minicaps.training.batch import to_batch
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on N images.
+
+    Attributes
+    ----------
+    loss : float
+        The mean of all images.
+    accuracy : float
+        Share of correct predictions, 0 to 1.
+    predictions : integer array (N,)
+    scores : array (N, classes), 0 to 1
+    """
+
+    loss: float
+    accuracy: float
+    predictions: Array
+    scores: Array
+
+
+def evaluate(network: Network, images: Array, labels: Array, batch_size: int = 100) -> Evaluation:
+    """Classify images, and compare with their labels.
+
+    Parameters
+    ----------
+    network : Network
+        Not changed.
+    images : uint8 array (N, H, W, C)
+    labels : integer array (N,)
+    batch_size : int
+        Images that are classified at a time.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, or not one label for each.
+    TypeError
+        If the images are not 8-bit.
+    """
+    if len(images) == 0:
+        raise ValueError("evaluate: there are no images")
+    if len(labels) != len(images):
+        raise ValueError(f"evaluate: {len(labels)} labels for {len(images)} images, expected one for each")
+    if images.dtype != np.uint8:
+        raise TypeError(f"evaluate: images have dtype {images.dtype}, expected uint8, 0 to 255")
+    check_positive("evaluate", batch_size=batch_size)
+    objective, xp = network.objective(), network.xp
+    network = network.for_inference()
+    loss_sum, found = 0.0, []
+    for start in range(0, len(images), batch_size):
+        x, y = to_batch(images[start : start + batch_size], labels[start : start + batch_size], xp)
+        outputs = network(*network.training_inputs(x, y))
+        loss_sum += float(to_numpy(objective(outputs, network.targets(x, y)))) * len(x)
+        found.append(to_numpy(network.scores(outputs)))  # (B, J)
+    scores = np.concatenate(found)  # (N, J)
+    predictions = scores.argmax(axis=1)  # (N,)
+    accuracy = float((predictions == labels).mean())
+    return Evaluation(loss_sum / len(images), accuracy, predictions, scores)

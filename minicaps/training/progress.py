@@ -1,0 +1,85 @@
+"""Where a run stands within an epoch, and what it has added up there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minicaps.arrays import Array
+from minicaps.training.batch import batches
+from minicaps.training.evaluation import Evaluation
+from minicaps.training.step import Result
+
+
+@dataclass
+class EpochProgress:
+    """What an epoch has done so far; its numbers are sums over the batches that it has trained on."""
+
+    batches: int = 0
+    images: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+
+    def add(self, result: Result, images: int) -> None:
+        """Count one more batch, of so many images."""
+        self.batches += 1
+        self.images += images
+        self.loss_sum += result.loss * images
+        self.correct += result.correct
+
+    @property
+    def loss(self) -> float:
+        """The mean of the images."""
+        return self.loss_sum / self.images
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.seconds
+
+    def line(self, epoch: int, epochs: int, images: int) -> str:
+        """Return the progress line, in an epoch of so many images."""
+        left = ((epochs - epoch + 1) * images - self.images) / self.images_per_second
+        return (
+            f"epoch {epoch}/{epochs}  {self.images:,}/{images:,} images  loss {self.loss:.4f}  "
+            f"{self.images_per_second:,.0f} images/s  {left // 60:.0f}:{left % 60:02.0f} left"
+        )
+
+    def metrics(self, epoch: int, learning_rate: float, validation: Evaluation) -> dict[str, Any]:
+        """Return what ``metrics.jsonl`` says of a complete epoch, but for the seconds of its validation."""
+        return {
+            "epoch": epoch,
+            "train_loss": self.loss,
+            "train_accuracy": self.correct / self.images,
+            "learning_rate": learning_rate,
+            "images_per_second": self.images_per_second,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+            "seconds": self.seconds,
+        }
+
+
+def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
+    """Return the line of the report about a complete epoch."""
+    return (
+        f"epoch {metrics['epoch']}/{epochs}  "
+        f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['train_accuracy']:.2f} %  "
+        f"validation {100 * metrics['validation_accuracy']:.2f} %  "
+        f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s"
+    )
+
+
+def epoch_batches(
+    seed: int, epoch: int, count: int, size: int
+) -> Iterator[tuple[Array, np.random.Generator]]:
+    """Yield each batch of an epoch, as numbers of images, and the source of its shifts.
+
+    Both follow from the seed, the epoch (from 1) and the number of the batch alone, so a run that was
+    stopped between two batches goes on as if it had not been.
+    """
+    order = np.random.default_rng([seed, 1, epoch])  # the first weights have [seed, 0]
+    for k, chosen in enumerate(batches(count, size, order), start=1):
+        yield chosen, np.random.default_rng([seed, 1, epoch, k])
