@@ -22,6 +22,7 @@ from minicaps.layers import (
 from minicaps.networks import CapsNet, CapsNetConfig, build, load, load_pretrained
 from minicaps.networks import save_network as save
 from minicaps.proof import gradcheck
+from minicaps.training import evaluate
 
 __all__ = [
     "CapsNet",
@@ -54,6 +55,7 @@ __all__ = [
     "Votes",
     "WeightedSum",
     "build",
+    "evaluate",
     "gradcheck",
     "load",
     "load_pretrained",

@@ -174,20 +174,14 @@ class Adam(Optimizer):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def update(self, param: Array, grad: Array, learning_rate: float, *averages: Array) -> None:
-        # In place, and in the order of the end of the paper's section 2: m̂ and v̂ are m and v divided by
-        # numbers, and with these in α and ε they need no pass over the arrays.
-        (m, v), t, xp = averages, self.steps, get_xp(grad)
-        root = (1 - self.beta2**t) ** 0.5
-        alpha, epsilon = learning_rate * root / (1 - self.beta1**t), self.epsilon * root
+        (m, v), t = averages, self.steps
         m *= self.beta1
         m += (1 - self.beta1) * grad  # m ← β₁ m + (1 - β₁) g
         v *= self.beta2
         v += (1 - self.beta2) * grad**2  # v ← β₂ v + (1 - β₂) g²
-        change = xp.sqrt(v)
-        change += epsilon
-        xp.divide(m, change, out=change)  # m/(√v + ε) = m̂/(√v̂ + ε) but for a factor, which is in α
-        change *= alpha
-        param -= change  # w ← w - α m/(√v + ε)
+        m_hat = m / (1 - self.beta1**t)
+        v_hat = v / (1 - self.beta2**t)
+        param -= learning_rate * m_hat / (get_xp(grad).sqrt(v_hat) + self.epsilon)
 
 
 def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:
