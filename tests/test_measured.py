@@ -9,13 +9,10 @@ import pytest
 from helpers import DATA
 
 from minicaps.datasets import load
-from minicaps.experiments import affine, comparison, overlap, study
-from minicaps.experiments.ablation import GROUPS
-from minicaps.experiments.registry import EXPERIMENTS, settings_of
-from minicaps.experiments.study import Settings, Study
+from minicaps.experiments import EXPERIMENTS, Settings, Study, affine, overlap, settings_of, training
+from minicaps.experiments.ablation import Variant
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-VARIANTS = {repr(variant): variant for members in GROUPS.values() for variant in members.values()}
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
 
@@ -40,7 +37,7 @@ def test_every_experiment_that_trains_is_stored():
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
 def test_the_table_follows_from_the_result(folder, tmp_path, monkeypatch):
-    monkeypatch.delattr(study, "fit")  # whoever trains fails
+    monkeypatch.delattr(training, "fit")  # whoever trains fails
     shutil.copy(folder / "result.json", tmp_path)
     result = read(folder)
     settings = Settings(**{**result["settings"], "networks": tuple(result["settings"]["networks"])})
@@ -61,9 +58,9 @@ def test_the_stored_networks_are_those_that_the_code_builds(folder, tmp_path):
     builders = {
         "overlap": lambda row: overlap.build_for_pairs(row["network"], chosen.settings.preset, 10, 0),
         "affine": lambda row: affine.build_framed(chosen, row["network"], dataset, 0),
-        "few": lambda row: comparison.build_for(chosen, row["network"], dataset, 0),
-        "compare": lambda row: comparison.build_for(chosen, row["network"], dataset, 0),
-        "ablation": lambda row: VARIANTS[row["variant"]].build(chosen.settings.preset, dataset, 0),
+        "few": lambda row: chosen.build(row["network"], dataset, 0),
+        "compare": lambda row: chosen.build(row["network"], dataset, 0),
+        "ablation": lambda row: Variant(**row["variant"]).build(chosen.settings.preset, dataset, 0),
     }
     for row in result["rows"]:
         if "parameters" in row:

@@ -9,7 +9,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.experiments.study import Row, mean_and_spread
+from minicaps.experiments.tables import mean_and_spread
+from minicaps.experiments.training import Row
 from minicaps.figures.plots import COLOURS, HEAT, LINES, STYLE, draw_image, headline, line_style
 
 RANGES = {"angle": (-20, 20), "shear": (-0.2, 0.2), "scale": (0.8, 1.2)}  # of affNIST
