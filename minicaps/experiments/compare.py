@@ -161,8 +161,9 @@ def report(study: Study, comparison: Comparison) -> str:
     note = (
         f"{len(comparison.images):,} training and {len(comparison.validation[0]):,} validation images, "
         f"{comparison.epochs:.3g} epochs, Adam at the rate, or from it down a cosine where that is said; "
-        f"CapsNet `{study.settings.preset}`; {seeds_in_words(study.seeds)}. Published: a Keras "
-        "walk-through, one run each."
+        f"CapsNet `{study.settings.preset}`; {seeds_in_words(study.seeds)}. Published: the Keras "
+        'walk-through of Shaikh 2018 ("Essentials of Deep Learning: Getting to know CapsuleNets"), one '
+        "run each."
     )
     return table(head, [table_line(study, plan) for plan in comparison.plans], note)
 
