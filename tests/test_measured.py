@@ -11,8 +11,10 @@ from helpers import DATA
 from minicaps.datasets import load
 from minicaps.experiments import EXPERIMENTS, Settings, Study, affine, overlap, settings_of, training
 from minicaps.experiments.ablation import Variant
+from minicaps.networks import build
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+LESSON_12 = Path(__file__).parents[1] / "lessons" / "12_full_result.json"
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
 
@@ -65,6 +67,12 @@ def test_the_stored_networks_are_those_that_the_code_builds(folder, tmp_path):
     for row in result["rows"]:
         if "parameters" in row:
             assert builders[result["experiment"]](row).count_params() == row["parameters"]
+
+
+def test_the_full_run_of_lesson_12_is_of_the_networks_that_the_code_builds():
+    stored = json.loads(LESSON_12.read_text())
+    networks = {"MLP": build("mlp"), "CNN": build("cnn"), "CapsNet": build("capsnet", "small")}
+    assert stored["parameters"] == {name: network.count_params() for name, network in networks.items()}
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
