@@ -14,18 +14,18 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, MaxPool2d, PrimaryCaps, ReLU
-from minicaps.figures import plots
+from minicaps import MaxPool2d, PrimaryCaps, ReLU, figures
+from minicaps.layers import Conv2d
 
 rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## What does max pooling throw away?
-# A pooling layer looks at a window of 2 × 2 pixels and keeps the largest value. It does not keep which of
-# the four pixels had it. How much is lost? Let us count.
-# In an image of 24 × 24 pixels a single bright dot has 576 possible places. Here they all are, as one batch
-# of shape (B, H, W, C): batch, height, width, channels. Two places can be told apart only if their pooled
-# images differ. So we count the different ones.
+# A pooling layer looks at a window of 2 × 2 pixels and keeps the largest value. It does not keep which of the
+# four pixels had it. How much is lost? Let us count. In an image of 24 × 24 pixels a single bright dot has
+# 576 possible positions. Here they all are, as one batch of shape (B, H, W, C): batch, height, width,
+# channels. Two positions can be told apart only if their pooled images differ. So we count the different
+# ones.
 
 # %%
 dots = np.eye(576).reshape(576, 24, 24, 1)  # (B, H, W, C), one dot each
@@ -33,21 +33,24 @@ pooled = dots
 for times in (1, 2, 3):
     pooled = MaxPool2d(2)(pooled)
     different = len(np.unique(pooled.reshape(576, -1), axis=0))
-    print(f"pooled {times} times: {different:3} of 576 places can be told apart")
+    print(f"pooled {times} times: {different:3} of 576 positions can be told apart")
     assert different == 576 // 4**times
 assert np.array_equal(pooled, MaxPool2d(8)(dots))
 
 # %% [markdown]
 # Every pooling divides the number by four. Three windows of 2 in a row do what one of 8 does (the last
-# line). We use that one from now on. To it 64 places look the same.
+# line). We use that one from now on. To it 64 positions look the same.
 #
 # ## A face, and detectors for its parts
 # There are K = 3 kinds of parts, drawn on 5 × 5 pixels. A picture is a list of (kind, row, column), where
 # row and column say where the part's centre is.
 
 # %%
-SHAPES = {"eye": "..... .###. .#.#. .###. .....", "nose": "..... ..#.. ..#.. .###. .....",
-          "mouth": "..... ..... #...# .###. ....."}  # fmt: skip
+SHAPES = {
+    "eye": "..... .###. .#.#. .###. .....",
+    "nose": "..... ..#.. ..#.. .###. .....",
+    "mouth": "..... ..... #...# .###. .....",
+}
 PARTS = np.array([[[pixel == "#" for pixel in row] for row in text.split()] for text in SHAPES.values()])
 PARTS = PARTS.astype(float).transpose(1, 2, 0)  # (5, 5, K)
 EYE, NOSE, MOUTH = range(3)
@@ -69,8 +72,9 @@ wreck = [(EYE, 2, 2), (EYE, 6, 21), (NOSE, 14, 14), (MOUTH, 21, 8)]
 # there, so the sum is at most n - 1. With the bias 1 - n and a ReLU behind it, 1 says "its centre is here".
 
 # %%
-# 1 channel in, 3 kinds out, a frame of 2 zeros so that 24 × 24 pixels stay; im2col (lesson 4) sums exactly
-detector = Conv2d(1, 3, 5, padding=2, algorithm="im2col", dtype=np.float64)
+# 1 channel in, 3 kinds out, a frame of 2 zeros so that 24 × 24 pixels stay. The definition (lesson 4)
+# sums exactly; the fast Conv2d (lesson 11) may round
+detector = Conv2d(1, 3, 5, padding=2, dtype=np.float64)
 detector.params["W"][:, :, 0] = 2 * PARTS - 1  # (5, 5, K), for the one input channel
 detector.params["bias"][:] = 1 - PARTS.sum(axis=(0, 1))  # (K,)
 
@@ -102,7 +106,7 @@ for _ in range(100):
     moved = [(kind, *centre) for kind, centre in zip((EYE, EYE, NOSE, MOUTH), centres, strict=True)]
     assert np.array_equal(pool(draw(moved)), pool(draw(face)))
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(6.4, 3.6))
     figure.suptitle("A face and a wreck, and what pooling leaves: the same 27 numbers", x=0.01, ha="left")
     for row, parts in zip(figure.subplots(2, 4), (face, wreck), strict=True):
@@ -112,18 +116,18 @@ with matplotlib.rc_context(plots.STYLE):
             axes.set(title=title, xticks=(8, 16), yticks=(8, 16), xticklabels=(), yticklabels=())
             axes.tick_params(length=0)
             axes.grid(color="0.5")
-plots.show(figure, "01_same_features")
+figures.show(figure, "01_same_features")
 
 # %% [markdown]
 # ## What does a capsule keep?
 # A capsule answers two questions with one vector. Its **length** says whether the part is there. Its
-# **direction** says in what state: the part's *pose*. Here that is the place in the window. A part at row r
-# and column t of its window, both from 0 to 7, gets the vector
+# **direction** says in what state: the part's *pose*. Here that is the position in the window. A part at row
+# r and column t of its window, both from 0 to 7, gets the vector
 #
 #     (r - 3.5, t - 3.5, 4), divided by its length
 #
 # Why a third number, always 4? Dividing by the length changes all three, but not their quotients. So the
-# place can be read back: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the sum of
+# position can be read back: r = 3.5 + 4 · first / third. For each window and kind the capsule u is the sum of
 # the detector's outputs, each times its pixel's vector: D = 3 numbers. One output of 1 makes a length of 1.
 
 # %%
@@ -138,7 +142,7 @@ def capsules(image):
     return weighted.sum(axis=(2, 4))  # (B, P, Q, K, D), summed over the pixels of each window
 
 
-def places(u):
+def positions(u):
     """Return row and column in the image for every capsule of u (P, Q, K, D) longer than 1/2."""
     p, q, kind = np.nonzero(np.linalg.norm(u, axis=-1) > 0.5)  # one number each for every part found
     first, second, third = u[p, q, kind].T
@@ -146,9 +150,9 @@ def places(u):
 
 
 u = capsules(draw(wreck))
-print("left eye's capsule:", u[0, 0, 0, EYE].round(2), "says row, column", places(u[0])[0].round(2))
+print("left eye's capsule:", u[0, 0, 0, EYE].round(2), "says row, column", positions(u[0])[0].round(2))
 assert np.allclose(np.linalg.norm(u, axis=-1), pool(draw(wreck)))  # the lengths: what pooling keeps
-assert np.allclose(places(u[0]), [place for _, *place in wreck])  # the directions: what it loses
+assert np.allclose(positions(u[0]), [position for _, *position in wreck])  # the directions: what it loses
 
 # %% [markdown]
 # ## Invariant or equivariant?
@@ -158,33 +162,33 @@ assert np.allclose(places(u[0]), [place for _, *place in wreck])  # the directio
 #     equivariant:  f(move(x)) = M f(x)           the output moves along
 #
 # Let an eye travel from left to right, pixel by pixel. The pooled values stay, then jump, then stay. So do
-# the capsules' lengths. But the place that window and direction tell moves along. Exercise 1 finds M.
+# the capsules' lengths. But the position that window and direction tell moves along. Exercise 1 finds M.
 
 # %%
 columns = np.arange(2, 22)
 x = np.concatenate([draw([(EYE, 4, column)]) for column in columns])  # (20, 24, 24, 1)
 lengths, u = pool(x)[:, 0, :, EYE], capsules(x)  # (20, Q) and (20, P, Q, K, D)
-told = np.array([places(one)[0, 1] for one in u])  # (20,)
+told = np.array([positions(one)[0, 1] for one in u])  # (20,)
 assert np.array_equal(lengths.argmax(axis=1), columns // 8)  # invariant, but only within a window
 assert np.allclose(told, columns)
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.6))
     left, right = figure.subplots(1, 2)
     for q in range(3):
-        left.plot(columns, lengths[:, q], label=f"window {q}", **plots.line_style(q))
+        left.plot(columns, lengths[:, q], label=f"window {q}", **figures.line_style(q))
     left.set(title="Pooled: constant, then a jump", ylabel="Pooled value", ylim=(-0.1, 1.5))
     left.legend(ncols=3, loc="upper left", columnspacing=1, handlelength=1.6)
-    right.plot(columns, told, **plots.line_style(1))
+    right.plot(columns, told, **figures.line_style(1))
     right.set(title="Capsules: moving along with the eye", ylabel="Column they tell (pixels)")
     for axes in (left, right):
         axes.set(xlabel="Column of the eye (pixels)", xticks=range(0, 25, 4))
-plots.show(figure, "01_equivariance")
+figures.show(figure, "01_equivariance")
 
 # %% [markdown]
 # ## What is the pose good for?
-# Every part can predict from its own place where the face is: "I am a left eye, so the middle of the face is
-# 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
+# Every part can predict from its own position where the face is: "I am a left eye, so the middle of the face
+# is 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
 # networks look for such agreement (lesson 6), with learned matrices in place of our offsets. Pooling gets it
 # wrong again: move the whole face by one pixel, an eye enters another window, and the 27 numbers change.
 
@@ -193,7 +197,7 @@ offsets = [(6, 5), (6, -5), (0, 0), (-6, 0)]  # from eye, eye, nose, mouth to th
 
 
 def predict(parts):
-    return places(capsules(draw(parts))[0]) + offsets  # (4, 2), row and column
+    return positions(capsules(draw(parts))[0]) + offsets  # (4, 2), row and column
 
 
 aside = [(kind, row + 1, column - 1) for kind, row, column in face]
@@ -201,17 +205,17 @@ assert np.allclose(predict(face), (11, 11)) and np.allclose(predict(aside), (12,
 assert np.all(np.ptp(predict(wreck), axis=0) > 5)  # in pixels: the largest minus the smallest
 assert not np.array_equal(pool(draw(aside)), pool(draw(face)))
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(6.4, 2.6))
     figure.suptitle("From each part to the middle of the face that it predicts", x=0.01, ha="left")
     pictures = {"face: they agree": face, "moved: they still agree": aside, "wreck: they do not": wreck}
     for axes, (title, parts) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
         axes.imshow(1 - 0.3 * draw(parts)[0, :, :, 0], vmin=0, vmax=1)
         for (_, row, column), end in zip(parts, predict(parts), strict=True):
-            axes.plot([column, end[1]], [row, end[0]], color=plots.COLOURS[1])
-            axes.plot(end[1], end[0], "o", color=plots.COLOURS[2])
+            axes.plot([column, end[1]], [row, end[0]], color=figures.COLOURS[1])
+            axes.plot(end[1], end[0], "o", color=figures.COLOURS[2])
         axes.set(title=title, xticks=(), yticks=())
-plots.show(figure, "01_votes")
+figures.show(figure, "01_votes")
 
 # %% [markdown]
 # ## Summary
@@ -225,7 +229,7 @@ plots.show(figure, "01_votes")
 #    one? (Up to length. How much does the second of the three numbers grow?)
 # 2. Our capsules are a convolution. Get them from `PrimaryCaps`: a convolution to types · D channels, each D
 #    of them read as a vector, then *squash* (lesson 2), which keeps directions and makes length 1 to 1/2.
-# 3. Break it: do not divide the poses by their lengths. Predict which check fails: lengths, or places?
+# 3. Break it: do not divide the poses by their lengths. Predict which check fails: lengths, or positions?
 
 # %% [markdown]
 # ## Solutions
@@ -248,4 +252,4 @@ assert np.allclose(primary(find(draw(wreck))).reshape(u.shape), u / 2)
 poses = poses * np.linalg.norm([r - 3.5, t - 3.5, np.full((8, 8), 4.0)], axis=0)[..., None]  # undivided
 broken = capsules(draw(wreck))
 assert not np.allclose(np.linalg.norm(broken, axis=-1), pool(draw(wreck)))  # "whether" is wrong: 4 and more
-assert np.allclose(places(broken[0]), [place for _, *place in wreck])  # "where" is right: a quotient
+assert np.allclose(positions(broken[0]), [position for _, *position in wreck])  # "where" is right: a quotient

@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from minicaps import Squash
-from minicaps.figures import plots
+from minicaps import Squash, figures
 
 rng = np.random.default_rng(0)
 
@@ -53,7 +52,7 @@ print("lengths", *chosen, "become", *squashed.round(3))
 assert np.allclose(squashed, [1 / 101, 1 / 5, 1 / 2, 4 / 5, 9 / 10, 100 / 101])  # n = 2: 4/(1 + 4)
 assert np.allclose(v / squashed[:, None], s / chosen[:, None])  # the directions stay
 assert np.allclose(v, Squash()(s))  # minicaps agrees
-plots.show(plots.squash_curve(), "02_squash_curve")
+figures.show(figures.squash_curve(), "02_squash_curve")
 
 # %% [markdown]
 # ## The Jacobian, by hand
@@ -128,21 +127,21 @@ print(f"the length reacts most at n = {lengths[rho.argmax()]:.2f}, by {rho.max()
 assert abs(lengths[rho.argmax()] - 1 / np.sqrt(3)) < 0.01  # where the derivative of ρ is 0
 turn = np.linspace(0, 2 * np.pi, 100)
 circle = 0.15 * np.stack([np.cos(turn), np.sin(turn)], axis=-1)  # (100, 2)
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.3))
     left, right = figure.subplots(1, 2)
-    left.plot(lengths, rho, label="ρ, along", **plots.line_style(0) | {"marker": ""})
-    left.plot(lengths, g, label="g, across", **plots.line_style(1) | {"marker": ""})
+    left.plot(lengths, rho, label="ρ, along", **figures.line_style(0) | {"marker": ""})
+    left.plot(lengths, g, label="g, across", **figures.line_style(1) | {"marker": ""})
     left.set(title="Short vectors grow, long ones turn", xlabel="Length n of s", ylabel="Stretch")
     left.legend()
     for n, degrees in [(n, degrees) for n in (0.3, 0.6, 1, 1.6, 3) for degrees in (15, 45, 75)]:
         centre = n * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
-        right.plot(*squash(centre + circle).T, color=plots.COLOURS[1])
+        right.plot(*squash(centre + circle).T, color=figures.COLOURS[1])
         right.text(*(squash(centre) - (0, 0.14)), f"{n:g}" if degrees == 15 else "", ha="center")
-    right.plot(np.cos(turn), np.sin(turn), "--", color=plots.COLOURS[0])
+    right.plot(np.cos(turn), np.sin(turn), "--", color=figures.COLOURS[0])
     right.set(title="Circles around s of length n, squashed", xlabel="First number of v")
     right.set(xlim=(-0.1, 1.05), ylim=(-0.15, 1.05), aspect="equal", ylabel="Second number of v")
-plots.show(figure, "02_jacobian")
+figures.show(figure, "02_jacobian")
 
 # %% [markdown]
 # ## What happens at zero?
@@ -153,7 +152,7 @@ plots.show(figure, "02_jacobian")
 #
 # But look at v = g s with g = n/(1 + n²). There is no division by n. At n = 0 it is 0, without any ε. And J?
 # Both g and ρ are 0 at n = 0, so J = 0, whatever e is. This is what minicaps computes. And where n² could
-# vanish or overflow, it first divides s by its largest number.
+# vanish or overflow, it first divides s by its largest number. (The definition: minicaps/capsules/squash.py.)
 
 # %%
 zero = np.zeros((1, 3))

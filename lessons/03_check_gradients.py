@@ -14,8 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Layer, ReLU, gradcheck
-from minicaps.figures import plots
+from minicaps import Layer, ReLU, figures, gradcheck
 
 rng = np.random.default_rng(0)
 
@@ -62,18 +61,18 @@ print(f"best steps: {steps[one_sided.argmin()]:.0e} one-sided, {steps[central.ar
 assert 1e-6 < steps[central.argmin()] < 1e-4 and central.min() < 1e-10 and one_sided.min() > 1e-9
 assert central32.min() > 1e-6  # a check in float32 cannot ask for six digits
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(6.4, 3.4))
     axes = figure.subplots()
     curves = {"one-sided": one_sided, "central": central, "central, float32": central32}
     for k, (name, values) in enumerate(curves.items()):
-        axes.loglog(steps, values, label=name, **plots.line_style(k))
+        axes.loglog(steps, values, label=name, **figures.line_style(k))
     axes.loglog(steps, steps**2 / 6, ":", color="0.5", label="truncation, h²/6")
     axes.loglog(steps, np.finfo(float).eps / (2 * steps), "-", color="0.7", label="round-off, eps/(2h)")
     axes.set(title="Too large a step is inexact, too small a step drowns in rounding")
     axes.set(ylim=(1e-13, 10), xlabel="Step h", ylabel="Largest error of the derivative")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-plots.show(figure, "03_step_size")
+figures.show(figure, "03_step_size")
 
 # %% [markdown]
 # So: central differences, in float64, with h = 1e-5, close to 7e-6. That is what `minicaps.gradcheck` does.
@@ -119,7 +118,7 @@ assert np.allclose(zeros, ones @ J, atol=1e-10)  # no: zeros are the right gradi
 assert not np.allclose(zeros, dy @ J, atol=1e-2)  # a random dy notices
 
 seen = np.vstack([J, ones @ J, dy @ J])  # (7, 5)
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5.4, 3.4))
     axes = figure.subplots()
     axes.imshow(seen, cmap="PuOr", vmin=-0.5, vmax=0.5, aspect="auto")
@@ -130,7 +129,7 @@ with matplotlib.rc_context(plots.STYLE):
     axes.set_yticks(range(7), [*(f"J: y{a}" for a in range(5)), "dx, dy = ones", "dx, random dy"])
     axes.set_title("The columns of J sum to 0, so ones see nothing")
     axes.grid(False)
-plots.show(figure, "03_blind_ones")
+figures.show(figure, "03_blind_ones")
 
 # %% [markdown]
 # Σ y is 1, whatever x is. So the gradient of Σ y is 0, and the check compares 0 with 0. In general, ones see
@@ -145,8 +144,9 @@ plots.show(figure, "03_blind_ones")
 #     [L(x + h d) - L(x - h d)] / (2h)  ≈  Σ dx d
 #
 # Suppose that dx is wrong by w. Then the right side is wrong by Σ w d. For normal d this number is normal
-# too, with deviation ‖w‖: it is hardly ever near 0. A fixed d gives no such promise. Along ones, for example,
-# a dx with its entries in the wrong order has the right sum. Try both, for y = sin x with 40 × 50 numbers.
+# too, with standard deviation ‖w‖: it is hardly ever near 0. A fixed d gives no such promise. Along ones, for
+# example, a dx with its entries in the wrong order has the right sum. Try both, for y = sin x with 40 × 50
+# numbers.
 
 # %%
 x, dy = rng.normal(size=(40, 50)), rng.normal(size=(40, 50))

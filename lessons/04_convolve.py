@@ -17,10 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from minicaps import Conv2d, gradcheck
+from minicaps import fast, figures, gradcheck
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
-from minicaps.layers import col2im, im2col
+from minicaps.layers import Conv2d, col2im, im2col
 
 rng = np.random.default_rng(0)
 
@@ -72,19 +71,19 @@ def table(axes, numbers, title):
     axes.spines[:].set_visible(False)
 
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.1))
     left, middle, right = figure.subplots(1, 3, width_ratios=(4, 4, 4))
     table(left, x, "Image, with three of its windows")
     table(middle, cols, "cols: a row per window")
     table(right, copies, "Copies of each pixel")
     for k, (p, q) in enumerate([(0, 0), (1, 1), (2, 2)], start=1):
-        look = {"fill": False, "color": plots.COLOURS[k], "lw": 2.2, "ls": plots.LINES[k - 1]}
+        look = {"fill": False, "color": figures.COLOURS[k], "lw": 2.2, "ls": figures.LINES[k - 1]}
         left.add_patch(Rectangle((q - 0.45, p - 0.45), 1.9, 1.9, **look))
         middle.add_patch(Rectangle((-0.44, 3 * p + q - 0.42), 3.88, 0.84, **look))
     middle.set_yticks(range(9), [f"({p}, {q})" for p, q in np.ndindex(3, 3)])
     middle.set_ylabel("Window (p, q)")
-plots.show(figure, "04_im2col")
+figures.show(figure, "04_im2col")
 
 # %% [markdown]
 # ## Channels, filters, batch, stride
@@ -94,15 +93,16 @@ plots.show(figure, "04_im2col")
 #
 #     y = cols W + bias,    cols (windows, 3·3·C),    W (3·3·C, K),    y (windows, K)
 #
-# `Conv2d` has two algorithms. Here we ask for this one; lesson 11 builds the other.
+# `minicaps.layers` has just this as its definition of `Conv2d` (file minicaps/layers/convolution.py).
+# `from minicaps import Conv2d` gives its fast form, with the same results but for rounding; see lesson 11.
 
 # %%
 x = rng.normal(size=(2, 7, 5, 2))  # B = 2 images of 7×5 pixels, C = 2
-layer = Conv2d(2, 5, kernel_size=3, stride=2, algorithm="im2col", rng=rng, dtype=np.float64)  # K = 5
+layer = Conv2d(2, 5, kernel_size=3, stride=2, rng=rng, dtype=np.float64)  # K = 5
 W, bias = layer.params["W"].reshape(18, 5), layer.params["bias"]  # (3·3·C, K), (K,)
-# 3 · 2 windows fit. np.s_ keeps an index for later: x[place] is one window of all images, (2, 3, 3, 2)
-places = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(2)]
-cols = np.stack([x[place].reshape(2, 18) for place in places], axis=1)  # (2, 6, 18), 6 windows an image
+# 3 · 2 windows fit. np.s_ keeps an index for later: x[window] is one window of all images, (2, 3, 3, 2)
+windows = [np.s_[:, 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] for p in range(3) for q in range(2)]
+cols = np.stack([x[window].reshape(2, 18) for window in windows], axis=1)  # (2, 6, 18), 6 windows an image
 
 y, cache = layer.forward(x)  # (2, 3, 2, 5)
 assert np.allclose((cols @ W + bias).reshape(y.shape), y)
@@ -111,7 +111,7 @@ assert np.array_equal(im2col(x, kernel=(3, 3), stride=(2, 2)), cols.reshape(2, 3
 # %% [markdown]
 # ## Three gradients
 # Let L be the loss, and dy = ∂L/∂y, given to us by the layer above. We want dW, dbias and dx. Number the
-# windows n, the places in a row m, the filters k, and write the product out:
+# windows n, the positions in a row m, the filters k, and write the product out:
 #
 #     y[n, k] = bias[k] + Σ_m cols[n, m] W[m, k]
 #
@@ -133,8 +133,8 @@ dW = cols.reshape(12, 18).T @ rows  # (18, 5), like W
 dbias = rows.sum(axis=0)  # (5,), like bias
 dcols = (rows @ W.T).reshape(2, 6, 18)  # like cols
 dx = np.zeros_like(x)
-for n, place in enumerate(places):
-    dx[place] += dcols[:, n].reshape(2, 3, 3, 2)  # col2im: window n of all images
+for n, window in enumerate(windows):
+    dx[window] += dcols[:, n].reshape(2, 3, 3, 2)  # col2im: window n of all images
 
 layer.zero_grad()  # backward adds to grads, so start from 0
 assert np.allclose(layer.backward(dy, cache), dx)
@@ -171,7 +171,7 @@ edges.params["W"][:, :, 0] = np.stack([to_right, -to_right, to_right.T, -to_righ
 edges.params["bias"][...] = 0
 features = np.maximum(edges(digit), 0)  # (1, 28, 28, 4)
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 1.9))
     pictures = np.concatenate([digit, features], axis=3)[0]  # (28, 28, 5)
     titles = ("Digit", "Brighter →", "Brighter ←", "Brighter ↓", "Brighter ↑")
@@ -180,10 +180,10 @@ with matplotlib.rc_context(plots.STYLE):
         axes.set(xticks=[], yticks=[], title=titles[k])
         axes.grid(False)
     figure.suptitle("Each filter lights up where its edge is", x=0.01, ha="left", fontsize=10)
-plots.show(figure, "04_digit_features")
+figures.show(figure, "04_digit_features")
 
 # %% [markdown]
-# The same weights stand at every place. So if the digit moves, its features move with it, unchanged. (The
+# The same weights stand at every position. So if the digit moves, its features move with it, unchanged. (The
 # digit has an empty frame: nothing falls off the edge.)
 
 # %%
@@ -195,14 +195,17 @@ assert np.allclose(shifted, np.roll(features, 3, axis=2), atol=1e-6)
 # Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of
 # 20×20 pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window
 # of 9×9 with stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row. So there are 36 windows; laid out they
-# take 382 MB. So minicaps lays out a few images at a time, keeps only x for backward, and lays the windows
-# out again there.
+# take 382 MB. The definition keeps them all in its cache, for backward. So the fast form, where it works by
+# windows (minicaps/fast/convolution.py), lays out a few images at a time, keeps only x for backward, and lays
+# the windows out again there.
 
 # %%
 images = 128 * 20 * 20 * 256 * 4 / 1e6
 laid_out = 128 * 36 * 9 * 9 * 256 * 4 / 1e6
 assert round(images) == 52 and round(laid_out) == 382
-assert cache.x is x and len(cache) == 1
+assert cache.cols.size == 2 * 6 * 18  # of our small layer: B, windows, 3·3·C
+quick = fast.Conv2d(2, 5, kernel_size=3, stride=2, dtype=np.float64)
+assert quick.forward(x)[1].x is x and len(quick.forward(x)[1]) == 1
 
 # %% [markdown]
 # ## Summary

@@ -14,8 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, PredictionVectors, Squash
-from minicaps.figures import plots
+from minicaps import DynamicRouting, Hard, Leaky, Softmax, Squash, Votes, figures
 
 rng = np.random.default_rng(0)
 squash = Squash()  # squash(s) shrinks each vector's length n to n²/(1 + n²)
@@ -56,19 +55,19 @@ directions = np.degrees(np.arctan2(u_hat[..., 1], u_hat[..., 0])) % 360  # (I, J
 assert np.allclose(directions, [[55, 150], [65, 290], [190, 20]])
 assert np.allclose(u_hat[1, 0], u[1] @ W[1, :, 0])  # what the rectangle says about the house, on its own
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.5))
     for j, axes in enumerate(figure.subplots(1, 2)):
         for i, part in enumerate(parts):
-            line = {"color": plots.COLOURS[i], "linestyle": plots.LINES[i], "label": part}
+            line = {"color": figures.COLOURS[i], "linestyle": figures.LINES[i], "label": part}
             axes.plot(*np.transpose([[0, 0], u_hat[i, j]]), **line)
-            tip = {"arrowstyle": "-|>", "color": plots.COLOURS[i], "shrinkA": 0, "shrinkB": 0}
+            tip = {"arrowstyle": "-|>", "color": figures.COLOURS[i], "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", u_hat[i, j], 0.95 * u_hat[i, j], arrowprops=tip)
         axes.set_title(("House: two of three predictions agree", "Boat: no two predictions agree")[j])
         axes.set(xlabel="First component of û", ylabel="Second component of û")
         axes.set(xlim=(-2, 2), ylim=(-2, 2), xticks=range(-2, 3), yticks=range(-2, 3), aspect="equal")
     axes.legend(loc="lower left")
-plots.show(figure, "06_predictions")
+figures.show(figure, "06_predictions")
 
 # %% [markdown]
 # ## Iteration 1: equal shares
@@ -106,7 +105,9 @@ assert (agreement[:2, 0] > 1).all() and agreement[2, 0] < 0  # two find themselv
 b = b + agreement
 
 # %% [markdown]
-# That was one iteration. The next one begins with the new logits. Here is the whole procedure of the paper.
+# That was one iteration. The next one begins with the new logits. Here is the whole procedure of the paper
+# (procedure 1). minicaps defines it by the same lines, in the file minicaps/capsules/dynamic_routing.py, with
+# a batch axis in front and its gradient below.
 
 
 # %%
@@ -125,7 +126,7 @@ b_list, c_list, s_list, v_list = soft_course = route(u_hat, 10)
 assert np.allclose(b_list[1], b)  # what we had by hand
 assert all(np.allclose(c.sum(axis=1), 1) for c in c_list)  # a part spends 1 in all
 assert (c_list[2][:2, 0] > 0.9).all() and c_list[2][2, 0] < 0.4  # iteration 3: the disc parts from the others
-plots.show(plots.couplings_per_iteration(c_list[:4], parts, wholes), "06_couplings")
+figures.show(figures.couplings_per_iteration(c_list[:4], parts, wholes), "06_couplings")
 
 # %% [markdown]
 # Why does the disc turn to the boat, where nobody agrees with it? It must spend its share somewhere. And it
@@ -164,11 +165,11 @@ right_rival, trap_rival = third_c(rival), third_c(rival, over_children)
 assert (right[:2, 0] > 0.9).all() and (right_rival[:2, 0] < 0.5).all()
 assert np.array_equal(trap_rival[:, 0], trap[:, 0])  # 3., to the last bit
 
-figure = plots.couplings_per_iteration([right, right_rival, trap, trap_rival], parts, wholes)
+figure = figures.couplings_per_iteration([right, right_rival, trap, trap_rival], parts, wholes)
 for k, title in enumerate(("Right", "Right, with a rival", "Trap", "Trap, with a rival")):
     figure.axes[k].set_title(title, loc="left", fontsize=10)
 figure.suptitle("The trapped house does not notice its rival (iteration 3)", x=0.01, ha="left", fontsize=10)
-plots.show(figure, "06_softmax_axis")
+figures.show(figure, "06_softmax_axis")
 
 # %% [markdown]
 # ## Soft or hard; one, three or ten iterations
@@ -185,30 +186,32 @@ hard_course = route(u_hat, 10, hard)
 assert np.array_equal(hard_course[1][1], [[1, 0], [1, 0], [0, 1]])  # iteration 2: decided
 assert c_list[2][2, 1] < 0.8 and np.allclose(c_list[9], hard_course[1][1], atol=0.01)
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     axes = (figure := Figure(figsize=(7.2, 2.9))).subplots()
     for k, (name, course) in enumerate({"soft": soft_course, "hard": hard_course}.items()):
         for j, whole in enumerate(wholes):
             lengths = np.linalg.norm(course[3], axis=2)[:, j]  # (iterations,)
-            axes.plot(np.arange(1, 11), lengths, label=f"{whole}, {name}", **plots.line_style(2 * j + k))
+            axes.plot(np.arange(1, 11), lengths, label=f"{whole}, {name}", **figures.line_style(2 * j + k))
     axes.set(title="The house is found at once; one doubtful part makes half a boat", ylim=(0, 1))
     axes.set(xlabel="Iteration", ylabel="Length of v")
     axes.legend(loc="lower right")
-plots.show(figure, "06_iterations")
+figures.show(figure, "06_iterations")
 
 # %% [markdown]
 # One iteration only averages. Three lean clearly to one side. After ten the boat has a length of 0.5, for a
 # single doubtful disc: more is not always better. The paper takes three.
 #
 # ## The same from minicaps
-# `PredictionVectors` makes û and `DynamicRouting` routes. Both take a batch: one more axis, in front.
-# The cache has b, c, s and v as lists, one array for every iteration.
+# `Votes` makes û (predictions are also called votes) and `DynamicRouting` routes. Both take a batch: one more
+# axis, in front. What makes c of b is a layer of its own, a *coupling*: `Softmax()` if we say nothing, or
+# `Hard()` (file minicaps/capsules/couplings.py). The cache has b, c, s and v as lists, one array for every
+# iteration. `CapsuleLayer` is both, votes and then routing (file minicaps/capsules/capsule_layer.py).
 
 # %%
-prediction = PredictionVectors(3, 2, 2, 2, dtype=np.float64)  # I, D, J, E
-prediction.params["W"][...] = W
-for coupling, course in {"softmax": soft_course, "hard": hard_course}.items():
-    _, cache = DynamicRouting(iterations=10, coupling=coupling).forward(prediction(u[None]))
+votes = Votes(3, 2, 2, 2, dtype=np.float64)  # I, D, J, E
+votes.params["W"][...] = W
+for coupling, course in (Softmax(), soft_course), (Hard(), hard_course):
+    _, cache = DynamicRouting(iterations=10, coupling=coupling).forward(votes(u[None]))
     for name, mine in zip("bcsv", course, strict=True):
         assert np.allclose(np.concatenate(getattr(cache, name)), mine), name
 
@@ -221,7 +224,7 @@ for coupling, course in {"softmax": soft_course, "hard": hard_course}.items():
 #
 # ## Exercises
 # 1. Turn the picture by 90°: every u_i turns. What happens to c, and to v? (Each W_ij is a turn here.)
-# 2. `DynamicRouting(3, leaky=True)` adds a parent "none of the above". Who uses it most?
+# 2. `DynamicRouting(3, coupling=Leaky())` adds a parent "none of the above". Who uses it most?
 # 3. Break it: keep one b for a batch of two scenes, and add the mean of their agreements to it. Predict: does
 #    the check that a part spends 1 notice? Which check would?
 #
@@ -234,7 +237,7 @@ assert np.allclose(c_turned, c_list[:3])  # who agrees with whom does not depend
 assert np.allclose(v_turned[2], v_list[2] @ turn)  # ... and the wholes turn with the picture
 
 # %% Solution 2
-_, cache = DynamicRouting(3, leaky=True).forward(u_hat[None])
+_, cache = DynamicRouting(3, coupling=Leaky()).forward(u_hat[None])
 kept = 1 - cache.c[-1][0].sum(axis=1)  # (I,), what goes to none of the above
 print("kept back:", kept.round(2))
 assert kept[2] > 3 * kept[:2].max()  # the disc

@@ -14,10 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import DynamicRouting, Squash, gradcheck
-from minicaps.capsules.capsule_layer import Factors
-from minicaps.capsules.dynamic_routing import softmax_over_parents as softmax
-from minicaps.figures import plots
+from minicaps import DynamicRouting, Frozen, Squash, Stopped, figures, gradcheck
+from minicaps.fast import capsule_layer
+from minicaps.layers import softmax
 
 rng = np.random.default_rng(0)
 squash = Squash()
@@ -28,6 +27,8 @@ squash = Squash()
 # output in several ways at once. How does the output change with û, all ways together?
 #
 # First the forward pass of lesson 6, for one sample and without a loop. The digit in a name is the iteration.
+# (`softmax` runs over the last axis, here that of the parents. With the loop, the definition of forward and
+# backward stands in the file minicaps/capsules/dynamic_routing.py.)
 
 # %%
 u, W = rng.normal(size=(6, 4)), 0.5 * rng.normal(size=(6, 4, 3, 8))  # (I, D), (I, D, J, E): 6 lower, 3 upper
@@ -65,7 +66,7 @@ assert np.allclose(v[0], v3) and np.allclose(cache.b[2][0], b3)
 
 # %%
 uses = ("c¹ ⊗ ds¹", "db² ⊗ v¹", "c² ⊗ ds²", "db³ ⊗ v²", "c³ ⊗ ds³")
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     axes = (figure := Figure(figsize=(7.2, 2.6))).subplots()
     arrow, box = {"arrowstyle": "-|>", "color": "black"}, {"boxstyle": "round,pad=0.4", "facecolor": "white"}
     for x, name in enumerate("c¹ s¹ v¹ b² c² s² v² b³ c³ s³ v³".split()):
@@ -73,20 +74,20 @@ with matplotlib.rc_context(plots.STYLE):
         axes.annotate("", (x + 0.75, 1), (x + 0.25, 1), arrowprops=arrow)
     axes.text(11, 1, "loss", ha="center", va="center")
     for x, label in zip(range(1, 10, 2), uses, strict=True):
-        axes.annotate("", (x, 0.82), (x, 0.2), arrowprops={**arrow, "color": plots.COLOURS[1]})
-        axes.text(x + 0.1, 0.45, label, color=plots.COLOURS[1], fontsize=8)
+        axes.annotate("", (x, 0.82), (x, 0.2), arrowprops={**arrow, "color": figures.COLOURS[1]})
+        axes.text(x + 0.1, 0.45, label, color=figures.COLOURS[1], fontsize=8)
     bar = axes.barh(0.06, 9, 0.24, left=0.5, color="white", edgecolor="black")
     axes.bar_label(bar, ["û"], label_type="center")
     axes.annotate("", (7, 1.2), (3, 1.2), arrowprops={**arrow, "connectionstyle": "arc3,rad=-0.15"})
     axes.text(5, 1.52, "b³ = b² + agreement", ha="center")
-    axes.plot([8.5, 8.5], [0.7, 1.3], color=plots.COLOURS[2], linestyle="--")
-    axes.text(8.5, 1.35, "stopped: cut here", color=plots.COLOURS[2], ha="center")
+    axes.plot([8.5, 8.5], [0.7, 1.3], color=figures.COLOURS[2], linestyle="--")
+    axes.text(8.5, 1.35, "stopped: cut here", color=figures.COLOURS[2], ha="center")
     for r, (first, last) in enumerate(((-0.45, 2.45), (2.55, 6.45), (6.55, 10.35)), start=1):
         axes.axvspan(first, last, color="0.93", zorder=0)
         axes.text(first + 0.1, 1.8, f"Iteration {r}", color="0.3")
     axes.set(xlim=(-0.5, 11.3), ylim=(-0.1, 2), title="Three iterations unrolled: û is used five times")
     axes.axis("off")
-plots.show(figure, "07_graph")
+figures.show(figure, "07_graph")
 
 # %% [markdown]
 # ## A ruler
@@ -176,7 +177,9 @@ assert np.allclose(db2, measure(lambda b: loss_from_b3(b + agree(squash(combine(
 # product has rank 1. So for each parent the gradient, a 6 × 8 matrix, has rank 5 at most; here just that.
 #
 # Why care? It saves memory. In the paper û has I·J·E = 1152·10·16 numbers for each image, and so has its
-# gradient. The weights and vectors are 5·J·(I + E) = 5·10·(1152 + 16), not a third. minicaps keeps those.
+# gradient. The weights and vectors are 5·J·(I + E) = 5·10·(1152 + 16), not a third. `DynamicRouting` adds the
+# five products up, as its definition says. The `CapsuleLayer` that `from minicaps import CapsuleLayer` gives,
+# the fast one, keeps weights and vectors instead (file minicaps/fast/capsule_layer.py).
 
 # %%
 weights = np.stack([c3, db3, c2, db2, c1])  # (5, I, J)
@@ -186,39 +189,42 @@ assert np.allclose(du_hat, measure(lambda x: (dv3 * routing(x[None])[0]).sum(), 
 assert np.allclose(du_hat, routing.backward(dv3[None], cache)[0])
 assert (np.linalg.matrix_rank(du_hat.swapaxes(0, 1)) == 5).all()  # J matrices (I, E)
 # Not even û is needed: Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, and ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩.
-# `Factors` moves the brackets like this. Its u and W have their axes in another order.
-factors = Factors(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
+# In the fast CapsuleLayer `Predictions` moves the brackets so. Its u and W have their axes in another order.
+factors = capsule_layer.Predictions(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
 assert np.allclose(factors.combine(c3[None])[0], s3) and np.allclose(factors.agree(v1[None])[0], b2)
 
 # %% [markdown]
 # ## Full or stopped
 # Some codes stop the gradient at c³, as if the last couplings were constants. Only c³ ⊗ ds³ is left. Is this
 # wrong? Finite differences say yes, if routing runs anew for every small change of û. They say no, if the
-# forward pass keeps c³ frozen. A stopped gradient is the exact gradient of another function.
+# forward pass keeps c³ frozen. A stopped gradient is the exact gradient of another function. For both there
+# is a coupling (lesson 6) that `DynamicRouting` takes: `Stopped()` makes the shares of a softmax and has the
+# gradient 0, `Frozen(c)` gives the shares c whatever the logits.
 
 # %%
-stopped = DynamicRouting(iterations=3, gradient="stopped")  # its forward is that of routing
+stopped = DynamicRouting(iterations=3, coupling=Stopped())  # its forward is that of routing
+with_c3 = DynamicRouting(iterations=3, coupling=Frozen(c3))
 du_hat_stopped = c3[..., None] * ds3  # (I, J, E)
 assert np.allclose(du_hat_stopped, stopped.backward(dv3[None], cache)[0])
 forwards = {
     "Routing runs anew: full is right": routing.forward,
-    "Couplings frozen: stopped is right": lambda x: stopped.with_couplings(x, c3[None]),
+    "Couplings frozen: stopped is right": with_c3.forward,
 }
 # gradcheck compares backward with finite differences of check_forward
 anew, frozen = (gradcheck(stopped, [u_hat[None]], check_forward=f) for f in forwards.values())
 print(f"relative error of stopped: {anew.worst:.2f} anew, {frozen.worst:.0e} frozen")
 assert gradcheck(routing, [u_hat[None]]).ok and not anew.ok and frozen.ok
 
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 3.6))
     for axes, title in zip(figure.subplots(1, 2, sharex=True, sharey=True), forwards, strict=True):
         x = measure(lambda x, title=title: (dv3 * forwards[title](x[None])[0]).sum(), u_hat)
         for k, (name, y) in enumerate({"full": du_hat, "stopped": du_hat_stopped}.items()):
-            axes.plot(x.ravel(), y.ravel(), **{**plots.line_style(2 * k), "linestyle": "", "label": name})
+            axes.plot(x.ravel(), y.ravel(), **{**figures.line_style(2 * k), "linestyle": "", "label": name})
         axes.axline((0, 0), slope=1, color="0.7", linewidth=1, zorder=0)
         axes.set(title=title, xlabel="dû by finite differences", ylabel="dû by backward")
         axes.legend()
-plots.show(figure, "07_full_and_stopped")
+figures.show(figure, "07_full_and_stopped")
 
 # %% [markdown]
 # ## Summary

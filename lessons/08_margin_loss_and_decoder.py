@@ -14,10 +14,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash
+from minicaps import Decoder, MarginLoss, Mask, ReconstructionLoss, Squash, figures
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
-from minicaps.training.optimizers import Adam
+from minicaps.training import Adam
 
 rng = np.random.default_rng(0)
 
@@ -43,14 +42,14 @@ def margin(n, T):
 
 assert np.allclose([margin(0.5, 1)[0], margin(0.5, 0)[0]], [0.4**2, 0.4**2 / 2])  # 0.16 and 0.08
 assert margin(0.95, 1) == (0, 0) and margin(0.05, 0) == (0, 0)  # past its margin a length costs nothing
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure, n = Figure(figsize=(5, 2.8)), np.linspace(0, 1, 101)
     axes = figure.subplots()
     for k, (T, name) in enumerate([(1, "present"), (0, "absent")]):
-        axes.plot(n, margin(n, T)[0], label=f"class is {name}", **plots.line_style(k), markevery=10)
+        axes.plot(n, margin(n, T)[0], label=f"class is {name}", **figures.line_style(k), markevery=10)
     axes.set(xlabel="Length n of the class capsule", ylabel="Loss", title="Past its margin a length is free")
     axes.legend()
-plots.show(figure, "08_hinges")
+figures.show(figure, "08_hinges")
 
 # %% [markdown]
 # ## Why not a softmax?
@@ -72,15 +71,15 @@ for _ in range(300):
 assert margin(lengths, T)[0].max() < 1e-12  # the lengths have learned all three
 assert p[0, 3] > 0.95 and np.allclose(p[1, [3, 5]], 0.5, atol=0.01)  # two digits have to share
 assert np.array_equal(x[2], start[2])  # and no slope ever asks a softmax to say "nothing"
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.2))
     names = "A 3: both say it", "3 and 5: softmax halves", "Nothing: softmax guesses"
     for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        axes.bar(np.arange(10) - 0.2, lengths[k], 0.4, zorder=2, color=plots.COLOURS[0], label="length")
-        axes.bar(np.arange(10) + 0.2, p[k], 0.4, zorder=2, color=plots.COLOURS[5], label="softmax")
+        axes.bar(np.arange(10) - 0.2, lengths[k], 0.4, zorder=2, color=figures.COLOURS[0], label="length")
+        axes.bar(np.arange(10) + 0.2, p[k], 0.4, zorder=2, color=figures.COLOURS[5], label="softmax")
         axes.set(xlabel="Class", xticks=range(10), ylabel="" if k else "Length, probability", title=names[k])
     axes.legend()
-plots.show(figure, "08_lengths_or_softmax")
+figures.show(figure, "08_lengths_or_softmax")
 
 # %% [markdown]
 # ## The gradient of the margin loss
@@ -141,17 +140,24 @@ dv_drawing = T[..., None] * (dy1 @ W1.T).reshape(v.shape)  # (B, J, E), through 
 dW = masked.T @ dy1, h1.T @ dy2, h2.T @ dy3
 
 # %% [markdown]
-# Is it right? First compare with minicaps. Then move v and measure both losses together: the gradients add.
+# Is it right? First compare with minicaps, whose definitions are in the files minicaps/layers/losses.py and
+# minicaps/capsules/decoder.py. Then move v and measure both losses together: the gradients add.
 
 # %%
-drawing_loss = ReconstructionLoss(scale=0.0005)
-drawn, decoder_cache = decoder.forward(masked)  # (B, 5, 4, 1)
-loss, loss_cache = drawing_loss.forward(drawn, images)
-dmasked = decoder.backward(drawing_loss.backward(loss_cache), decoder_cache)  # (B, J·E)
+reconstruction_loss = ReconstructionLoss(scale=0.0005)
+reconstructions, decoder_cache = decoder.forward(masked)  # (B, 5, 4, 1)
+loss, loss_cache = reconstruction_loss.forward(reconstructions, images)
+dmasked = decoder.backward(reconstruction_loss.backward(loss_cache), decoder_cache)  # (B, J·E)
 dv, _ = Mask().backward(dmasked, mask_cache)  # (B, J, E), and None for the labels
 assert np.isclose(loss, 0.0005 * (error**2).sum() / 2) and np.allclose(dv, dv_drawing, rtol=1e-9, atol=0)
 assert all(np.allclose(decoder.grads[f"fc{k + 1}.W"], dW[k], rtol=1e-9, atol=1e-15) for k in range(3))
-both = differences(lambda v: MarginLoss()(v, labels) + drawing_loss(decoder(Mask()(v, labels)), images), v)
+
+
+def both_losses(v):
+    return MarginLoss()(v, labels) + reconstruction_loss(decoder(Mask()(v, labels)), images)
+
+
+both = differences(both_losses, v)
 assert np.allclose(both, dv_margin + dv_drawing, rtol=1e-5, atol=1e-9)
 assert np.array_equal(np.abs(dv).sum(axis=-1) > 0, T == 1)  # only the label's capsule is taught to draw
 
@@ -167,11 +173,11 @@ assert np.array_equal(np.abs(dv).sum(axis=-1) > 0, T == 1)  # only the label's c
 mnist = load()
 ones = to_float(mnist.train_images[mnist.train_labels == 1][:24])  # (24, 28, 28, 1)
 grey = np.full_like(ones, 0.5)
-as_sum, as_mean = drawing_loss(grey, ones), 0.0005 * np.mean((grey - ones) ** 2)
+as_sum, as_mean = reconstruction_loss(grey, ones), 0.0005 * np.mean((grey - ones) ** 2)
 print(f"grey sheet: 0.0005 times the sum {as_sum:.3f}, times the mean {as_mean:.6f}")
 assert np.isclose(as_sum / as_mean, 784, rtol=1e-4) and 0.1 < as_sum / 0.81 < 0.2
 two = [np.concatenate([pixels, pixels], axis=2) for pixels in (grey, ones)]  # each (24, 28, 56, 1)
-assert np.isclose(drawing_loss(*two), 2 * as_sum)
+assert np.isclose(reconstruction_loss(*two), 2 * as_sum)
 
 # %% [markdown]
 # ## What the drawing is good for
@@ -195,13 +201,13 @@ def learn_angles(scale):
     adam = Adam(decoder, 5e-3)
     for _ in range(250):
         v, squash_cache = Squash().forward(s)  # (24, 1, 2); there is one class, so nothing to mask
-        drawn, decoder_cache = decoder.forward(v[:, 0])
-        _, loss_cache = loss.forward(drawn, ones)
+        reconstructions, decoder_cache = decoder.forward(v[:, 0])
+        _, loss_cache = loss.forward(reconstructions, ones)
         _, margin_cache = MarginLoss().forward(v, np.zeros(24, dtype=int))  # all are of class 0
         decoder.zero_grad()
         dv = decoder.backward(loss.backward(loss_cache), decoder_cache)[:, None]  # (24, 1, 2)
         dv = dv + MarginLoss().backward(margin_cache)
-        s -= 40 * Squash().backward(dv, squash_cache)  # a large rate, since the loss is a mean over 24
+        s -= 40 * Squash().backward(dv, squash_cache)  # a large step, since the loss is a mean over 24
         adam.step()  # moves the decoder's weights
     return np.degrees(np.arctan2(v[:, 0, 1], v[:, 0, 0]))  # (24,)
 
@@ -210,13 +216,13 @@ angles = [learn_angles(scale) for scale in (0, 0.0005, 0.0005 / 784)]
 alone, with_sum, with_mean = [np.corrcoef(angle, upper - lower)[0, 1] for angle in angles]
 assert abs(with_sum) > 0.75 and abs(alone) < 0.3
 assert np.allclose(angles[0], angles[2], atol=0.5)  # degrees: the mean has moved nobody
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure, names = Figure(figsize=(7.2, 2.5)), ["Margin alone", "With 0.0005 × sum", "With 0.0005 × mean"]
     for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        axes.plot(upper - lower, angles[k], **plots.line_style(k) | {"linestyle": ""})
+        axes.plot(upper - lower, angles[k], **figures.line_style(k) | {"linestyle": ""})
         axes.set(xlabel="Slant of the digit (pixels)", ylabel="" if k else "Direction of v (°)")
         axes.set_title(f"{names[k]}: correlation {[alone, with_sum, with_mean][k]:.2f}", fontsize=8)
-plots.show(figure, "08_direction_means_slant")
+figures.show(figure, "08_direction_means_slant")
 
 # %% [markdown]
 # ## Summary
@@ -247,5 +253,5 @@ assert np.array_equal(taught, n == n.max(axis=1, keepdims=True)) and not np.arra
 # Twice the image: the mean stays. A gradient check passes, since forward and backward are both 784 times
 # smaller. It proves that a gradient belongs to its loss, not that the loss is the right one.
 assert not np.isclose(0.0005 * np.mean((two[0] - two[1]) ** 2), 2 * as_mean)
-broken = differences(lambda x: 0.0005 * np.mean((x - images) ** 2), drawn)
-assert np.allclose(broken, 2 * 0.0005 * (drawn - images) / images.size)
+broken = differences(lambda x: 0.0005 * np.mean((x - images) ** 2), reconstructions)
+assert np.allclose(broken, 2 * 0.0005 * (reconstructions - images) / images.size)

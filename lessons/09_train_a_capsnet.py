@@ -14,12 +14,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import MarginLoss, ReconstructionLoss
+from minicaps import MarginLoss, ReconstructionLoss, figures
 from minicaps.datasets import load, to_float
-from minicaps.figures import plots
 from minicaps.networks import build
-from minicaps.training.optimizers import Adam
-from minicaps.training.step import batches, evaluate, train_step
+from minicaps.training import Adam, OneProcess, batches, evaluate, train_step
 
 rng = np.random.default_rng(0)
 
@@ -41,8 +39,8 @@ print("digits of each class to train on:", np.bincount(labels))
 # ## The network
 #
 # `build` makes a network from a preset, here the smallest. `conv` finds strokes, `primary` groups its
-# channels into the capsules u, `capsules` routes them to one capsule v for each digit, and `reconstruct` is
-# the decoder. The call below makes the same network, with the same first weights, as often as we like.
+# channels into the capsules u, `capsules` routes them to one capsule v for each digit, and `decoder` draws
+# the image again. The call below makes the same network, with the same first weights, as often as we like.
 
 
 # %%
@@ -66,13 +64,14 @@ print(network.table())
 # %%
 batch = rng.choice(4000, size=50, replace=False)
 x, y = to_float(images[batch]), labels[batch]  # pixels from 0 to 1; B = 50
-(v, drawn), cache = network.forward(x, y)  # v (B, 10 classes, 8 numbers), drawn (B, 28, 28, 1)
+(v, reconstructions), cache = network.forward(x, y)  # (B, 10 classes, 8 numbers), (B, 28, 28, 1)
 margin, reconstruction = MarginLoss(), ReconstructionLoss()
 margin_loss, margin_cache = margin.forward(v, y)
-drawing_loss, drawing_cache = reconstruction.forward(drawn, x)
+reconstruction_loss, reconstruction_cache = reconstruction.forward(reconstructions, x)
 grey = 0.0005 * ((0.5 - x) ** 2).sum() / 50
-print(f"margin {margin_loss:.3f} (0.81 expected), drawing {drawing_loss:.3f} ({grey:.3f} expected)")
-assert abs(margin_loss - 0.81) < 0.02 and abs(drawing_loss - grey) < 0.01
+print(f"margin loss {margin_loss:.3f}, 0.81 expected")
+print(f"reconstruction loss {reconstruction_loss:.3f}, {grey:.3f} expected")
+assert abs(margin_loss - 0.81) < 0.02 and abs(reconstruction_loss - grey) < 0.01
 
 # %% [markdown]
 # ## One step
@@ -81,15 +80,15 @@ assert abs(margin_loss - 0.81) < 0.02 and abs(drawing_loss - grey) < 0.01
 # these into a gradient for every weight. They are *added* to `network.grads`, so the old ones have to be set
 # to zero first. (`backward_params` leaves out the gradient of the images, which nobody asks for.)
 #
-# Then Adam moves the weights. Why not by -rate · g, with g the gradient and rate the learning rate? Because
+# Then Adam moves the weights. Why not by -η · g, with g the gradient and η the learning rate? Because
 # g is large for some weights and tiny for others, and these would hardly move. So Adam divides by the size
 # of g. For each weight it keeps two running averages, m of g and q of g², and moves it by
-# -rate · m/(√q + 1e-8). (Both start at 0, so at first they are too small; Adam corrects that.) In the first
-# step m = g and √q = |g|. So every weight whose gradient is well above 1e-8 moves by the rate itself, 0.005.
+# -η · m/(√q + 1e-8). (Both start at 0, so at first they are too small; Adam corrects that.) In the first
+# step m = g and √q = |g|. So every weight whose gradient is well above 1e-8 moves by η itself, 0.005.
 
 # %%
 network.zero_grad()
-network.backward_params((margin.backward(margin_cache), reconstruction.backward(drawing_cache)), cache)
+network.backward_params((margin.backward(margin_cache), reconstruction.backward(reconstruction_cache)), cache)
 before = network.state()  # a copy of all weights
 Adam(network, 5e-3).step()
 for name, weights in network.params.items():
@@ -110,23 +109,23 @@ assert margin(network(x, y)[0], y) < margin_loss  # it helped (network(…) is f
 network, order = fresh_network(), np.random.default_rng(1)
 adam, epochs = Adam(network, 5e-3), []
 for epoch in range(1, 5):
-    loss_sum, right = 0.0, 0
+    loss_sum, correct = 0.0, 0
     shuffled = order.permutation(4000)
     for start in range(0, 4000, 50):
         chosen = shuffled[start : start + 50]
         x, y = to_float(images[chosen]), labels[chosen]
-        (v, drawn), cache = network.forward(x, y)  # with the labels, for the decoder's mask
+        (v, reconstructions), cache = network.forward(x, y)  # with the labels, for the decoder's mask
         margin_loss, margin_cache = margin.forward(v, y)
-        drawing_loss, drawing_cache = reconstruction.forward(drawn, x)
+        reconstruction_loss, reconstruction_cache = reconstruction.forward(reconstructions, x)
         network.zero_grad()
-        gradients = margin.backward(margin_cache), reconstruction.backward(drawing_cache)
+        gradients = margin.backward(margin_cache), reconstruction.backward(reconstruction_cache)
         network.backward_params(gradients, cache)
         adam.step()
-        loss_sum += 50 * float(margin_loss + drawing_loss)
-        right += (np.linalg.norm(v, axis=-1).argmax(axis=1) == y).sum()
+        loss_sum += 50 * float(margin_loss + reconstruction_loss)
+        correct += (np.linalg.norm(v, axis=-1).argmax(axis=1) == y).sum()
     result = evaluate(network, *validation)
-    epochs.append({"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": right / 4000,
-                   "validation_loss": result.loss, "validation_accuracy": result.accuracy})  # fmt: skip
+    row = {"epoch": epoch, "train_loss": loss_sum / 4000, "train_accuracy": correct / 4000}
+    epochs.append(row | {"validation_loss": result.loss, "validation_accuracy": result.accuracy})
     print(f"epoch {epoch}: loss {loss_sum / 4000:.3f}, validation {100 * result.accuracy:.1f} %")
 assert epochs[-1]["train_loss"] < epochs[0]["train_loss"] / 3  # the loss fell
 assert result.accuracy > 0.9
@@ -140,26 +139,27 @@ assert result.accuracy > 0.9
 # less.
 
 # %%
-plots.show(plots.learning_curves(epochs), "09_learning_curves")
+figures.show(figures.learning_curves(epochs), "09_learning_curves")
 assert epochs[0]["validation_accuracy"] > epochs[0]["train_accuracy"]
 
 # %% [markdown]
 # ## The same by minicaps
 #
-# `train_step` is one step, `batches` shuffles the images' numbers and hands them out 50 at a time,
-# `objective` is the sum of both losses. The same weights and the same order of images must lead to the same
-# end. How equal can we ask the results to be?
+# `train_step` is one step, `batches` shuffles the images' numbers and hands them out 50 at a time.
+# `OneProcess(network)` is where the gradient comes from: the network, with the sum of both losses as its
+# objective, in this process. (Several processes can share the work; the step stays the same.) The same
+# weights and the same order of images must lead to the same end. How equal can we ask the results to be?
 # Fully, bit for bit: the same operations on the same numbers in the same order give the same bits, and
 # minicaps sees to it that its threads do not change that order. If our loop had forgotten anything, this
 # check would fail.
 
 
 # %%
-def train_by_package(network, epochs=4, rate=5e-3):
-    order, adam, objective = np.random.default_rng(1), Adam(network, rate), network.objective()
+def train_by_package(network, epochs=4, learning_rate=5e-3):
+    order, adam, source = np.random.default_rng(1), Adam(network, learning_rate), OneProcess(network)
     for _ in range(epochs):
         for chosen in batches(4000, 50, order):
-            train_step(network, objective, adam, to_float(images[chosen]), labels[chosen])
+            train_step(source, adam, to_float(images[chosen]), labels[chosen])
     return network
 
 
@@ -178,30 +178,31 @@ assert np.array_equal(evaluate(packaged, *validation).scores, result.scores)
 correct = result.predictions == validation[1]
 longest = result.scores.max(axis=1)  # (1000,)
 assert longest[~correct].mean() < longest[correct].mean() - 0.1
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5, 2.6))
     axes = figure.subplots()
-    parts = {f"right ({correct.sum()} images)": correct, f"wrong ({(~correct).sum()} images)": ~correct}
+    parts = {f"correct ({correct.sum()} images)": correct, f"wrong ({(~correct).sum()} images)": ~correct}
     for k, (name, part) in enumerate(parts.items()):
         count, edges = np.histogram(longest[part], bins=20, range=(0, 1))
-        look = {"color": plots.COLOURS[k], "linestyle": plots.LINES[k], "linewidth": 1.6, "zorder": 2}
+        look = {"color": figures.COLOURS[k], "linestyle": figures.LINES[k], "linewidth": 1.6, "zorder": 2}
         axes.stairs(100 * count / part.sum(), edges, label=name, **look)
     axes.set(xlabel="Length of the longest capsule", ylabel="Share of the images (%)")
     axes.set_title("Where the network is wrong, its longest capsule is shorter")
     axes.legend(loc="upper left")
-plots.show(figure, "09_lengths")
+figures.show(figure, "09_lengths")
 
 # %% [markdown]
 # ## Look at the mistakes
 #
-# "95 % right" hides what the other 5 % are. So look. Some are hard for us too, some are plainly its failure.
+# "95 % correct" hides what the other 5 % are. So look. Some are hard for us too, some are plainly its
+# failure.
 
 # %%
 wrong = np.flatnonzero(~correct)
 assert len(wrong) == round(1000 * (1 - result.accuracy))
 pictures, answers = to_float(validation[0][wrong]), result.predictions[wrong]
-figure = plots.mistakes(pictures, validation[1][wrong], answers, mnist.class_names, total=1000)
-plots.show(figure, "09_mistakes")
+figure = figures.mistakes(pictures, validation[1][wrong], answers, mnist.class_names, total=1000)
+figures.show(figure, "09_mistakes")
 
 # %% [markdown]
 # ## Summary
@@ -231,9 +232,9 @@ assert evaluate(broken, *validation).accuracy < 0.6
 # %% Solution 2
 # The network knows only what it saw last: sevens and eights (the nines have come too late to be learned).
 unshuffled = fresh_network()
-adam, objective = Adam(unshuffled, 5e-3), unshuffled.objective()
+adam, source = Adam(unshuffled, 5e-3), OneProcess(unshuffled)
 for chosen in np.argsort(labels, kind="stable").reshape(80, 50):
-    train_step(unshuffled, objective, adam, to_float(images[chosen]), labels[chosen])
+    train_step(source, adam, to_float(images[chosen]), labels[chosen])
 answers = np.bincount(evaluate(unshuffled, *validation).predictions, minlength=10)
 print("answers by class:", answers)
 assert answers[[7, 8]].sum() > 800 and evaluate(unshuffled, *validation).accuracy < 0.5
@@ -247,5 +248,6 @@ assert cheated.accuracy < 0.1
 # %% Solution 4
 # Too large: every weight jumps by 0.1 at a time, far past what it should be. Too small: 80 steps of 5e-5
 # hardly move a weight by more than 0.004, so the network stays what it was. Both still guess.
-for rate in (0.1, 5e-5):
-    assert evaluate(train_by_package(fresh_network(), epochs=1, rate=rate), *validation).accuracy < 0.5
+for learning_rate in (0.1, 5e-5):
+    trained = train_by_package(fresh_network(), epochs=1, learning_rate=learning_rate)
+    assert evaluate(trained, *validation).accuracy < 0.5

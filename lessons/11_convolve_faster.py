@@ -4,7 +4,7 @@
 # **You will do:** build a convolution that multiplies frequencies instead of pixels: in one dimension with
 # six numbers, then in two; count its multiplications; run it backwards; time it.
 #
-# **You will learn:** what a bilinear algorithm y = C[(A w) ⊙ (B x)] is, and when it beats lesson 4.
+# **You will learn:** what a bilinear algorithm y = A [(G w) ⊙ (D x)] is, and when it beats lesson 4.
 #
 # **You need:** lesson 4 (convolution), and complex numbers: e^(iφ) = cos φ + i sin φ, 5 seconds.
 #
@@ -17,15 +17,14 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps import Conv2d, gradcheck
-from minicaps.fast import spectral
-from minicaps.figures import plots
+from minicaps import Conv2d, figures, gradcheck, layers
+from minicaps.fast import bilinear, spectral
 
 rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## The direct way
-# Six pixels x, three weights w, four places p for the window: y[p] = Σ_r x[p + r] w[r]. That is 4·3 = 12
+# Six pixels x, three weights w, four positions p for the window: y[p] = Σ_r x[p + r] w[r]. That is 4·3 = 12
 # times a pixel times a weight. Can we do with fewer?
 
 # %%
@@ -76,39 +75,41 @@ assert (k1 - k3) + 1j * (k1 + k2) == (1 + 2j) * (3 + 4j) == -5 + 10j
 # %% [markdown]
 # ## Three matrices
 # All but the products is linear. a = Σ_j x[j] cos(2π f j/n) and b = -Σ_j x[j] sin(2π f j/n). So these cosines
-# are a row of a matrix B that makes a from x; b and a + b have rows too. In the same way c, d - c and c + d
-# give a matrix A for w. (d has a plus before its sines: the conjugate.) Adding the waves up is a matrix C:
+# are a row of a matrix D that makes a from x; b and a + b have rows too. In the same way c, d - c and c + d
+# give a matrix G for w. (d has a plus before its sines: the conjugate.) Adding the waves up is a matrix A:
 #
-#     y = C [(A w) ⊙ (B x)]          ⊙ multiplies number by number
+#     y = A [(G w) ⊙ (D x)]          ⊙ multiplies number by number
 #
-# This is a *bilinear algorithm*, and nothing complex is left. A and B have T rows, and T counts the products:
-# here 2·1 + 2·3 = 8. And C? At output p, φ = 2π f p/n, waves f and -f give Y e^(iφ) plus its conjugate:
+# This is a *bilinear algorithm*, and nothing complex is left: G transforms the weights, D the image, A
+# transforms back. G and D have T rows, and T counts the products: here 2·1 + 2·3 = 8. And A? At output p,
+# φ = 2π f p/n, waves f and -f give Y e^(iφ) plus its conjugate:
 #
 #     2 Re(Y e^(iφ)) = 2 (k1 - k3) cos φ - 2 (k1 + k2) sin φ
 #                    = k1 · 2 (cos φ - sin φ) - k2 · 2 sin φ - k3 · 2 cos φ
 #
-# What stands beside k1, k2 and k3 are three columns of C. At the end divide by n, as before.
+# What stands beside k1, k2 and k3 are three columns of A. At the end divide by n, as before. (minicaps makes
+# these matrices in the file minicaps/fast/bilinear.py, and applies them in minicaps/fast/spectral.py.)
 
 
 # %%
 def assemble(frequencies):
-    """Return A, B, C. A frequency is (its own negative?, angles 2π f j/n at the weights, pixels, outputs)."""
-    A, B, C = [], [], []  # rows of A and B, columns of C
+    """Return G, D, A. A frequency is (its own negative?, angles 2π f j/n at the weights, pixels, outputs)."""
+    G, D, A = [], [], []  # rows of G and D, columns of A
     for own_negative, at_w, at_x, at_y in frequencies:
         if own_negative:
-            A, B, C = A + [np.cos(at_w)], B + [np.cos(at_x)], C + [np.cos(at_y)]
+            G, D, A = G + [np.cos(at_w)], D + [np.cos(at_x)], A + [np.cos(at_y)]
         else:
             a, b, c, d = np.cos(at_x), -np.sin(at_x), np.cos(at_w), np.sin(at_w)  # as rows
-            A, B = A + [c, d - c, c + d], B + [a + b, a, b]
-            C = C + [2 * (np.cos(at_y) - np.sin(at_y)), -2 * np.sin(at_y), -2 * np.cos(at_y)]
-    return np.array(A), np.array(B), np.array(C).T / len(at_x)
+            G, D = G + [c, d - c, c + d], D + [a + b, a, b]
+            A = A + [2 * (np.cos(at_y) - np.sin(at_y)), -2 * np.sin(at_y), -2 * np.cos(at_y)]
+    return np.array(G), np.array(D), np.array(A).T / len(at_x)
 
 
 angles = [[2 * np.pi * f * np.arange(size) / 6 for size in (3, 6, 4)] for f in range(4)]
-A, B, C = assemble([(f in (0, 3), *angles[f]) for f in range(4)])
-print("A, which makes 8 sums of the 3 weights:", np.round(A, 2) + 0.0, sep="\n")
-assert len(A) == len(B) == 8 and np.allclose(C @ ((A @ w) * (B @ x)), y)
-assert all(map(np.allclose, (A, B, C), spectral.by_frequencies(grid=(1, 6), taps=(1, 3), outputs=(1, 4))))
+G, D, A = assemble([(f in (0, 3), *angles[f]) for f in range(4)])
+print("G, which makes 8 sums of the 3 weights:", np.round(G, 2) + 0.0, sep="\n")
+assert len(G) == len(D) == 8 and np.allclose(A @ ((G @ w) * (D @ x)), y)
+assert all(map(np.allclose, (G, D, A), bilinear.by_frequencies(grid=(1, 6), taps=(1, 3), outputs=(1, 4))))
 
 # %% [markdown]
 # ## Two dimensions
@@ -124,16 +125,16 @@ for f1, f2 in np.ndindex(10, 10):
     negative = (-f1 % 10, -f2 % 10)
     if (f1, f2) <= negative:  # one of each pair
         role[f1, f2] = 1 if (f1, f2) == negative else 3
-        places = [np.indices((size, size)) for size in (5, 10, 6)]  # (r, s) of weights, pixels, outputs
-        turns = [2 * np.pi * (f1 * r + f2 * s).ravel() / 10 for r, s in places]  # the angles
+        positions = [np.indices((size, size)) for size in (5, 10, 6)]  # (r, s) of weights, pixels, outputs
+        turns = [2 * np.pi * (f1 * r + f2 * s).ravel() / 10 for r, s in positions]  # the angles
         frequencies.append(((f1, f2) == negative, *turns))
-A2, B2, C2 = assemble(frequencies)
-assert len(A2) == role.sum() == spectral.products((10, 10)) == 148
+G2, D2, A2 = assemble(frequencies)
+assert len(G2) == role.sum() == bilinear.products((10, 10)) == 148
 image, kernel = rng.normal(size=(10, 10)), rng.normal(size=(5, 5))
 direct = np.lib.stride_tricks.sliding_window_view(image, (5, 5)) * kernel  # (6, 6, 5, 5), 900 products
-fast = C2 @ ((A2 @ kernel.ravel()) * (B2 @ image.ravel()))  # (36,)
+fast = A2 @ ((G2 @ kernel.ravel()) * (D2 @ image.ravel()))  # (36,)
 assert direct.size == 900 and np.allclose(fast, direct.sum(axis=(2, 3)).ravel())
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(4.2, 3.6))
     axes = figure.subplots()
     axes.imshow(role, cmap="Greys", vmax=6)
@@ -141,7 +142,7 @@ with matplotlib.rc_context(plots.STYLE):
         axes.text(column, row, number, ha="center", va="center")
     axes.set(title="Products per frequency: 148 in all", xlabel="Frequency f2", ylabel="Frequency f1")
     axes.grid(False)
-plots.show(figure, "11_count_products")
+figures.show(figure, "11_count_products")
 
 # %% [markdown]
 # ## Stride: split the image into phases
@@ -162,66 +163,72 @@ assert np.allclose(sum(np.correlate(part, taps, mode="valid") for part, taps in 
 
 # %% [markdown]
 # ## Channels pay for the transforms
-# But A, B and C multiply too, by their constants. With one channel nothing would be gained. With many, B x is
-# made once for a channel and serves every filter; C is applied once for a filter, to the sum over all
-# channels; A w is made once for all images. Each of the T products becomes a matrix product,
+# But G, D and A multiply too, by their constants. With one channel nothing would be gained. With many, D x is
+# made once for a channel and serves every filter; A is applied once for a filter, to the sum over all
+# channels; G w is made once for all images. Each of the T products becomes a matrix product,
 # (images × channels)·(channels × filters), which is what a processor does best. With n channels and filters
-# an image costs n²·592 for the products, n·592·100 for B (100 pixels a phase) and n·36·148 for C.
+# an image costs n²·592 for the products, n·592·100 for D (100 pixels a phase) and n·36·148 for A.
 
 # %%
-paper = spectral.Geometry(size=(20, 20), kernel=(9, 9), stride=(2, 2), padding=(0, 0))
+paper = bilinear.Geometry(size=(20, 20), kernel=(9, 9), stride=(2, 2), padding=(0, 0))
 assert (paper.outputs, paper.grid, paper.taps) == ((6, 6), (10, 10), (5, 5))
 for channels in (1, 16, 256):  # and as many filters; multiplications for one image
-    plain, fast = spectral.multiplications(paper, channels, filters=channels)
+    plain, fast = bilinear.multiplications(paper, channels, filters=channels)
     print(f"{channels:3} channels: {plain:11,} directly, {fast:10,} by frequencies")
     assert plain == 2916 * channels**2 and fast == 592 * channels**2 + (592 * 100 + 36 * 148) * channels
     assert (fast < plain) == (channels == 256)
 
 # %% [markdown]
 # ## Backward is the same, transposed
-# y = C[(A w) ⊙ (B x)] has three linear steps and a product between them. Backward goes through a matrix by
+# y = A [(G w) ⊙ (D x)] has three linear steps and a product between them. Backward goes through a matrix by
 # its transpose, and through a product by the other factor:
 #
-#     dY = Cᵀ dy,    dx = Bᵀ (dY ⊙ A w),    dw = Aᵀ (dY ⊙ B x)
+#     dY = Aᵀ dy,    dx = Dᵀ (dY ⊙ G w),    dw = Gᵀ (dY ⊙ D x)
+#
+# At the end `gradcheck` proves minicaps' backward, on a layer with enough channels for frequencies to pay.
 
 # %%
 dy = rng.normal(size=4)
-dY = C.T @ dy  # (8,)
-dx, dw = B.T @ (dY * (A @ w)), A.T @ (dY * (B @ x))
+dY = A.T @ dy  # (8,)
+dx, dw = D.T @ (dY * (G @ w)), G.T @ (dY * (D @ x))
 assert np.allclose(dx, np.convolve(dy, w)), "pixel j meets w[r] in output j - r"
 assert np.allclose(dw, [dy @ x[r : r + 4] for r in range(3)]), "weight r meets pixel p + r in output p"
-layer = Conv2d(2, 3, (3, 4), stride=2, algorithm="spectral", rng=rng, dtype=np.float64)
-assert gradcheck(layer, [rng.normal(size=(1, 7, 6, 2))]).ok
+layer, images = Conv2d(32, 24, (9, 10), stride=2, rng=rng, dtype=np.float64), rng.normal(size=(1, 20, 21, 32))
+assert isinstance(layer.forward(images)[1], spectral.SpectralCache)
+assert gradcheck(layer, [images]).ok
 
 # %% [markdown]
 # ## Both ways, timed
-# Counting is not timing: memory has to move too. Here are both algorithms of `Conv2d`, with the same weights.
-# They agree to the rounding of float32. By itself, `Conv2d` takes the one that multiplies less often.
+# Counting is not timing: memory has to move too. Here is the definition, `minicaps.layers.Conv2d`, which lays
+# the windows out as in lesson 4. Beside it, with the same weights, is the fast `Conv2d` that `from minicaps
+# import Conv2d` gives. It takes whatever multiplies less often, and here that is frequencies. They agree to
+# the rounding of float32.
 
 # %%
 images = rng.normal(size=(32, 20, 20, 128)).astype(np.float32)
-layers = {name: Conv2d(128, 128, 9, stride=2, algorithm=name, rng=0) for name in ("im2col", "spectral")}
 results, seconds = [], {}
-for name, layer in layers.items():
+for name, kind in {"windows": layers.Conv2d, "frequencies": Conv2d}.items():
+    layer = kind(128, 128, 9, stride=2, rng=0)
     y, cache = layer.forward(images)  # (32, 6, 6, 128)
+    assert isinstance(cache, spectral.SpectralCache) == (name == "frequencies")
     results.append([y, layer.backward(y, cache), layer.grads["W"].copy()])
     for part, code in {"forward": "layer.forward(images)", "backward": "layer.backward(y, cache)"}.items():
         seconds[f"{part}, {name}"] = min(timeit.repeat(code, globals=globals(), number=1, repeat=3))
 for one, other in zip(*results, strict=True):
     assert np.abs(one - other).max() < 1e-5 * np.abs(one).max()
-with matplotlib.rc_context(plots.STYLE):
+with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.2))
     axes = figure.subplots()
     for name in sorted(seconds, reverse=True):
-        bar = axes.barh(name, 1000 * seconds[name], color=plots.COLOURS[2 if "im2col" in name else 1])
+        bar = axes.barh(name, 1000 * seconds[name], color=figures.COLOURS[2 if "windows" in name else 1])
         axes.bar_label(bar, fmt="%.0f", padding=3)
     axes.set(title="32 images, best of three runs", xlabel="Milliseconds", xmargin=0.1, axisbelow=True)
-plots.show(figure, "11_time")
+figures.show(figure, "11_time")
 
 # %% [markdown]
 # ## Summary
 # - A convolution multiplies each wave by one number. Half of the waves do, with three products each (Gauss).
-# - So y = C[(A w) ⊙ (B x)] with constant matrices: T = 148 products instead of 900 on a 10×10 grid.
+# - So y = A [(G w) ⊙ (D x)] with constant matrices: T = 148 products instead of 900 on a 10×10 grid.
 # - Channels and filters share the transforms; with few of them, the direct way is the better one.
 # - Stride 2: four phases, as more channels with smaller kernels. Backward: the same matrices transposed.
 #
@@ -234,7 +241,7 @@ plots.show(figure, "11_time")
 
 # %% Solution 1
 # -f = f needs 2f = 0 or 9, and 9 is odd: only (0, 0). The other 80 are 40 pairs.
-assert spectral.products((9, 9)) == 1 + 3 * 40 == 121
+assert bilinear.products((9, 9)) == 1 + 3 * 40 == 121
 
 # %% Solution 2
 # X(f) W(f) belongs to Σ_r x[p - r] w[r]: the weights turned round, what mathematicians call a convolution.
@@ -243,8 +250,11 @@ assert not np.allclose(broken[:4], [0, 7, -2, 7])
 assert np.allclose(broken[2:], np.convolve(x, w, mode="valid")), "0 and 1 go round the start now"
 
 # %% Solution 3
-# 4, by waves 2 + 3 = 5, directly 6. spectral.py takes such matrices too, up to 6×6: beyond, rounding grows.
-A = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
-C = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-assert np.allclose(C @ ((A @ w) * (B @ x[:4])), [0, 7]) and len(A) == spectral.products((1, 4)) == 4
+# 4, by waves 2 + 3 = 5, directly 6. minicaps takes such matrices too, on grids up to 6×6: beyond, rounding
+# grows. (`by_points`, in the file minicaps/fast/bilinear.py.)
+G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+D = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+assert np.allclose(A @ ((G @ w) * (D @ x[:4])), [0, 7]) and len(G) == bilinear.products((1, 4)) == 4
+G, D, A = bilinear.by_points(grid=(1, 4), taps=(1, 3), outputs=(1, 2))  # others, by other points
+assert np.allclose(A @ ((G @ w) * (D @ x[:4])), [0, 7]) and len(G) == 4

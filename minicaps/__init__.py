@@ -19,8 +19,7 @@ from minicaps.layers import (
     Sigmoid,
     WeightedSum,
 )
-from minicaps.networks import CapsNet, CapsNetConfig, build, load_pretrained
-from minicaps.networks import load_network as load
+from minicaps.networks import CapsNet, CapsNetConfig, build, load, load_pretrained
 from minicaps.networks import save_network as save
 from minicaps.proof import gradcheck
 

@@ -44,7 +44,7 @@ def get_xp(*arrays: Array) -> Any:
 
     Parameters
     ----------
-    *arrays : arrays, or None, which is passed over
+    *arrays : arrays
 
     Raises
     ------
@@ -53,8 +53,6 @@ def get_xp(*arrays: Array) -> Any:
     """
     library = None
     for x in arrays:
-        if x is None:
-            continue
         found = _library_of(x)
         if library is not None and found is not library:
             raise TypeError(

@@ -38,8 +38,8 @@ def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None
         If an axis is missing, superfluous, of another size, or empty.
     """
     try:
-        get_xp(x)  # None, which the next line would pass over, is no array
-        get_xp(x, like)
+        get_xp(x)
+        get_xp(x, *([] if like is None else [like]))
     except TypeError as error:
         raise TypeError(f"{where}: {name}: {error}") from None
     if x.dtype not in (np.float32, np.float64):
@@ -98,7 +98,7 @@ def check_labels(where: str, labels: Array, batch: int, classes: int) -> None:
         )
 
 
-def check_choice(where: str, name: str, value: Any, choices: tuple) -> None:
+def check_choice(where: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
@@ -107,7 +107,8 @@ def check_choice(where: str, name: str, value: Any, choices: tuple) -> None:
 
 def any_axes(x: Any) -> list[Axis]:
     """Return axes for ``check_array`` that allow any shape with a batch axis and no empty axis."""
-    return [("batch B", None)] + [(f"axis {k}", None) for k in range(1, len(getattr(x, "shape", ())))]
+    axes = range(1, len(getattr(x, "shape", ())))
+    return [("batch B", None), *((f"axis {k}", None) for k in axes)]
 
 
 def check_positive(where: str, **values: int) -> None:

@@ -326,25 +326,25 @@ def _add_explore(commands: Any) -> None:
 
 
 def explore(options: argparse.Namespace) -> int:
-    from minicaps.figures import explore
+    from minicaps import figures
 
     network, class_names = load_run(options.run)
-    explore.check_capsnet(network)
+    figures.check_capsnet(network)
     dataset = load_data(options, network, class_names)
     if not 0 <= options.image < len(dataset.test_images):
         raise UsageError(f"--image is {options.image}, expected 0 to {len(dataset.test_images) - 1}")
-    pyplot, why_not = explore.find_window(network)
+    pyplot, why_not = figures.find_window(network)
     if options.interactive and pyplot is None:
         raise RuntimeError(f"--interactive: {why_not}")
     is_run = options.run.is_dir()
     folder = options.out or (options.run / "figures" if is_run else Path("figures"))
     metrics = options.run / "metrics.jsonl" if is_run else None
-    for path in explore.write_figures(network, dataset, class_names, folder, options.image, metrics):
+    for path in figures.write_figures(network, dataset, class_names, folder, options.image, metrics):
         print(path, flush=True)
     if pyplot is None:
         print(f"no window: {why_not}")
     else:
-        explore.open_window(pyplot, network, dataset, class_names, options.image)
+        figures.open_window(pyplot, network, dataset, class_names, options.image)
     return OK
 
 
@@ -411,7 +411,7 @@ def experiment(options: argparse.Namespace) -> int:
 
 
 def _run_and_data(options: argparse.Namespace) -> tuple[Any, Any]:
-    from minicaps.figures.explore import check_capsnet
+    from minicaps.figures import check_capsnet
     from minicaps.networks import find_pretrained
 
     options.run = options.run or find_pretrained()

@@ -1,15 +1,15 @@
 """Proof that the tests bite: change one operator, sign, axis, comparison or constant, and see who notices.
 
     python tests/mutate.py                    # 400 mutants, about twenty minutes on two cores
-    python tests/mutate.py --count 40 --only squash.py
+    python tests/mutate.py --count 40 --only capsules/squash.py
 
 Every mutant is one small wrong edit of one file. The fast tests of that file run on it, in a temporary copy
 of the project, and a mutant is caught when a test fails or when it runs into the time limit. Survivors are
 printed. Those in ``equivalent.txt``, with the reason, compute the same numbers as the original and cannot
 be caught; any other survivor is a test that is missing, and the exit code is 1.
 
-Nothing is mutated in strings (no test should hold wording), in what is raised (messages), in ``zip``'s
-``strict`` and in what makes examples, since those are input of the tests and no part of what they test.
+Nothing is mutated in strings (no test should hold wording), in what is raised (messages) and in ``zip``'s
+``strict``.
 """
 
 from __future__ import annotations
@@ -37,21 +37,42 @@ DEVICE = ["tests/test_device.py", "-k", "numbers or stays"]
 PITFALLS = ["tests/test_pitfalls.py", "-k", "not test_set and not preset"]
 
 
-def contract(words: str) -> list[str]:
-    return ["tests/test_contract.py", "-k", words]
+def contract(*words: str) -> list[str]:
+    return ["tests/test_contract.py", "-k", " or ".join(words)]
 
 
+def twin(words: str) -> list[str]:
+    return ["tests/test_twins.py", "-k", words]
+
+
+ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
 TESTS = {
-    "squash.py": [["tests/test_squash.py"], contract("Squash"), PITFALLS],
-    "capsules.py": [["tests/test_routing.py"], contract("PrimaryCaps or CapsuleL or Prediction"), PITFALLS],
-    "routing.py": [["tests/test_routing.py"], contract("DynamicRouting"), PITFALLS],
-    "losses.py": [["tests/test_losses.py"], contract("Loss or WeightedSum"), PITFALLS],
-    "decoder.py": [contract("Mask- or Decoder-"), ["tests/test_checks.py", "-k", "option"], PITFALLS],
-    "conv.py": [["tests/test_conv.py"], ["tests/test_spectral.py"], contract("Conv2d or MaxPool"), PITFALLS],
-    "spectral.py": [["tests/test_spectral.py"], contract("Conv2d and spectral")],
-    "dense.py": [["tests/test_dense.py"], contract("Dense or ReLU or Sigmoid or shape or Flatten"), PITFALLS],
-    "optim.py": [["tests/test_optim.py"], DEVICE, PITFALLS],
-}  # fmt: skip
+    "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ["tests/test_losses.py"]],
+    "layers/convolution.py": [CONV, contract("layers.Conv2d"), twin("Conv2d")],
+    "layers/dense.py": [contract("layers.Dense"), twin("Dense"), PITFALLS],
+    "layers/losses.py": [["tests/test_losses.py"], contract("Loss", "WeightedSum"), PITFALLS],
+    "layers/pooling.py": [CONV, contract("MaxPool")],
+    "layers/reshape.py": [contract("Reshape")],
+    "layers/sequential.py": [contract("Sequential")],
+    "layers/vectors.py": [["tests/test_squash.py"], PITFALLS],
+    "layers/windows.py": [CONV, SPECTRAL],
+    "capsules/capsule_layer.py": [ROUTING, contract("capsules.CapsuleLayer"), PITFALLS],
+    "capsules/couplings.py": [ROUTING, contract("Softmax", "Leaky", "Hard", "Stopped", "Frozen")],
+    "capsules/decoder.py": [contract("Mask", "Decoder"), ["tests/test_checks.py", "-k", "option"], PITFALLS],
+    "capsules/dynamic_routing.py": [ROUTING, contract("DynamicRouting"), PITFALLS],
+    "capsules/primary.py": [PITFALLS, contract("PrimaryCaps")],
+    "capsules/squash.py": [["tests/test_squash.py"], contract("Squash"), PITFALLS],
+    "capsules/votes.py": [ROUTING, contract("Votes"), PITFALLS],
+    "fast/activations.py": [twin("ReLU"), contract("fast.ReLU")],
+    "fast/bilinear.py": [SPECTRAL, twin("Conv2d")],
+    "fast/capsule_layer.py": [twin("CapsuleLayer"), ROUTING, contract("fast.CapsuleLayer")],
+    "fast/convolution.py": [twin("Conv2d"), CONV, SPECTRAL, contract("fast.Conv2d")],
+    "fast/dense.py": [twin("Dense"), contract("fast.Dense")],
+    "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
+    "fast/squash.py": [["tests/test_squash.py"], twin("Squash")],
+    "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],
+    "training/schedules.py": [["tests/test_optim.py"]],
+}
 
 
 class Site(NamedTuple):
@@ -66,8 +87,8 @@ class Site(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    file: str
-    name: str  # "squash.py forward: q * q -> q / q"
+    file: str  # in minicaps: "capsules/squash.py"
+    name: str  # "capsules/squash.py forward: q * q -> q / q"
     source: str
 
 
@@ -80,7 +101,6 @@ SWAPS = {
     ast.And: [ast.Or], ast.Or: [ast.And],
 }  # fmt: skip
 SHOWN = (ast.expr, ast.keyword, ast.AugAssign, ast.Assign)  # enough of the surroundings to know the place
-NOT_MUTATED = {"examples", "routing_options", "away_from_zero"}
 
 
 def replacements(node: ast.AST) -> list[ast.AST]:
@@ -106,8 +126,6 @@ def method(node: ast.AST) -> str:
 
 
 def skipped(node: ast.AST) -> bool:
-    if isinstance(node, ast.FunctionDef):
-        return node.name in NOT_MUTATED
     if isinstance(node, ast.keyword):
         return node.arg == "strict"
     return isinstance(node, (ast.Raise, ast.JoinedStr))
@@ -149,14 +167,8 @@ def put(site: Site, new: ast.AST) -> ast.AST:
     return old
 
 
-def find(project: Path, file: str) -> Path:
-    """Return the path of a file of minicaps, in whatever folder it is."""
-    (path,) = (project / "minicaps").rglob(file)
-    return path
-
-
 def syntax_tree(file: str) -> ast.Module:
-    return ast.parse(find(ROOT, file).read_text(encoding="utf-8"))
+    return ast.parse((ROOT / "minicaps" / file).read_text(encoding="utf-8"))
 
 
 def mutants_of(file: str) -> list[Mutant]:
@@ -206,7 +218,7 @@ def run_tests(project: Path, file: str) -> bool:
 
 def start(project: Path, mutant: Mutant, lock: Path | None) -> int:
     """Run the tests of a mutant in a new process, forked from this one, and return its number."""
-    find(project, mutant.file).write_text(mutant.source, encoding="utf-8")
+    (project / "minicaps" / mutant.file).write_text(mutant.source, encoding="utf-8")
     pid = os.fork()
     if pid:
         return pid
@@ -232,7 +244,7 @@ def run_all(mutants: list[Mutant], projects: list[Path], lock: Path | None) -> l
             running[start(project, mutant, lock)] = project, mutant
         pid, status = os.wait()
         project, mutant = running.pop(pid)
-        shutil.copyfile(find(ROOT, mutant.file), find(project, mutant.file))
+        shutil.copyfile(ROOT / "minicaps" / mutant.file, project / "minicaps" / mutant.file)
         projects.append(project)
         print(f"{len(mutants) - len(waiting) - len(running)} of {len(mutants)}", end="\r", file=sys.stderr)
         if status == 0:

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import Conv2d, MaxPool2d
+from minicaps import MaxPool2d, ReLU, fast, layers
+from minicaps.fast.convolution import col2im_by_rows
 from minicaps.layers import col2im, im2col, output_size
 
 seeds = st.integers(0, 10**6)
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
 paddings = st.tuples(st.integers(0, 3), st.integers(0, 3))
+both = pytest.mark.parametrize("Conv2d", [layers.Conv2d, fast.Conv2d], ids=["plain", "fast"])
 
 
 def convolve_by_loops(x, W, bias, stride, padding):
@@ -27,8 +29,9 @@ def convolve_by_loops(x, W, bias, stride, padding):
     return y
 
 
+@both
 @given(seeds, pairs, pairs, paddings, st.tuples(st.integers(4, 8), st.integers(4, 8)))
-def test_a_convolution_is_its_definition(seed, kernel, stride, padding, size):
+def test_a_convolution_is_its_definition(Conv2d, seed, kernel, stride, padding, size):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, *size, 3))
     layer = Conv2d(3, 2, kernel, stride=stride, padding=padding, rng=rng, dtype=np.float64)
@@ -44,11 +47,13 @@ def test_col2im_is_im2col_transposed(seed, kernel, stride, padding, size):
     x = rng.normal(size=(2, *size, 3))
     cols = im2col(x, kernel, stride, padding)
     dcols = rng.normal(size=cols.shape)
-    back = col2im(dcols, size, kernel, stride, padding)
-    np.testing.assert_allclose((cols * dcols).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
+    for transposed in (col2im, col2im_by_rows):
+        back = transposed(dcols, size, kernel, stride, padding)
+        np.testing.assert_allclose((cols * dcols).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
 
 
-def test_the_backward_of_a_convolution_holds_for_rows_no_window_covers():
+@both
+def test_the_backward_of_a_convolution_holds_for_rows_no_window_covers(Conv2d):
     layer = Conv2d(1, 1, 2, stride=2, rng=0, dtype=np.float64)
     x = np.random.default_rng(0).normal(size=(1, 5, 4, 1))  # the last row is in no window
     y, cache = layer.forward(x)
@@ -77,15 +82,23 @@ def test_in_a_tie_the_first_pixel_takes_the_gradient():
                                      {"kernel_size": 2.5}])  # fmt: skip
 def test_impossible_windows_are_refused(options):
     with pytest.raises(ValueError, match="expected one or two whole numbers"):
-        Conv2d(1, 1, **options)
+        fast.Conv2d(1, 1, **options)
 
 
 def test_a_kernel_larger_than_the_image_is_told_with_the_cure():
     with pytest.raises(ValueError, match=r"height 9 does not fit an image of height 8.*larger image"):
-        Conv2d(1, 1, 9, rng=0)(np.zeros((1, 8, 8, 1), np.float32))
+        fast.Conv2d(1, 1, 9, rng=0)(np.zeros((1, 8, 8, 1), np.float32))
     assert output_size("here", (8, 8), (9, 9), (1, 1), (1, 1)) == (2, 2)
 
 
 def test_the_number_of_channels_is_checked():
     with pytest.raises(ValueError, match=r"axis 3 \(channels C\) is 1, not 3"):
-        Conv2d(3, 1, 2, rng=0)(np.zeros((1, 8, 8, 1), np.float32))
+        fast.Conv2d(3, 1, 2, rng=0)(np.zeros((1, 8, 8, 1), np.float32))
+
+
+@pytest.mark.parametrize("ReLU", [layers.ReLU, ReLU], ids=["plain", "fast"])
+def test_the_rectifier_passes_no_gradient_at_0(ReLU):
+    x = np.array([[-1.0, 0.0, 2.0]])
+    y, cache = ReLU().forward(x)
+    np.testing.assert_array_equal(y, [[0, 0, 2]])
+    np.testing.assert_array_equal(ReLU().backward(np.full_like(x, 3.0), cache), [[0, 0, 3]])

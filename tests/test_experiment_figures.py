@@ -4,7 +4,7 @@ import helpers
 import numpy as np
 import pytest
 
-from minicaps.experiments import figures
+from minicaps.experiments import figures, pictures
 
 
 def shares(*shape):
@@ -21,32 +21,66 @@ def pair_images(count):
 
 FIGURES = {
     "curves": lambda: figures.curves(
-        {"CNN": [curve(0), curve(1)], "CapsNet": [curve(2), curve(3)]}, x="step", y="accuracy",
-        xlabel="Step", ylabel="Right (%)"),
+        {"CNN": [curve(0), curve(1)], "CapsNet": [curve(2), curve(3)]},
+        x="step",
+        y="accuracy",
+        xlabel="Step",
+        ylabel="Correct (%)",
+    ),
     "curves, published": lambda: figures.curves(
-        {"CNN, batch 1000": [curve(0)], "CNN, batch 100": [curve(1)]}, x="step", y="accuracy",
-        xlabel="Step", ylabel="Right (%)", published={"CNN, batch 1000": 98.8}),
+        {"CNN, batch 1000": [curve(0)], "CNN, batch 100": [curve(1)]},
+        x="step",
+        y="accuracy",
+        xlabel="Step",
+        ylabel="Correct (%)",
+        published={"CNN, batch 1000": 98.8},
+    ),
     "curves, one point": lambda: figures.curves(
-        {"CNN": [curve(0)[:1]]}, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)"),
+        {"CNN": [curve(0)[:1]]}, x="step", y="accuracy", xlabel="Step", ylabel="Correct (%)"
+    ),
     "spread_lines": lambda: figures.spread_lines(
         {"CNN": ([100, 1000, 10_000], shares(3, 2)), "CapsNet": ([100, 1000, 10_000], shares(3, 2))},
-        title="Few images", xlabel="Images", ylabel="Right (%)", logarithmic=True),
+        title="Few images",
+        xlabel="Images",
+        ylabel="Correct (%)",
+        logarithmic=True,
+    ),
     "variants": lambda: figures.variants(
-        {"iterations": {"1": shares(3), "3": shares(3)}, "W": {"1": [0.1, 0.2, 0.1], "0.05": [0.95]}}, 0.95),
-    "samples": lambda: figures.samples(
-        *np.random.default_rng(0).integers(0, 256, size=(2, 14, 9, 8, 1), dtype=np.uint8)),
+        {"iterations": {"1": shares(3), "3": shares(3)}, "W": {"1": [0.1, 0.2, 0.1], "0.05": [0.95]}}, 0.95
+    ),
+    "samples": lambda: pictures.samples(
+        *np.random.default_rng(0).integers(0, 256, size=(2, 14, 9, 8, 1), dtype=np.uint8)
+    ),
     "sweeps": lambda: figures.sweeps(
         {name: [{kind: shares(5) for kind in figures.RANGES}] * 2 for name in ("CNN", "CapsNet")},
-        {"angle": [-40, -20, 0, 20, 40], "shear": [-1, -0.5, 0, 0.5, 1], "scale": [0.5, 0.8, 1, 1.2, 1.5]}),
-    "pairs": lambda: figures.pairs(
-        pair_images(9).sum(axis=1) / 2, pair_images(9), pair_images(9), np.arange(18).reshape(9, 2) % 10,
-        np.arange(18).reshape(9, 2) % 10, np.arange(9) % 2 == 0),
+        {"angle": [-40, -20, 0, 20, 40], "shear": [-1, -0.5, 0, 0.5, 1], "scale": [0.5, 0.8, 1, 1.2, 1.5]},
+    ),
+    "pairs": lambda: pictures.pairs(
+        pair_images(9).sum(axis=1) / 2,
+        pair_images(9),
+        pair_images(9),
+        np.arange(18).reshape(9, 2) % 10,
+        np.arange(18).reshape(9, 2) % 10,
+        np.arange(9) % 2 == 0,
+    ),
     "turning": lambda: figures.turning(
-        [{"angle": a, "length": 0.9, "length_spread": 0.1, "direction": abs(a), "direction_spread": 2,
-          "accuracy_of_class": [0.5, None, 0.75]} for a in range(-60, 61, 10)], ["a", "b", "c"]),
-    "one_turning_digit": lambda: figures.one_turning_digit(
-        shares(13, 9, 8, 1), np.arange(-60, 61, 10), shares(13, 16), ["7"] * 13),
-}  # fmt: skip
+        [
+            {
+                "angle": a,
+                "length": 0.9,
+                "length_spread": 0.1,
+                "direction": abs(a),
+                "direction_spread": 2,
+                "accuracy_of_class": [0.5, None, 0.75],
+            }
+            for a in range(-60, 61, 10)
+        ],
+        ["a", "b", "c"],
+    ),
+    "one_turning_digit": lambda: pictures.one_turning_digit(
+        shares(13, 9, 8, 1), np.arange(-60, 61, 10), shares(13, 16), ["7"] * 13
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -62,27 +96,31 @@ def test_every_figure_is_drawn_whole_and_says_what_it_shows(name):
 def test_two_colours_keep_the_parts_apart():
     parts = np.zeros((2, 1, 3, 1))
     parts[0, 0, 0], parts[1, 0, 2] = 1, 1
-    coloured = figures.two_colours(parts)[0]
+    coloured = pictures.two_colours(parts)[0]
     assert (coloured[1] == 0).all() and coloured[0, 0] > coloured[0, 2] and coloured[2, 2] > coloured[2, 0]
 
 
-@pytest.mark.parametrize("runs, title", [
-    ({"CNN": [curve(0)], "CapsNet": [curve(1)]}, "CNN is highest at the end"),
-    ({"CNN": [curve(0)]}, "CNN ends at 90.00 %"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "runs, title",
+    [
+        ({"CNN": [curve(0)], "CapsNet": [curve(1)]}, "CNN is highest at the end"),
+        ({"CNN": [curve(0)]}, "CNN ends at 90.00 %"),
+    ],
+)
 def test_one_network_alone_is_not_called_the_highest(runs, title):
-    figure = figures.curves(runs, x="step", y="accuracy", xlabel="Step", ylabel="Right (%)")
+    figure = figures.curves(runs, x="step", y="accuracy", xlabel="Step", ylabel="Correct (%)")
     assert title in figure.axes[0].get_title(loc="left") + figure.axes[0].get_title()
 
 
-def test_a_drawn_digit_has_the_colour_of_the_true_one():
+def test_a_reconstructed_digit_has_the_colour_of_the_true_one():
     parts = np.zeros((1, 2, 4, 4, 1))
     parts[0, 0, :2], parts[0, 1, 2:] = 1, 1
-    figure = figures.pairs(parts.sum(axis=1), parts, parts[:, ::-1], np.array([[3, 5]]), np.array([[5, 3]]),
-                           np.array([True]))  # fmt: skip
-    true, drawn = (axes.images[0].get_array() for axes in figure.axes[1:3])
-    np.testing.assert_array_equal(true, drawn)
-    assert [axes.get_title() for axes in figure.axes] == ["right", "3 + 5", "3 + 5"]
+    figure = pictures.pairs(
+        parts.sum(axis=1), parts, parts[:, ::-1], np.array([[3, 5]]), np.array([[5, 3]]), np.array([True])
+    )
+    true, made = (axes.images[0].get_array() for axes in figure.axes[1:3])
+    np.testing.assert_array_equal(true, made)
+    assert [axes.get_title() for axes in figure.axes] == ["correct", "3 + 5", "3 + 5"]
 
 
 def test_a_variant_far_below_is_written_instead_of_pressing_the_rest_together():

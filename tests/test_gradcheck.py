@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from minicaps import Dense, DynamicRouting, Layer, Loss, ReLU, gradcheck
-from minicaps.proof.discovery import find_classes, module_from_path
+from minicaps import Dense, DynamicRouting, Layer, Loss, ReLU, Stopped, gradcheck
+from minicaps.proof import find_classes, module_from_path
+from minicaps.proof.capsule_examples import with_couplings
 
 rng = np.random.default_rng(7)
 X = rng.normal(size=(3, 5))
@@ -159,11 +160,11 @@ def test_a_failure_names_layer_array_index_both_values_error_and_seed():
 
 
 def test_stopped_gradients_fail_unless_the_couplings_are_frozen():
-    layer = DynamicRouting(3, gradient="stopped")
+    layer = DynamicRouting(3, coupling=Stopped())
     u_hat = np.random.default_rng(0).normal(size=(2, 5, 3, 4))
     assert not gradcheck(layer, [u_hat]).ok
     c = layer.forward(u_hat)[1].c[-1]
-    assert gradcheck(layer, [u_hat], check_forward=lambda u_hat: layer.with_couplings(u_hat, c)).ok
+    assert gradcheck(layer, [u_hat], check_forward=lambda u_hat: with_couplings(layer, u_hat, c)).ok
 
 
 def test_the_layer_and_its_inputs_are_left_as_they_were():

@@ -1,4 +1,4 @@
-"""The stored results of the experiments: their tables follow from them, and the README shows those."""
+"""The stored results of the experiments: their tables follow from them, and their page shows those."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from minicaps.experiments import EXPERIMENTS, Settings, Study, affine, overlap, 
 from minicaps.experiments.ablation import Variant
 from minicaps.networks import build
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (DATA / "experiments" / "README.md").read_text(encoding="utf-8")
 LESSON_12 = Path(__file__).parents[1] / "lessons" / "12_full_result.json"
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
@@ -76,6 +76,6 @@ def test_the_full_run_of_lesson_12_is_of_the_networks_that_the_code_builds():
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
-def test_the_readme_shows_the_command_and_the_table(folder):
-    assert f"`{command(read(folder))}`" in README
-    assert (folder / "table.md").read_text().strip() in README
+def test_the_page_shows_the_command_and_the_table(folder):
+    assert f"`{command(read(folder))}`" in PAGE
+    assert (folder / "table.md").read_text().strip() in PAGE

@@ -1,6 +1,5 @@
 """The networks as a whole."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,21 +8,21 @@ import numpy as np
 import pytest
 from helpers import assert_the_objective_agrees_with_central_differences
 
-from minicaps import MarginLoss
-from minicaps import arrays as backend
+from minicaps import Hard, MarginLoss
+from minicaps.fast import threads
 from minicaps.layers import Loss
-from minicaps.networks import CNN, MLP, PRESETS, CapsNet, build
-from minicaps.training.optimizers import Adam, Cosine
-from minicaps.training.step import train_step
+from minicaps.networks import CNN, MLP, NETWORKS, PRESETS, CapsNet, CapsNetConfig, CNNConfig, build
+from minicaps.training import Adam, Cosine, OneProcess, train_step
 
 
 @pytest.mark.parametrize("decoder", [True, False])
 def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(decoder):
     rng = np.random.default_rng(3)
-    net = CapsNet((10, 9, 2), 4, conv_channels=3, conv_kernel=3, primary_types=2, primary_dimension=3,
-                  primary_kernel=3, class_dimension=5, decoder=decoder, decoder_hidden=(6, 7),
-                  reconstruction_scale=0.05, rng=0, dtype=np.float64)  # fmt: skip
-    net.params["capsules.prediction.W"][...] *= 20
+    config = CapsNetConfig(
+        (10, 9, 2), 4, conv_channels=3, conv_kernel=3, primary_types=2, primary_dimension=3, primary_kernel=3,
+        class_dimension=5, std=1.0, decoder=decoder, decoder_hidden=(6, 7), reconstruction_scale=0.05,
+    )  # fmt: skip
+    net = CapsNet(config, rng=0, dtype=np.float64)
     images, labels = rng.uniform(size=(3, 10, 9, 2)), np.array([2, 0, 3])
     assert_the_objective_agrees_with_central_differences(net, images, labels)
 
@@ -35,8 +34,8 @@ def test_any_image_shape_and_number_of_classes(name, shape, classes):
     net = build(name, "tiny", image_shape=shape, classes=classes, rng=0)
     rng = np.random.default_rng(0)
     images, labels = rng.random((3, *shape), dtype=np.float32), np.arange(3) % classes
-    optimizer, objective = Adam(net, 1e-3), net.objective()
-    losses = [float(train_step(net, objective, optimizer, images, labels)[0]) for _ in range(10)]
+    source, optimizer = OneProcess(net), Adam(net, 1e-3)
+    losses = [train_step(source, optimizer, images, labels).loss for _ in range(10)]
     assert losses[-1] < losses[0]
     assert net.scores(net(images)).shape == (3, classes)
 
@@ -56,8 +55,7 @@ def test_the_mlp_and_the_cnn_are_those_of_the_walk_through():
     assert cnn.count_params() == (
         5 * 5 * 25 + 25 + 5 * 5 * 25 * 25 + 25 + 4 * 4 * 25 * 25 + 25 + 25 * 50 + 50 + 50 * 10 + 10
     )
-    shapes = {}
-    cnn.trace(np.zeros((1, 28, 28, 1), np.float32), shapes)
+    shapes = cnn.output_shapes()
     assert (shapes["pool1"], shapes["pool2"], shapes["conv3"]) == ((12, 12, 25), (4, 4, 25), (1, 1, 25))
 
 
@@ -73,8 +71,7 @@ def test_the_table_lists_every_layer_with_shape_and_parameters():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_configuration_builds_the_same_network_again(preset):
     net = build("capsnet", preset, classes=4, rng=0)
-    config = json.loads(json.dumps(net.config()))
-    again = CapsNet(**config, rng=0)
+    again = CapsNet(CapsNetConfig(**vars(net.config)), rng=0)
     assert {n: p.tobytes() for n, p in again.params.items()} == {
         n: p.tobytes() for n, p in net.params.items()
     }
@@ -96,12 +93,21 @@ def test_without_a_decoder_there_is_neither_image_nor_reconstruction_loss():
     [
         (lambda: build("resnet"), "model is 'resnet', expected one of capsnet, cnn, mlp"),
         (lambda: build("capsnet", "huge"), "preset is 'huge', expected one of tiny, small, paper"),
-        (lambda: CapsNet((16, 16, 1)), "the primary capsules: a window of height 9 does not fit"),
-        (lambda: CapsNet((8, 28, 1)), "the first convolution: a window of height 9 does not fit"),
-        (lambda: CNN((27, 27, 1)), "CNN: conv3: a window of height 4 does not fit an image of height 3"),
-        (lambda: CapsNet((28, 28)), "expected .height, width, channels."),
-        (lambda: MLP((28, 28, 1), 0), "classes is 0"),
-        (lambda: CapsNet(classes=0), "upper_capsules is 0"),
+        (
+            lambda: CapsNet(CapsNetConfig((16, 16, 1))),
+            "the primary capsules: a window of height 9 does not fit",
+        ),
+        (
+            lambda: CapsNet(CapsNetConfig((8, 28, 1))),
+            "the first convolution: a window of height 9 does not fit",
+        ),
+        (
+            lambda: CNN(CNNConfig((27, 27, 1))),
+            "CNN: conv3: a window of height 4 does not fit an image of height 3",
+        ),
+        (lambda: build("capsnet", image_shape=(28, 28)), "expected .height, width, channels."),
+        (lambda: build("mlp", classes=0), "classes is 0"),
+        (lambda: build("capsnet", classes=0), "classes is 0"),
     ],
 )
 def test_what_cannot_be_built_is_told(make, message):
@@ -145,14 +151,15 @@ def float64_arrays_seen(work):
 @pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatch):
-    monkeypatch.setattr(backend, "threads", lambda: 1)  # the profiler sees one thread only
+    monkeypatch.setattr(threads, "thread_count", lambda: 1)  # the profiler sees one thread only
     net = build(name, preset, rng=0)
-    optimizer, objective = Adam(net, Cosine(1e-3, 10)), net.objective()
+    source, optimizer = OneProcess(net), Adam(net, Cosine(1e-3, 10))
     images = np.random.default_rng(0).random((20, 28, 28, 1), dtype=np.float32)
     labels = np.arange(20) % 10
 
     def step():
-        train_step(net, objective, optimizer, images, labels)
+        source.backpropagate(images, labels)
+        optimizer.step()
 
     step()  # constant matrices are made in float64 once, and converted
     assert float64_arrays_seen(step) == set()
@@ -165,12 +172,13 @@ def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
     code = (
         "import hashlib, numpy as np\n"
         "from minicaps.networks import build\n"
-        "from minicaps.training.optimizers import Adam\n"
-        "from minicaps.training.step import train_step\n"
+        "from minicaps.fast import own_the_cores\n"
+        "from minicaps.training import Adam, OneProcess, train_step\n"
+        "own_the_cores()\n"
         "net = build('capsnet', 'small', rng=0)\n"
         "x = np.random.default_rng(0).random((40, 28, 28, 1), dtype=np.float32)\n"
         "optimizer = Adam(net, 1e-2)\n"
-        "for _ in range(3): train_step(net, net.objective(), optimizer, x, np.arange(40) % 10)\n"
+        "for _ in range(3): train_step(OneProcess(net), optimizer, x, np.arange(40) % 10)\n"
         "print(hashlib.sha256(b''.join(p.tobytes() for p in net.params.values())).hexdigest())\n"
     )
     digests = {
@@ -179,3 +187,39 @@ def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
         for threads in ("2", count)
     }  # fmt: skip
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"classes": 4, "image_shape": (30, 29, 3)}, {"bias": True, "decoder": False}]
+)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_configuration_knows_how_many_parameters_it_stands_for(name, options):
+    options = {k: v for k, v in options.items() if name == "capsnet" or k in ("classes", "image_shape")}
+    net = build(name, "tiny", rng=0, **options)
+    assert net.config.count_params() == net.count_params()
+
+
+def test_an_option_that_no_network_has_is_told():
+    with pytest.raises(TypeError, match=r"build: .*filters.*; CapsNetConfig says what there is"):
+        build("capsnet", filters=3)
+
+
+def test_a_network_shows_itself_in_one_line_and_as_a_table():
+    net = build("capsnet", "small", rng=0)
+    assert repr(net) == "CapsNet(28×28×1 -> 10 classes, 524,624 parameters)"
+    page = net._repr_html_()
+    assert page.count("<tr>") == 1 + 5 + 1 and "<td>PrimaryCaps</td><td>128 × 8</td>" in page
+
+
+def test_predict_takes_8_bit_images_and_floats_with_or_without_a_channel_axis():
+    net = build("capsnet", "tiny", rng=0)
+    images = np.random.default_rng(0).integers(0, 256, size=(7, 28, 28, 1)).astype(np.uint8)
+    expected = net.scores(net(images.astype(np.float32) / np.float32(255))).argmax(axis=1)
+    for given in (images, images[..., 0], images / 255):
+        np.testing.assert_array_equal(net.predict(given, batch_size=3), expected)
+    assert net.predict(images[:0]).shape == (0,)
+
+
+def test_a_coupling_of_ones_own_replaces_the_named_one():
+    net = CapsNet(PRESETS["tiny"], coupling=Hard(), rng=0)
+    assert isinstance(net.capsules.routing.coupling, Hard) and net.config.coupling == "softmax"

@@ -15,17 +15,18 @@ from minicaps import (
     DynamicRouting,
     MarginLoss,
     Mask,
-    PredictionVectors,
     PrimaryCaps,
     ReconstructionLoss,
+    Softmax,
     Squash,
+    Stopped,
+    Votes,
     gradcheck,
 )
-from minicaps.datasets import augment
+from minicaps.datasets import augment, to_float
 from minicaps.networks import CapsNet, build
-from minicaps.training import run as runs
-from minicaps.training import step as training
-from minicaps.training.optimizers import SGD, Adam
+from minicaps.training import SGD, Adam, Run, TrainConfig, evaluate
+from minicaps.training import run as training_run
 
 B, I, J, D, E = 2, 7, 3, 4, 5  # noqa: E741, all different
 
@@ -45,15 +46,15 @@ def test_softmax_runs_over_the_parents_not_over_the_lower_capsules(rng, iteratio
 
 @pytest.mark.parametrize("batch", [1, 20])
 def test_routing_logits_belong_to_one_sample_each(rng, batch):
-    layer = CapsuleLayer(I, D, J, E, deviation=1.0, rng=0, dtype=np.float64)
+    layer = CapsuleLayer(I, D, J, E, std=1.0, rng=0, dtype=np.float64)
     u = rng.normal(size=(batch, I, D))
     singles = np.concatenate([layer(u[b : b + 1]) for b in range(batch)])
     np.testing.assert_allclose(layer(u), singles, rtol=1e-10)
 
 
-def test_a_primary_capsule_is_made_of_neighbouring_channels_at_one_place(rng):
+def test_a_primary_capsule_is_made_of_neighbouring_channels_at_one_position(rng):
     layer = PrimaryCaps(2, types=3, dimension=4, kernel_size=3, stride=2, rng=0, dtype=np.float64)
-    x = rng.normal(size=(1, 9, 7, 2))  # a grid of 4 × 3 places
+    x = rng.normal(size=(1, 9, 7, 2))  # a grid of 4 × 3 positions
     u = layer(x)
     s, _ = layer.conv.forward(x)
     for p, q, t in np.ndindex(4, 3, 3):
@@ -120,10 +121,10 @@ def test_the_decoder_sees_the_capsule_of_the_label_in_training(rng):
     images, labels = rng.uniform(size=(3, 28, 28, 1)), np.array([4, 7, 1])
     (v, _), cache = net.forward(images, labels)
     assert (v**2).sum(axis=2).argmax(axis=1).tolist() != labels.tolist()
-    _, drawn = net(images, labels)
+    _, image = net(images, labels)
     other = v.copy()
     other[np.arange(3), labels] = 0
-    np.testing.assert_array_equal(net.reconstruct(net.mask(v, labels)), drawn)
+    np.testing.assert_array_equal(net.decoder(net.mask(v, labels)), image)
     np.testing.assert_array_equal(net.mask(other, labels), 0)
     dv, nothing = Mask().backward(rng.normal(size=(3, v.shape[1] * v.shape[2])), cache.mask)
     touched = np.abs(dv).max(axis=2) > 0
@@ -139,16 +140,16 @@ def test_training_hands_the_labels_to_the_decoder(rng):
 def test_in_prediction_the_decoder_sees_the_longest_capsule(rng):
     net = build("capsnet", "tiny", rng=0, dtype=np.float64)
     images = rng.uniform(size=(3, 28, 28, 1))
-    v, drawn = net(images)
-    longest = net.scores((v, drawn)).argmax(axis=1)
-    np.testing.assert_array_equal(drawn, net(images, longest)[1])
+    v, image = net(images)
+    longest = net.scores((v, image)).argmax(axis=1)
+    np.testing.assert_array_equal(image, net(images, longest)[1])
 
 
 @pytest.mark.parametrize("iterations", [2, 3, 5])
 def test_the_gradient_flows_through_the_couplings_of_every_iteration(rng, iterations):
     u_hat = rng.normal(size=(B, I, J, E))
     gradcheck(DynamicRouting(iterations), [u_hat]).raise_if_failed()
-    assert not gradcheck(DynamicRouting(iterations, gradient="stopped"), [u_hat]).ok
+    assert not gradcheck(DynamicRouting(iterations, coupling=Stopped()), [u_hat]).ok
 
 
 def test_the_squash_jacobian_is_right_along_and_across(rng):
@@ -181,10 +182,10 @@ def test_adam_keeps_its_moments_from_step_to_step():
 
 
 def test_the_test_set_is_read_once_at_the_end_and_never_augmented(tmp_path, small_folder, monkeypatch):
-    config = runs.TrainConfig(preset="tiny", data=str(small_folder), epochs=2, batch_size=50)
-    run = runs.Run(config, tmp_path / "run", say=lambda line: None)
+    config = TrainConfig(preset="tiny", data=str(small_folder), epochs=2, batch_size=50)
+    run = Run(config, tmp_path / "run", say=lambda line: None)
     test, events = run.dataset.test_images, []
-    evaluate, shift = training.evaluate, augment.shift
+    shift = augment.shift
 
     def watched_evaluate(network, images, *rest):
         events.append("test" if images is test else "validation")
@@ -196,7 +197,7 @@ def test_the_test_set_is_read_once_at_the_end_and_never_augmented(tmp_path, smal
             assert (image == run.images).all(axis=(1, 2, 3)).any()
         return shift(images, *rest)
 
-    monkeypatch.setattr(runs, "evaluate", watched_evaluate)
+    monkeypatch.setattr(training_run, "evaluate", watched_evaluate)
     monkeypatch.setattr(augment, "shift", watched_shift)
     run.train()
     epoch = ["shift"] * run.steps_per_epoch + ["validation"]
@@ -207,15 +208,15 @@ def test_the_error_rate_is_counted_from_the_predictions(rng):
     net = build("capsnet", "tiny", rng=0)
     images = rng.integers(0, 256, size=(30, 28, 28, 1)).astype(np.uint8)
     labels = rng.integers(0, 10, size=30)
-    result = training.evaluate(net, images, labels, 7)
-    v, _ = net(training.to_float(images))
+    result = evaluate(net, images, labels, 7)
+    v, _ = net(to_float(images))
     predictions = np.linalg.norm(v, axis=2).argmax(axis=1)
     np.testing.assert_array_equal(result.predictions, predictions)
     assert result.accuracy == np.mean(predictions == labels)
 
 
 def test_the_default_initialisation_is_the_one_that_trains():
-    W = CapsuleLayer(100, 8, 10, 16, rng=0).params["prediction.W"]
+    W = CapsuleLayer(100, 8, 10, 16, rng=0).params["votes.W"]
     assert abs(W.std() - 0.05) < 0.001 and abs(W.mean()) < 0.001
     for layer, fan_in in ((Conv2d(4, 50, (5, 5), rng=0), 100), (Dense(100, 50, rng=0), 100)):
         for param in layer.params.values():
@@ -224,11 +225,11 @@ def test_the_default_initialisation_is_the_one_that_trains():
 
 
 def test_what_is_not_said_is_as_in_the_paper():
-    for layer in (DynamicRouting(), CapsuleLayer(I, D, J, E)):
-        assert (layer.iterations, layer.leaky) == (3, False)
-        assert (layer.gradient, layer.coupling) == ("full", "softmax")
+    layer = CapsuleLayer(I, D, J, E)
+    for routing in (DynamicRouting(), layer.routing):
+        assert routing.iterations == 3 and type(routing.coupling) is Softmax
     assert not layer.bias
-    assert PredictionVectors(I, D, J, E).std == layer.std == 0.05
+    assert Votes(I, D, J, E).std == layer.votes.std == 0.05
     loss = MarginLoss()
     assert (loss.present, loss.absent, loss.down_weight) == (0.9, 0.1, 0.5)
     assert ReconstructionLoss().scale == 0.0005
@@ -244,6 +245,6 @@ def test_the_paper_preset_has_the_parameters_of_the_paper():
     net = build("capsnet", "paper", rng=0)
     parts = {name: layer.count_params() for name, layer in net.stages()}
     assert parts == {"conv": 20_992, "relu": 0, "primary": 5_308_672, "capsules": 1_474_560,
-                     "reconstruct": 1_411_344}  # fmt: skip
+                     "decoder": 1_411_344}  # fmt: skip
     assert net.count_params() == 8_215_568
     assert isinstance(net, CapsNet) and minicaps.__version__

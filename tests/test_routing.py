@@ -1,24 +1,17 @@
-"""Properties of routing, and the fast capsule layer beside its plain twins."""
+"""Properties of routing and of its couplings, beside procedure 1 written out."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import CapsuleLayer, DynamicRouting, PredictionVectors, Sequential
-from minicaps import arrays as backend
-from minicaps.capsules.dynamic_routing import softmax_over_parents
-from minicaps.proof.discovery import find_examples
+from minicaps import CapsuleLayer, DynamicRouting, Frozen, Hard, Leaky, Softmax, Stopped, Votes, capsules
+from minicaps.fast import threads
 
 seeds = st.integers(0, 10**6)
 sizes = st.integers(1, 6)
-WAYS = {
-    "softmax": {},
-    "leaky": {"leaky": True},
-    "hard": {"coupling": "hard"},
-    "hard and leaky": {"coupling": "hard", "leaky": True},
-}
-ways = st.sampled_from(list(WAYS.values()))
+WAYS = [Softmax(), Leaky(), Hard(), Leaky(Hard())]
+ways = st.sampled_from(WAYS)
 
 
 def plain_routing(u_hat, iterations, bias=0.0, leaky=False):
@@ -37,7 +30,7 @@ def plain_routing(u_hat, iterations, bias=0.0, leaky=False):
 @given(seeds, sizes, sizes, st.integers(1, 4), st.booleans())
 def test_it_is_procedure_1_of_the_paper(seed, lower, upper, iterations, leaky):
     u_hat = np.random.default_rng(seed).normal(size=(3, lower, upper, 4))
-    v = DynamicRouting(iterations, leaky=leaky)(u_hat)
+    v = DynamicRouting(iterations, coupling=Leaky() if leaky else None)(u_hat)
     np.testing.assert_allclose(v, plain_routing(u_hat, iterations, leaky=leaky), rtol=1e-9, atol=1e-12)
 
 
@@ -59,7 +52,7 @@ def test_couplings_are_shares_that_sum_to_1(seed, lower, upper, iterations):
 @given(seeds, sizes, sizes, st.integers(2, 4))
 def test_leaky_couplings_leave_a_share_for_none_of_the_parents(seed, lower, upper, iterations):
     u_hat = np.random.default_rng(seed).normal(size=(2, lower, upper, 4))
-    cache = DynamicRouting(iterations, leaky=True).forward(u_hat)[1]
+    cache = DynamicRouting(iterations, coupling=Leaky()).forward(u_hat)[1]
     np.testing.assert_allclose(cache.c[0], 1 / (upper + 1), rtol=1e-12)
     for b, c in zip(cache.b, cache.c, strict=True):
         np.testing.assert_allclose(1 - c.sum(axis=2), 1 / (1 + np.exp(b).sum(axis=2)), rtol=1e-9)
@@ -67,14 +60,14 @@ def test_leaky_couplings_leave_a_share_for_none_of_the_parents(seed, lower, uppe
 
 def test_no_share_is_left_over_by_default():
     b = np.random.default_rng(0).normal(size=(2, 5, 3))
-    np.testing.assert_allclose(softmax_over_parents(b).sum(axis=2), 1, rtol=1e-12)
+    np.testing.assert_allclose(Softmax()(b).sum(axis=2), 1, rtol=1e-12)
 
 
 @pytest.mark.parametrize("leaky", [False, True])
 def test_a_softmax_of_huge_logits_does_not_overflow(leaky):
     b = np.array([[[1e30, 0.0, -1e30], [-1e30, -1e30, -1e30]]], dtype=np.float32)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
-        c = softmax_over_parents(b, leaky)
+        c = (Leaky() if leaky else Softmax())(b)
     np.testing.assert_array_equal(c[0, 0], [1, 0, 0])
     np.testing.assert_allclose(c[0, 1], 0 if leaky else 1 / 3)
 
@@ -83,12 +76,11 @@ def test_a_softmax_of_huge_logits_does_not_overflow(leaky):
 def test_hard_coupling_starts_uniform_and_then_chooses_one_parent(leaky):
     u_hat = np.random.default_rng(1).normal(size=(4, 6, 3, 5))
     u_hat[:, 0] = -3 * u_hat[:, 1]  # capsule 1 will agree with no parent
-    cache = DynamicRouting(3, coupling="hard", leaky=leaky).forward(u_hat)[1]
+    cache = DynamicRouting(3, coupling=Leaky(Hard()) if leaky else Hard()).forward(u_hat)[1]
     np.testing.assert_allclose(cache.c[0], 1 / (3 + leaky), rtol=1e-12)
     for b, c in zip(cache.b[1:], cache.c[1:], strict=True):
         chosen = (b == b.max(axis=2, keepdims=True)) & ((b.max(axis=2, keepdims=True) >= 0) | (not leaky))
         np.testing.assert_array_equal(c, chosen)
-    assert len(cache.best) == 2  # after the last iteration nothing is chosen
     none = [c.sum(axis=2).min() == 0 for c in cache.c[1:]]
     assert any(none) == leaky  # only the leaky one may send a capsule nowhere
 
@@ -97,7 +89,7 @@ def test_hard_coupling_starts_uniform_and_then_chooses_one_parent(leaky):
 def test_the_order_of_lower_capsules_does_not_matter(seed, way, iterations):
     rng = np.random.default_rng(seed)
     u_hat, order = rng.normal(size=(2, 6, 3, 4)), rng.permutation(6)
-    layer = DynamicRouting(iterations, **way)
+    layer = DynamicRouting(iterations, coupling=way)
     np.testing.assert_allclose(layer(u_hat[:, order]), layer(u_hat), rtol=1e-9, atol=1e-12)
 
 
@@ -105,7 +97,7 @@ def test_the_order_of_lower_capsules_does_not_matter(seed, way, iterations):
 def test_upper_capsules_keep_their_order(seed, way, iterations):
     rng = np.random.default_rng(seed)
     u_hat, order = rng.normal(size=(2, 6, 3, 4)), rng.permutation(3)
-    layer = DynamicRouting(iterations, **way)
+    layer = DynamicRouting(iterations, coupling=way)
     np.testing.assert_allclose(layer(u_hat[:, :, order]), layer(u_hat)[:, order], rtol=1e-9, atol=1e-12)
 
 
@@ -120,83 +112,89 @@ def test_one_iteration_is_the_squashed_average(seed):
 @given(seeds, ways, st.integers(1, 4))
 def test_without_bias_the_sign_of_the_input_does_not_change_lengths(seed, way, iterations):
     u = np.random.default_rng(seed).normal(size=(2, 5, 3))
-    layer = CapsuleLayer(5, 3, 4, 6, iterations=iterations, deviation=1.0, rng=0, dtype=np.float64, **way)
+    layer = CapsuleLayer(5, 3, 4, 6, iterations=iterations, std=1.0, rng=0, dtype=np.float64, coupling=way)
     np.testing.assert_allclose(layer(-u), -layer(u), rtol=1e-10, atol=1e-14)
 
 
 @given(seeds, ways, st.integers(1, 4))
 def test_a_batch_equals_its_samples(seed, way, iterations):
     u_hat = np.random.default_rng(seed).normal(size=(3, 5, 4, 2))
-    layer = DynamicRouting(iterations, **way)
+    layer = DynamicRouting(iterations, coupling=way)
     singles = np.concatenate([layer(u_hat[b : b + 1]) for b in range(3)])
     np.testing.assert_allclose(layer(u_hat), singles, rtol=1e-10, atol=1e-14)
 
 
-def twins(layer):
-    """Return the plain layers that compute what a CapsuleLayer does, with the same numbers."""
-    W = layer.prediction.params["W"]
-    bias = {"bias_shape": W.shape[2:]} if layer.bias else {}
-    plain = Sequential(
-        prediction=PredictionVectors(*W.shape, dtype=W.dtype),
-        routing=DynamicRouting(layer.iterations, leaky=layer.leaky, gradient=layer.gradient,
-                               coupling=layer.coupling, dtype=W.dtype, **bias),
-    )  # fmt: skip
-    plain.load_state(layer.state())
-    return plain
-
-
-@pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("k", range(len(find_examples(CapsuleLayer))))
-def test_the_capsule_layer_equals_prediction_then_routing(k):
-    layer = find_examples(CapsuleLayer)[k].layer
-    plain, rng = twins(layer), np.random.default_rng(2)
-    u, dv = rng.normal(size=(37, 5, 3)), rng.normal(size=(37, 4, 6))  # several chunks, one of them short
-    results = []
-    for one in (layer, plain):
-        v, cache = one.forward(u)
-        results.append((v, one.backward(dv, cache), *one.grads.values()))
-    for fast, slow in zip(*results, strict=True):
-        np.testing.assert_allclose(fast, slow, rtol=1e-9, atol=1e-12 * np.abs(slow).max())
-
-
-def test_predictions_are_one_matrix_product_per_pair_of_capsules():
-    layer = PredictionVectors(5, 3, 4, 6, rng=0, dtype=np.float64)
+def test_votes_are_one_matrix_product_per_pair_of_capsules():
+    layer = Votes(5, 3, 4, 6, rng=0, dtype=np.float64)
     u = np.random.default_rng(0).normal(size=(2, 5, 3))
     u_hat, W = layer(u), layer.params["W"]
     for i, j in np.ndindex(5, 4):
         np.testing.assert_allclose(u_hat[:, i, j], u[:, i] @ W[i, :, j], rtol=1e-12)
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_slices")
 def test_the_cache_shows_every_iteration_of_the_whole_batch():
-    layer = CapsuleLayer(5, 3, 4, 6, deviation=1.0, rng=0, dtype=np.float64)
     u = np.random.default_rng(0).normal(size=(19, 5, 3))
-    v, cache = layer.forward(u)
-    plain = twins(layer).routing.forward(layer.prediction(u))[1]
-    assert len(cache.parts) > 1
+    fast, plain = (
+        cls(5, 3, 4, 6, std=1.0, rng=0, dtype=np.float64) for cls in (CapsuleLayer, capsules.CapsuleLayer)
+    )
+    v, cache = fast.forward(u)
+    assert len(cache.slices) > 1
     np.testing.assert_array_equal(cache.v[-1], v)
     for name in "bcsv":
-        for fast, slow in zip(getattr(cache, name), getattr(plain, name), strict=True):
-            np.testing.assert_allclose(fast, slow, rtol=1e-10, atol=1e-13)
+        for one, other in zip(getattr(cache, name), getattr(plain.forward(u)[1], name), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
+
+
+class Halves(capsules.Coupling):
+    """A coupling of a reader's own: logits of 0 do not give one number for all."""
+
+    def forward(self, b):
+        return np.where(np.arange(b.shape[2]) < 2, 0.5, 0.0) * np.ones_like(b), None
+
+    def backward(self, dc, cache):
+        return np.zeros_like(dc)
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize(
+    "coupling", [Halves(), Stopped(Leaky()), Frozen(np.random.default_rng(1).random((5, 4)))]
+)
+def test_any_coupling_can_be_handed_in(coupling):
+    u, dv = (np.random.default_rng(0).normal(size=shape) for shape in ((19, 5, 3), (19, 4, 6)))
+    results = []
+    for cls in (CapsuleLayer, capsules.CapsuleLayer):
+        layer = cls(5, 3, 4, 6, coupling=coupling, std=1.0, rng=0, dtype=np.float64)
+        v, cache = layer.forward(u)
+        np.testing.assert_allclose(cache.c[0], coupling(np.zeros((19, 5, 4))), rtol=1e-12)
+        results.append([v, layer.backward(dv, cache), *layer.grads.values()])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_parents_that_tie_share_evenly():
+    b = np.array([[[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 2.0, -1.0]]])
+    np.testing.assert_array_equal(Hard()(b), [[[0.25] * 4, [0.0, 0.5, 0.5, 0.0]]])
+    np.testing.assert_array_equal(Leaky(Hard())(b)[0, 0], [0.2] * 4)
 
 
 @pytest.mark.parametrize("count", ["1", "2", "5"])
 def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
-    layer = CapsuleLayer(500, 3, 4, 6, bias=True, deviation=1.0, rng=0)
+    layer = CapsuleLayer(500, 3, 4, 6, bias=True, std=1.0, rng=0)
     rng = np.random.default_rng(0)
     u, dv = rng.normal(size=(100, 500, 3)).astype("f"), rng.normal(size=(100, 4, 6)).astype("f")
     results = []
-    for threads in ("1", count):
-        monkeypatch.setenv("MINICAPS_THREADS", threads)
-        backend.threads.cache_clear()
-        backend._helpers.cache_clear()
+    for number in ("1", count):
+        monkeypatch.setenv("MINICAPS_THREADS", number)
+        threads.thread_count.cache_clear()
+        threads._helpers.cache_clear()
         layer.zero_grad()
         v, cache = layer.forward(u)
         results.append([v, layer.backward(dv, cache), *(g.copy() for g in layer.grads.values())])
     monkeypatch.undo()
-    backend.threads.cache_clear()
-    backend._helpers.cache_clear()
-    assert len(cache.parts) > 1
+    threads.thread_count.cache_clear()
+    threads._helpers.cache_clear()
+    assert len(cache.slices) > 1
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -205,12 +203,12 @@ def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
     "options, message",
     [
         ({"iterations": 0}, "iterations is 0, expected a whole number above 0"),
-        ({"gradient": "none"}, "gradient is 'none', expected 'full' or 'stopped'"),
-        ({"coupling": "soft"}, "coupling is 'soft', expected 'softmax' or 'hard'"),
+        ({"bias_shape": 3}, r"bias_shape is 3, expected \(J, E\)"),
+        ({"coupling": "soft"}, r"coupling is 'soft', expected a layer such as Softmax\(\)"),
     ],
 )
 def test_wrong_options_are_told(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         DynamicRouting(**options)
 
 

@@ -1,16 +1,17 @@
-"""Convolution by frequencies beside im2col, its plain twin."""
+"""Convolution by frequencies and by points beside im2col, its plain twin."""
 
 import math
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import CapsuleLayer, Conv2d
-from minicaps.fast import spectral
-from minicaps.networks import CapsNet, build
-from minicaps.training.optimizers import Adam
+from minicaps import layers
+from minicaps.fast import Conv2d, bilinear, convolution, spectral
+from minicaps.networks import CapsNet, CapsNetConfig, build
+from minicaps.training import Adam
 
 seeds = st.integers(0, 10**6)
 sizes = st.tuples(st.integers(4, 12), st.integers(4, 12))
@@ -19,19 +20,26 @@ paddings = st.tuples(st.integers(0, 3), st.integers(0, 3))
 ALLOWED = {np.float32: 1e-5, np.float64: 1e-10}
 
 
+@pytest.fixture
+def always_spectral(monkeypatch):
+    monkeypatch.setattr(convolution, "SPECTRAL_SHARE", np.inf)
+
+
 def both(x, dy_seed, in_channels, out_channels, kernel, dtype, **options):
-    """Return (y, dx, dW, dbias) by each algorithm."""
+    """Return (y, dx, dW, dbias) of the plain and of the fast convolution."""
     results = []
-    for algorithm in ("im2col", "spectral"):
-        layer = Conv2d(in_channels, out_channels, kernel, algorithm=algorithm, rng=0, dtype=dtype, **options)
+    for cls in (layers.Conv2d, Conv2d):
+        layer = cls(in_channels, out_channels, kernel, rng=0, dtype=dtype, **options)
         y, cache = layer.forward(x)
         dy = np.random.default_rng(dy_seed).normal(size=y.shape).astype(dtype)
         results.append([y, layer.backward(dy, cache), *layer.grads.values()])
-        assert isinstance(cache, spectral.SpectralCache) == (algorithm == "spectral")
+    assert isinstance(cache, spectral.SpectralCache)
     return zip(*results, strict=True)
 
 
+@pytest.mark.usefixtures("always_spectral")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @given(seeds, sizes, pairs, pairs, paddings)
 def test_it_agrees_with_im2col_for_any_size_stride_kernel_and_padding(
     dtype, seed, size, kernel, stride, padding
@@ -50,42 +58,42 @@ def test_it_agrees_at_the_sizes_of_the_presets(size, kernel, dtype):
         assert np.abs(fast - plain).max() <= ALLOWED[dtype] * np.abs(plain).max()
 
 
-@pytest.mark.parametrize("make", [spectral.by_points, spectral.by_frequencies])
+@pytest.mark.parametrize("make", [bilinear.by_points, bilinear.by_frequencies])
 @given(st.tuples(st.integers(1, 6), st.integers(1, 6)), pairs)
 def test_the_three_matrices_are_a_bilinear_algorithm_for_correlation(make, grid, taps):
     outputs = tuple(max(1, n - k + 1) for n, k in zip(grid, taps, strict=True))
     taps = tuple(n - p + 1 for n, p in zip(grid, outputs, strict=True))
-    A, B, C = make(grid, taps, outputs)
+    G, D, A = make(grid, taps, outputs)
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=grid), rng.normal(size=taps)
     direct = [(x[p : p + taps[0], q : q + taps[1]] * w).sum() for p, q in np.ndindex(*outputs)]
-    np.testing.assert_allclose(C @ ((A @ w.ravel()) * (B @ x.ravel())), direct, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(A @ ((G @ w.ravel()) * (D @ x.ravel())), direct, rtol=1e-9, atol=1e-10)
 
 
 @given(sizes, pairs, pairs)
 def test_small_grids_go_by_points_and_large_ones_by_frequencies(size, kernel, stride):
-    geometry = spectral.Geometry(size, kernel, stride, (0, 0))
-    A, B, C = spectral._matrices(geometry.grid, geometry.taps, geometry.outputs, "float64")
-    assert (len(A) == math.prod(geometry.grid)) == (max(geometry.grid) <= 6)
+    geometry = bilinear.Geometry(size, kernel, stride, (0, 0))
+    G, D, A = bilinear._matrices(geometry.grid, geometry.taps, geometry.outputs, "float64", np)
+    assert (len(G) == math.prod(geometry.grid)) == (max(geometry.grid) <= 6)
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=geometry.grid), rng.normal(size=geometry.taps)
     direct = [(x[p : p + w.shape[0], q : q + w.shape[1]] * w).sum() for p, q in np.ndindex(*geometry.outputs)]
-    np.testing.assert_allclose(C @ ((A @ w.ravel()) * (B @ x.ravel())), direct, rtol=1e-9, atol=1e-10)
-    assert len(A) == spectral.products(geometry.grid)
+    np.testing.assert_allclose(A @ ((G @ w.ravel()) * (D @ x.ravel())), direct, rtol=1e-9, atol=1e-10)
+    assert len(G) == bilinear.products(geometry.grid)
 
 
 def test_the_paper_s_grid_takes_148_products():
-    geometry = spectral.Geometry((20, 20), (9, 9), (2, 2), (0, 0))
+    geometry = bilinear.Geometry((20, 20), (9, 9), (2, 2), (0, 0))
     assert (geometry.outputs, geometry.taps, geometry.grid) == ((6, 6), (5, 5), (10, 10))
-    assert spectral.products(geometry.grid) == 148
-    direct, by_frequency = spectral.multiplications(geometry, 256, 256)
+    assert bilinear.products(geometry.grid) == 148
+    direct, by_frequency = bilinear.multiplications(geometry, 256, 256)
     assert direct == 36 * 81 * 256 * 256
     assert by_frequency == 148 * 1024 * 256 + 100 * 148 * 1024 + 36 * 148 * 256
 
 
 @given(sizes, pairs, paddings, seeds)
 def test_phases_and_back_are_transposes(size, stride, padding, seed):
-    geometry = spectral.Geometry(size, (3, 2), stride, padding)
+    geometry = bilinear.Geometry(size, (3, 2), stride, padding)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, *size, 3))
     split = spectral.phases(x, geometry)
@@ -102,22 +110,17 @@ def test_auto_takes_what_multiplies_less():
     for size, channels in ((11, 16), (11, 24), (11, 64), (9, 16), (14, 12)):
         layer = Conv2d(channels, channels, 5, stride=2, rng=0)
         geometry = layer._geometry((size, size))
-        direct, by_frequency = spectral.multiplications(geometry, channels, channels)
+        direct, by_frequency = bilinear.multiplications(geometry, channels, channels)
         assert layer._takes_spectral(geometry) == (by_frequency < direct), (direct, by_frequency)
-    assert not Conv2d(64, 64, 1, rng=0)._takes_spectral(spectral.Geometry((8, 8), (1, 1), (1, 1), (0, 0)))
-
-
-def test_an_unknown_algorithm_is_refused():
-    with pytest.raises(ValueError, match="algorithm is 'fft', expected 'auto' or 'im2col' or 'spectral'"):
-        Conv2d(1, 1, 2, algorithm="fft")
+    assert not Conv2d(64, 64, 1, rng=0)._takes_spectral(bilinear.Geometry((8, 8), (1, 1), (1, 1), (0, 0)))
 
 
 def test_a_snapshot_for_inference_has_the_same_bits_and_brings_no_weights_into_form(monkeypatch):
     net = build("capsnet", "small", rng=0)
     images = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
     expected, ready = net(images), net.for_inference()
+    ready(images)  # the first batch brings the weights into form
     monkeypatch.setattr(spectral, "transform_weights", None)  # calling it would fail
-    monkeypatch.setattr(CapsuleLayer, "_weights_by_parent", None)
     for ours, theirs in zip(ready(images), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -133,7 +136,8 @@ def test_a_snapshot_for_inference_cannot_be_trained(name):
 
 
 def test_a_snapshot_for_inference_does_not_follow_later_training():
-    net = CapsNet((20, 20, 2), 3, conv_channels=32, conv_kernel=3, primary_types=8, rng=0)
+    config = CapsNetConfig((20, 20, 2), 3, conv_channels=32, conv_kernel=3, primary_types=8)
+    net = CapsNet(config, rng=0)
     images = np.random.default_rng(0).random((2, 20, 20, 2), dtype=np.float32)
     ready, before = net.for_inference(), net(images)[0]
     for param in net.params.values():

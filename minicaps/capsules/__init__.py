@@ -3,7 +3,7 @@
 from minicaps.capsules.capsule_layer import CapsuleLayer
 from minicaps.capsules.couplings import COUPLINGS, LOGITS, Coupling, Frozen, Hard, Leaky, Softmax, Stopped
 from minicaps.capsules.decoder import Decoder, Mask
-from minicaps.capsules.dynamic_routing import DynamicRouting
+from minicaps.capsules.dynamic_routing import DynamicRouting, Iteration, RoutingCache
 from minicaps.capsules.primary import PrimaryCaps
 from minicaps.capsules.squash import Squash
 from minicaps.capsules.votes import Votes
@@ -17,9 +17,11 @@ __all__ = [
     "DynamicRouting",
     "Frozen",
     "Hard",
+    "Iteration",
     "Leaky",
     "Mask",
     "PrimaryCaps",
+    "RoutingCache",
     "Softmax",
     "Squash",
     "Stopped",

@@ -142,30 +142,32 @@ class Stopped(Coupling):
 
 
 class Frozen(Coupling):
-    r"""Given couplings, whatever the logits: c = c₀. For checks, and to see what routing changes.
+    r"""Given couplings, whatever the logits: c = c₀. To see what routing changes.
 
     Gradient: db = 0.
 
     Parameters
     ----------
-    c : array (B, I, J)
+    c : array (I, J)
+        The same for every sample.
     """
 
     constant = True
 
     def __init__(self, c: Array) -> None:
         super().__init__()
-        check_array("Frozen", "c", c, *LOGITS)
+        check_array("Frozen", "c", c, *LOGITS[1:])
         self.c = c
 
     def forward(self, b: Array) -> tuple[Array, None]:
         """b (B, I, J) -> c (B, I, J), those given."""
-        check_array("Frozen.forward", "b", b, *LOGITS, like=self.c)
-        return self.c, None
+        axes = zip(("lower capsules I", "upper capsules J"), self.c.shape, strict=True)
+        check_array("Frozen.forward", "b", b, LOGITS[0], *axes, like=self.c)
+        return get_xp(b).broadcast_to(self.c, b.shape), None
 
     def backward(self, dc: Array, cache: None) -> Array:
         """dc (B, I, J) -> db = 0 (B, I, J)."""
-        check_gradient("Frozen.backward", dc, self.c.shape, self.c)
+        check_gradient("Frozen.backward", dc, (len(dc), *self.c.shape), self.c)
         return get_xp(dc).zeros_like(dc)
 
 

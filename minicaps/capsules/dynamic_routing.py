@@ -124,6 +124,6 @@ class DynamicRouting(Layer):
     def _check_input(self, u_hat: Array) -> None:
         bias = self.params.get("bias")
         parents, dimension = self.bias_shape or (None, None)
-        axes = ("upper capsules J", parents), ("capsule dimension E", dimension)
-        check_array("DynamicRouting.forward", "u_hat", u_hat, ("batch B", None),
-                    ("lower capsules I", None), *axes, like=bias)  # fmt: skip
+        lower = ("batch B", None), ("lower capsules I", None)
+        upper = ("upper capsules J", parents), ("capsule dimension E", dimension)
+        check_array("DynamicRouting.forward", "u_hat", u_hat, *lower, *upper, like=bias)

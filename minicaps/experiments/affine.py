@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset, Warps, augment, load
-from minicaps.experiments import figures
+from minicaps.experiments import figures, pictures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
@@ -109,7 +109,7 @@ def affine(study: Study) -> None:
     """Train three networks to one accuracy on placed digits, and test them on warped ones."""
     experiment = Affine(study)
     (study.folder / "weights").mkdir(exist_ok=True)
-    study.draw("images", figures.samples(*warped_test(experiment.dataset.test_images[:24])))
+    study.draw("images", pictures.samples(*warped_test(experiment.dataset.test_images[:24])))
     for seed in study.seeds:
         for name in NETWORKS:
             study.row(experiment.train, "training", network=name, seed=seed)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from minicaps.arrays import Array, to_numpy
 from minicaps.datasets import augment, load, to_float
-from minicaps.experiments import figures
+from minicaps.experiments import figures, pictures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, learn
@@ -91,7 +91,7 @@ class Overlap:
         adam = optimizer(network, trained, self.steps)
         curve = learn(trained, adam, self.batches(seed), self.steps, self.validate, 10, progress)
         if isinstance(trained, OverlapCapsNet) and trained.decoder and seed == self.study.settings.seed:
-            self.study.draw("reconstructions", pictures(trained, *next(self.test_pairs(BATCH))))
+            self.study.draw("reconstructions", reconstructions(trained, *next(self.test_pairs(BATCH))))
         return {
             "parameters": trained.count_params(),
             "seconds": curve[-1]["seconds"],
@@ -125,13 +125,13 @@ def overlap(study: Study) -> None:
     study.finish(report(study, experiment.steps), **found.get("capsnet", {}), networks=found)
 
 
-def pictures(network: OverlapCapsNet, parts: Array, labels: Array) -> Figure:
+def reconstructions(network: OverlapCapsNet, parts: Array, labels: Array) -> Figure:
     """Draw 8-bit pairs (B, 2, H, W, C) with labels (B, 2), and what the network makes of them."""
     true = to_float(parts)  # (B, 2, H, W, C)
     x = augment.overlay(true)  # (B, H, W, C)
     outputs = network(x)
     predictions = highest_two(network.scores(outputs))  # (B, 2)
-    return figures.pairs(x, true, outputs[1], labels, predictions, network.correct(outputs, labels))
+    return pictures.pairs(x, true, outputs[1], labels, predictions, network.correct(outputs, labels))
 
 
 def curves(study: Study) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset, Warps, augment, to_float
-from minicaps.experiments import figures
+from minicaps.experiments import figures, pictures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import table
 from minicaps.experiments.training import Row
@@ -49,7 +49,7 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
     upright = class_capsules(network, images)  # (N, J, E)
     rows = []
     for angle in ANGLES:
-        study.progress(figures.degrees(angle))
+        study.progress(pictures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
         rows.append({"angle": angle, **compare_with(upright, v, labels)})
     study.draw("turning", figures.turning(rows, dataset.class_names))
@@ -87,7 +87,7 @@ def one_digit(network: CapsNet, dataset: Dataset) -> Figure:
     images = np.concatenate([turned(dataset.test_images[:1], angle) for angle in ANGLES])  # (A, H, W, C)
     v = class_capsules(network, images)  # (A, J, E)
     names = [dataset.class_names[j] for j in longest(v)]
-    return figures.one_turning_digit(to_float(images), ANGLES, v[:, dataset.test_labels[0]], names)
+    return pictures.one_turning_digit(to_float(images), ANGLES, v[:, dataset.test_labels[0]], names)
 
 
 def report(rows: Sequence[Row], count: int) -> str:
@@ -103,7 +103,7 @@ def report(rows: Sequence[Row], count: int) -> str:
 def table_line(row: Row) -> list[str]:
     """Return what the table says of an angle."""
     return [
-        figures.degrees(row["angle"]),
+        pictures.degrees(row["angle"]),
         f"{row['length']:.3f} ± {row['length_spread']:.3f}",
         f"{row['direction']:.1f}° ± {row['direction_spread']:.1f}°",
         f"{100 * row['same_class']:.1f}",

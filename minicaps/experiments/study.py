@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from minicaps import figures
 from minicaps.checks import check_choice, check_positive
 from minicaps.datasets import Dataset
 from minicaps.experiments.training import Batches, Row, fit, prepared, seconds_per_step
-from minicaps.figures import plots
 from minicaps.networks import PRESETS, Network, build, files
 from minicaps.training import Adam
 
@@ -204,7 +204,7 @@ class Study:
 
     def draw(self, name: str, figure: Figure) -> None:
         """Save a figure into the folder."""
-        plots.save(figure, self.folder / f"{name}.png")
+        figures.save(figure, self.folder / f"{name}.png")
 
     def finish(self, text: str, **summary: Any) -> None:
         """Record the summary, write the table, a Markdown text, and say it."""

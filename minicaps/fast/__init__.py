@@ -12,7 +12,7 @@ from minicaps.fast.dense import Dense
 from minicaps.fast.platform import keep_freed_memory, own_the_cores
 from minicaps.fast.primary import PrimaryCaps
 from minicaps.fast.squash import Squash
-from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, threads
+from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
 
 TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash)
 
@@ -31,5 +31,5 @@ __all__ = [
     "own_the_cores",
     "parallel",
     "slices_of",
-    "threads",
+    "thread_count",
 ]

@@ -6,7 +6,7 @@ from minicaps import layers
 from minicaps.arrays import Array, get_xp
 from minicaps.checks import any_axes, check_array, check_gradient
 from minicaps.fast.threads import parallel, work_slices
-from minicaps.layers.activations import ReLUCache
+from minicaps.layers import ReLUCache
 
 
 class ReLU(layers.ReLU):

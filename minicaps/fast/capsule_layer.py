@@ -18,8 +18,7 @@ import numpy as np
 
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import Coupling, DynamicRouting
-from minicaps.capsules.dynamic_routing import Iteration
+from minicaps.capsules import Coupling, DynamicRouting, Iteration
 from minicaps.checks import check_gradient
 from minicaps.fast.threads import parallel, work_slices
 
@@ -118,7 +117,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
         xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
         I, _, J, E = W.shape  # noqa: E741
         by_parent = self._kept("W by parent", lambda: xp.ascontiguousarray(W.transpose(2, 1, 3, 0)))
-        share = even_share(self.routing.coupling, I, J)
+        share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
         v = xp.empty((len(u), J, E), dtype=u.dtype)  # (B, J, E)
 
         def work(samples: slice) -> SliceCache:
@@ -165,11 +164,14 @@ class CapsuleLayer(capsules.CapsuleLayer):
         return du
 
 
-def even_share(coupling: Coupling, lower: int, parents: int) -> float | None:
-    """Return the coupling that logits of 0 give, where it is one number for all pairs of capsules."""
-    if coupling.params:
+def even_share(coupling: Coupling, b: Array) -> float | None:
+    """Return the coupling that logits b of 0 give, where it is one number for all pairs of capsules.
+
+    On a GPU a look at it would have to wait, so there each coupling is computed.
+    """
+    if get_xp(b) is not np or coupling.params:
         return None
-    c = coupling(np.zeros((1, lower, parents)))  # (1, I, J)
+    c = coupling(b)  # (1, I, J)
     share = float(c[0, 0, 0])
     return share if (c == share).all() else None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -99,8 +101,9 @@ class Conv2d(layers.Conv2d):
                     dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
             return dW
 
-        sums = parallel(work, in_groups(self._batch_slices(x)))
-        return sum(sums).reshape(self.params["W"].shape)  # in order: the same bits each time
+        sums: list[Array] = parallel(work, in_groups(self._batch_slices(x)))
+        dW = functools.reduce(operator.add, sums)  # in order: the same bits each time
+        return dW.reshape(self.params["W"].shape)  # (KH, KW, C, K)
 
     def _batch_slices(self, x: Array) -> list[slice]:
         """Some samples at a time: their windows laid out, and the outputs."""

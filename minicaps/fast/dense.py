@@ -6,7 +6,7 @@ from minicaps import layers
 from minicaps.arrays import Array
 from minicaps.checks import check_array, check_gradient
 from minicaps.fast.threads import matmul
-from minicaps.layers.dense import DenseCache
+from minicaps.layers import DenseCache
 
 
 class Dense(layers.Dense):

@@ -20,7 +20,8 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.fast.platform import owns_the_cores
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MATMUL_SLICES = 4  # of a product of matrices
 MIN_MULTIPLICATIONS = 1 << 20  # smaller products are done before a thread has woken up
@@ -31,7 +32,7 @@ GROUPS = 8  # in which slices are added up; fixed, so that sums do not depend on
 
 
 @functools.cache
-def threads() -> int:
+def thread_count() -> int:
     """Return how many threads work on one batch: MINICAPS_THREADS, or the cores available.
 
     Raises
@@ -63,7 +64,7 @@ def beside_other_processes(processes: int) -> Iterator[None]:
 
 @functools.cache
 def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads() - 1, thread_name_prefix="minicaps")
+    return ThreadPoolExecutor(thread_count() - 1, thread_name_prefix="minicaps")
 
 
 def parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -72,7 +73,7 @@ def parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     The calling thread works too, so that it need not wait for a helper to wake up before it starts,
     nor at the end for one that never did.
     """
-    count = min(threads() // _busy_processes, len(items)) if owns_the_cores() else 1
+    count = min(thread_count() // _busy_processes, len(items)) if owns_the_cores() else 1
     if count < 2:
         return [work(item) for item in items]
     results: dict[int, Result] = {}

@@ -1,0 +1,59 @@
+"""To look at: the figures of runs and of capsules, in one style, and the window with the sliders."""
+
+from minicaps.figures.capsules import (
+    couplings_over_image,
+    couplings_per_iteration,
+    dimension_grid,
+    squash_curve,
+)
+from minicaps.figures.explore import (
+    OFFSETS,
+    check_capsnet,
+    reconstruct_capsules,
+    reconstruct_moved,
+    write_figures,
+)
+from minicaps.figures.runs import confusion_matrix, draw_run, learning_curves, mistakes, reconstructions
+from minicaps.figures.style import (
+    COLOURS,
+    HEAT,
+    LINES,
+    STYLE,
+    draw_image,
+    headline,
+    line_style,
+    name_row,
+    save,
+    show,
+)
+from minicaps.figures.window import Explorer, find_window, open_window
+
+__all__ = [
+    "COLOURS",
+    "HEAT",
+    "LINES",
+    "OFFSETS",
+    "STYLE",
+    "Explorer",
+    "check_capsnet",
+    "confusion_matrix",
+    "couplings_over_image",
+    "couplings_per_iteration",
+    "dimension_grid",
+    "draw_image",
+    "draw_run",
+    "find_window",
+    "headline",
+    "learning_curves",
+    "line_style",
+    "mistakes",
+    "name_row",
+    "open_window",
+    "reconstruct_capsules",
+    "reconstruct_moved",
+    "reconstructions",
+    "save",
+    "show",
+    "squash_curve",
+    "write_figures",
+]

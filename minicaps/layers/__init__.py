@@ -1,9 +1,9 @@
 """What every network has: the layer contract, and the plain definitions of the common layers."""
 
-from minicaps.layers.activations import ReLU, Sigmoid, softmax, softmax_backward
+from minicaps.layers.activations import ReLU, ReLUCache, Sigmoid, softmax, softmax_backward
 from minicaps.layers.contract import Example, Layer, Loss
 from minicaps.layers.convolution import Conv2d, col2im, im2col
-from minicaps.layers.dense import Dense
+from minicaps.layers.dense import Dense, DenseCache
 from minicaps.layers.initialization import Seed, generator, uniform
 from minicaps.layers.losses import (
     CrossEntropyLoss,
@@ -22,6 +22,7 @@ __all__ = [
     "Conv2d",
     "CrossEntropyLoss",
     "Dense",
+    "DenseCache",
     "Example",
     "Layer",
     "Loss",
@@ -29,6 +30,7 @@ __all__ = [
     "MaxPool2d",
     "Pair",
     "ReLU",
+    "ReLUCache",
     "ReconstructionLoss",
     "Reshape",
     "Seed",

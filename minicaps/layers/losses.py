@@ -154,7 +154,7 @@ class WeightedSum(Loss):
             )
         check_number("WeightedSum", **{f"weight {k}": weight for k, weight in enumerate(self.weights)})
 
-    def forward(self, prediction: tuple, target: tuple) -> tuple[Array, list]:
+    def forward(self, prediction: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Array, list[Any]]:
         """prediction and target: one for each loss."""
         for name, value in (("predictions", prediction), ("targets", target)):
             if len(value) != len(self.losses):
@@ -170,7 +170,7 @@ class WeightedSum(Loss):
         ]
         return functools.reduce(operator.add, parts), [cache for _, cache in results]
 
-    def backward(self, cache: list) -> tuple:
+    def backward(self, cache: list[Any]) -> tuple[Any, ...]:
         """-> the gradient of every prediction."""
         parts = zip(self.losses, self.weights, cache, strict=True)
         return tuple(weight * loss.backward(loss_cache) for loss, weight, loss_cache in parts)

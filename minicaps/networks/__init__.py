@@ -5,7 +5,7 @@ from minicaps.networks.capsnet import CapsNet, CapsNetCache, CapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
-from minicaps.networks.weights import find_pretrained, load_network, load_pretrained, save_network
+from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
 
 __all__ = [
     "CNN",
@@ -26,6 +26,7 @@ __all__ = [
     "configure",
     "find_pretrained",
     "highest_two",
+    "load",
     "load_network",
     "load_pretrained",
     "save_network",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ class _Chain(Network):
     """A network of layers one after another that ends in logits."""
 
     chain: Sequential
+
+    @abstractmethod
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
 
     def forward(self, images: Array) -> tuple[Array, list[Any]]:
         """images (B, H, W, C), pixels 0 to 1 -> logits (B, J)."""
@@ -80,8 +85,7 @@ class MLP(_Chain):
         rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         pixels, options = math.prod(config.image_shape), {"rng": generator(rng), "dtype": dtype}
         self.chain = Sequential(
             flatten=Reshape(pixels),
@@ -154,8 +158,7 @@ class CNN(_Chain):
         rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         filters, hidden = config.filters, config.hidden
         features, options = math.prod(config.grid) * filters, {"rng": generator(rng), "dtype": dtype}
         self.chain = Sequential(

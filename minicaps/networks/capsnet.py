@@ -173,8 +173,8 @@ class CapsNet(Network):
         rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
-        super().__init__()
-        self.config, self.grid, self.own_coupling = config, config.grid, coupling is not None
+        super().__init__(config)
+        self.grid, self.own_coupling = config.grid, coupling is not None
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
         self.conv = Conv2d(
             config.image_shape[2],

@@ -32,7 +32,8 @@ def write(path: str | Path, arrays: Mapping[str, np.ndarray], description: dict[
     """Write arrays and a description, all or nothing, with the checksum of both."""
     text = json.dumps({"format": FORMAT, **description})
     content = io.BytesIO()
-    np.savez(content, description=np.array(text), checksum=np.array(digest(arrays, text)), **arrays)
+    whole = {"description": np.array(text), "checksum": np.array(digest(arrays, text)), **arrays}
+    np.savez(content, **whole)  # type: ignore[arg-type]  # numpy's stub takes every name for allow_pickle
     write_bytes(path, content.getbuffer())
 
 
@@ -94,7 +95,7 @@ def digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
         total.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        total.update(np.ascontiguousarray(array))
+        total.update(np.ascontiguousarray(array).data)
     return total.hexdigest()
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_backend, to_numpy
 from minicaps.checks import check_array, check_positive
 from minicaps.datasets import to_float
-from minicaps.layers import CrossEntropyLoss, Layer, Loss, Pair, as_pair, output_size, softmax
+from minicaps.layers import CrossEntropyLoss, Layer, Loss, Pair, Seed, as_pair, output_size, softmax
 
 ImageShape: TypeAlias = tuple[int, int, int]
 
@@ -53,7 +53,12 @@ class Network(Layer):
         What it was built from.
     """
 
+    Config: ClassVar[type[NetworkConfig]] = NetworkConfig
     config: NetworkConfig
+
+    def __init__(self, config: NetworkConfig, *, rng: Seed = None, dtype: Any = np.float32) -> None:
+        super().__init__()
+        self.config = config
 
     @property
     def image_shape(self) -> ImageShape:

@@ -73,10 +73,24 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
         raise ValueError(f"{path}: no network that this minicaps can build ({error})") from None
 
 
+def load(path: str | Path) -> Network:
+    """Load a network from a file that ``save_network`` or a training run wrote, ``model.npz``.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As ``load_network``, which returns the names of the classes too.
+    """
+    return load_network(path)[0]
+
+
 def _build(description: dict[str, Any], held: int) -> Network:
     """Build the described network, if it is about as large as what the file holds."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in description["network"].items()}
-    config = configure(description["model"], **{"preset": "paper", **fields})
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description["network"].items()
+    }
+    config = configure(description["model"], "paper", **fields)
     if config.count_params() > 2 * held:  # a little too many are told by name, by load_state
         raise ValueError("its description asks for more weights than the file holds")
     pixels, iterations = math.prod(config.image_shape), getattr(config, "iterations", 1)

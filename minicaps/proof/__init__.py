@@ -1,6 +1,27 @@
 """That it is right: backward against central differences, and the contract that every layer keeps."""
 
-from minicaps.proof.discovery import check_class, find_classes, find_examples
+from minicaps.proof.cases import Case, cases_of
+from minicaps.proof.contract import CHECKS, check_layer
+from minicaps.proof.discovery import (
+    check_class,
+    find_classes,
+    find_examples,
+    module_from_path,
+    package_modules,
+)
 from minicaps.proof.gradcheck import gradcheck
+from minicaps.proof.report import Report
 
-__all__ = ["check_class", "find_classes", "find_examples", "gradcheck"]
+__all__ = [
+    "CHECKS",
+    "Case",
+    "Report",
+    "cases_of",
+    "check_class",
+    "check_layer",
+    "find_classes",
+    "find_examples",
+    "gradcheck",
+    "module_from_path",
+    "package_modules",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -15,7 +16,10 @@ from typing import Any
 import numpy as np
 
 from minicaps.layers import Example, Layer, Loss
-from minicaps.proof.gradcheck import Report, gradcheck
+from minicaps.proof import capsule_examples  # noqa: F401, registers its examples
+from minicaps.proof.examples import EXAMPLES
+from minicaps.proof.gradcheck import gradcheck
+from minicaps.proof.report import Report
 
 
 def package_modules() -> list[ModuleType]:
@@ -60,24 +64,38 @@ def find_classes(modules: Sequence[ModuleType]) -> list[type]:
         for value in vars(module).values():
             own = inspect.isclass(value) and value.__module__ == module.__name__
             if own and not inspect.isabstract(value):
-                described = all(hasattr(value, n) for n in ("forward", "backward", "examples"))
+                described = all(hasattr(value, name) for name in ("forward", "backward", "examples"))
                 if issubclass(value, (Layer, Loss)) or described:
                     found.append(value)
     return found
 
 
-def find_examples(cls: type, seed: int = 0, dtype: Any = np.float64) -> list[Example]:
-    """Return the examples that a class gives of itself."""
-    examples = [Example(*example) for example in cls.examples(np.random.default_rng(seed), dtype)]
+def find_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> list[Example]:
+    """Return the examples of a class: those that it brings itself, or those in ``examples.py``.
+
+    Raises
+    ------
+    TypeError
+        If it has none, so that no proof can reach it.
+    """
+    make = cls.examples if hasattr(cls, "examples") else None
+    if make is None and cls.__name__ in EXAMPLES:
+        make = functools.partial(EXAMPLES[cls.__name__], cls)
+    if make is None:
+        raise TypeError(
+            f"{cls.__name__} has no examples, so no proof can reach it; give it a class method "
+            "examples(cls, rng, dtype) that yields (name, layer, inputs)"
+        )
+    examples = [Example(*example) for example in make(np.random.default_rng(seed), dtype)]
     if not examples:
         raise ValueError(f"{cls.__name__}.examples yields nothing; expected (name, layer, inputs)")
     return examples
 
 
-def check_class(cls: type, seed: int = 0, tolerance: float = 1e-6) -> Iterator[Report]:
-    """Yield a report on every example of a class."""
+def check_class(cls: Any, seed: int = 0, tolerance: float = 1e-6) -> Iterator[Report]:
+    """Yield a report on the gradients of every example of a class."""
     for name, layer, inputs, check_forward in find_examples(cls, seed):
+        label = f"{cls.__name__} ({name})"
         yield gradcheck(
-            layer, inputs, check_forward=check_forward, tolerance=tolerance, seed=seed,
-            name=f"{cls.__name__} ({name})",
-        )  # fmt: skip
+            layer, inputs, check_forward=check_forward, tolerance=tolerance, seed=seed, name=label
+        )

@@ -14,117 +14,23 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minicaps.layers import Loss
+from minicaps.proof.report import Report, Row
 
 JACOBIAN_ROWS = 64  # outputs up to this size get the identity as upstream gradients
 JACOBIAN_COLUMNS = 256  # arrays up to this size are perturbed entry by entry
-
-
-@dataclass
-class Row:
-    """What the check found for one array."""
-
-    array: str
-    shape: tuple[int, ...]
-    probes: str  # how many rows × columns of U J D were compared
-    error: float = np.inf  # max|analytic - numeric| / max(max|analytic|, max|numeric|)
-    worst: tuple[int, ...] = ()  # index of the worst entry: in the array, or the direction's number
-    analytic: float = np.nan  # the two values there
-    numeric: float = np.nan
-    crossings: int = 0  # directions in which a kink lay between both sides, whatever the step
-    problem: str = ""  # why nothing could be compared
-
-    @property
-    def zero(self) -> bool:
-        """Both sides are zero everywhere: the array has no influence, and nothing is proven."""
-        return self.analytic == 0 and self.numeric == 0
-
-    def ok(self, tolerance: float) -> bool:
-        return not self.problem and self.crossings == 0 and bool(self.error <= tolerance)
-
-    def verdict(self, tolerance: float) -> str:
-        """Return a word or two for the table."""
-        if self.ok(tolerance):
-            return "ok"
-        return "FAILED: a kink" if self.crossings and not self.problem else "FAILED"
-
-
-@dataclass
-class Report:
-    """The result of ``gradcheck``; ``print(report)`` shows it as a table.
-
-    Attributes
-    ----------
-    layer : str
-    rows : list of Row, one for every input and every parameter
-    tolerance : float
-    seed : int
-    seconds : float
-    """
-
-    layer: str
-    tolerance: float
-    seed: int
-    rows: list[Row] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether every array passed, and there was at least one."""
-        return bool(self.rows) and all(row.ok(self.tolerance) for row in self.rows)
-
-    @property
-    def worst(self) -> float:
-        """The largest relative error."""
-        return max((row.error for row in self.rows), default=np.inf)
-
-    def __str__(self) -> str:
-        head = f"{'layer':<34} {'array':<22} {'shape':<18} {'probes':<10} relative error"
-        lines = [head] + [
-            f"{self.layer:<34} {row.array:<22} {row.shape!s:<18} {row.probes:<10} {row.error:.1e} "
-            f"{row.verdict(self.tolerance)}"
-            for row in self.rows
-        ]
-        return "\n".join(lines + self.failures())
-
-    def failures(self) -> list[str]:
-        """Return one line for every array that failed: where, both values, the error, the seed."""
-        if not self.rows:
-            return [f"{self.layer}: no floating-point input and no parameter, nothing was checked"]
-        return [self._failure(row) for row in self.rows if not row.ok(self.tolerance)]
-
-    def _failure(self, row: Row) -> str:
-        place = f"{self.layer}: gradient of {row.array}"
-        if row.problem:
-            return f"{place}: {row.problem}"
-        if row.crossings:
-            return (
-                f"{place}: a kink lies within the step in {row.crossings} "
-                f"direction{'s' if row.crossings > 1 else ''}; "
-                f"move the inputs away from it (seed {self.seed})"
-            )
-        return (
-            f"{place} at {list(row.worst)}: backward says {row.analytic:.10g}, central differences "
-            f"say {row.numeric:.10g}; relative error {row.error:.1e}, allowed {self.tolerance:.0e} "
-            f"(seed {self.seed})"
-        )
-
-    def raise_if_failed(self) -> None:
-        """Raise AssertionError with every failure, if there is one."""
-        if not self.ok:
-            raise AssertionError("\n".join(self.failures()))
 
 
 def gradcheck(
     layer: Any,
     inputs: Sequence[Any],
     *,
-    check_forward: Callable | None = None,
+    check_forward: Callable[..., Any] | None = None,
     step: float = 1e-5,
     tolerance: float = 1e-6,
     seed: int = 0,
@@ -195,14 +101,18 @@ def gradcheck(
 class _Array:
     name: str
     value: np.ndarray  # perturbed in place, and restored
-    analytic: list  # one gradient for every upstream
+    analytic: list[Any]  # one gradient for every upstream
 
 
 class _Probe:
     """One layer with its inputs, and the gradients that backward gives for every upstream."""
 
     def __init__(
-        self, layer: Any, inputs: tuple, check_forward: Callable | None, rng: np.random.Generator
+        self,
+        layer: Any,
+        inputs: tuple[Any, ...],
+        check_forward: Callable[..., Any] | None,
+        rng: np.random.Generator,
     ) -> None:
         self.layer, self.rng = layer, rng
         self.is_loss = isinstance(layer, Loss)
@@ -285,12 +195,12 @@ class _Probe:
                 return row
         U = np.stack(self.upstreams)  # (rows, outputs)
         analytic = np.stack([g.ravel() for g in array.analytic]) @ directions.T  # (rows, columns)
-        columns = [self._column(array, d.reshape(shape), step) for d in directions]
-        row.crossings = sum(column is None for column in columns)
-        seen = [k for k, column in enumerate(columns) if column is not None]
+        found = [(k, self._column(array, d.reshape(shape), step)) for k, d in enumerate(directions)]
+        columns = {k: column for k, column in found if column is not None}
+        row.crossings, seen = len(found) - len(columns), list(columns)
         if not seen:
             return row
-        numeric = U @ np.stack([columns[k] for k in seen], axis=1)  # (rows, columns)
+        numeric = U @ np.stack(list(columns.values()), axis=1)  # (rows, columns)
         analytic = analytic[:, seen]
         difference = np.abs(analytic - numeric)
         where = np.unravel_index(difference.argmax(), difference.shape)  # also finds the first NaN
@@ -310,7 +220,7 @@ class _Probe:
                 return (above - below) / (2 * h)
         return None
 
-    def _evaluate(self, array: _Array, change: np.ndarray) -> tuple[np.ndarray, list]:
+    def _evaluate(self, array: _Array, change: np.ndarray) -> tuple[np.ndarray, list[Any]]:
         kept = array.value.copy()
         array.value += change
         try:
@@ -327,7 +237,7 @@ def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def _flatten(value: Any, keep: bool = False) -> list:
+def _flatten(value: Any, keep: bool = False) -> list[Any]:
     """Return the arrays in nested tuples; with `keep`, None and other things too."""
     if isinstance(value, (tuple, list)):
         return [part for item in value for part in _flatten(item, keep)]

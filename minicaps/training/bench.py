@@ -101,7 +101,7 @@ def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Benc
     rest = step - sum(stage.forward + stage.backward for stage in stages)
     stages.append(StageTime("the rest", rest, 0.0, 0))
     processes, train_rate = training_rate(net, images, labels, steps)
-    return Bench(preset, batch_size, backend.threads(), processes, stages, step, train_rate,
+    return Bench(preset, batch_size, thread_count(), processes, stages, step, train_rate,
                  inference_rate(net, images, steps), sgemm_rate() / 1e9, peak_memory(processes))  # fmt: skip
 
 

@@ -29,7 +29,7 @@ import numpy as np
 import minicaps
 from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_array
-from minicaps.fast import beside_other_processes, keep_freed_memory, slices_of, threads
+from minicaps.fast import beside_other_processes, keep_freed_memory, slices_of, thread_count
 from minicaps.layers import Loss
 from minicaps.networks import Network
 from minicaps.training.step import gradients
@@ -126,7 +126,7 @@ class DataParallel:
         count = len(parts(network, batch_size))
         if count == 1:
             return
-        processes = min(count, threads()) if os.name == "posix" and sys.executable else 1
+        processes = min(count, thread_count()) if os.name == "posix" and sys.executable else 1
         _, size = shared_arrays(network, batch_size)
         file = shared_file(size) if processes > 1 else None
         memory = mmap.mmap(file, size) if file is not None else None
@@ -136,7 +136,7 @@ class DataParallel:
             place_arrays(network, "_" + name, flat)
         if file is not None:
             message = (network, objective, batch_size)
-            self.workers = [Worker(file, message, threads() // processes) for _ in range(processes - 1)]
+            self.workers = [Worker(file, message, thread_count() // processes) for _ in range(processes - 1)]
             os.close(file)
 
     def gradients(self, images: Array, labels: Array) -> tuple[Array, Array]:

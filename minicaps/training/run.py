@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from minicaps import figures
 from minicaps.arrays import resolve, to_numpy
 from minicaps.datasets import augment, load, to_float
-from minicaps.figures import plots
 from minicaps.networks import weights as checkpoint
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
@@ -344,17 +344,17 @@ class Run:
     def _draw(self, test: Evaluation) -> None:
         images, labels = self.dataset.test_images, self.dataset.test_labels
         names = self.dataset.class_names
-        plots.save(plots.learning_curves(self.epochs), self.folder / "learning_curves.png")
+        figures.save(figures.learning_curves(self.epochs), self.folder / "learning_curves.png")
         wrong = np.flatnonzero(test.predictions != labels)
-        figure = plots.mistakes(
+        figure = figures.mistakes(
             to_float(images[wrong]), labels[wrong], test.predictions[wrong], names, len(images)
         )
-        plots.save(figure, self.folder / "mistakes.png")
-        figure = plots.confusion_matrix(labels, test.predictions, names)
-        plots.save(figure, self.folder / "confusion_matrix.png")
+        figures.save(figure, self.folder / "mistakes.png")
+        figure = figures.confusion_matrix(labels, test.predictions, names)
+        figures.save(figure, self.folder / "confusion_matrix.png")
         if getattr(self.network, "decoder", False):
             shown = slice(0, 12)
             x = to_float(images[shown])
             drawn = self.network(x)[1]
-            figure = plots.reconstructions(x, drawn, labels[shown], test.predictions[shown], names)
-            plots.save(figure, self.folder / "reconstructions.png")
+            figure = figures.reconstructions(x, drawn, labels[shown], test.predictions[shown], names)
+            figures.save(figure, self.folder / "reconstructions.png")

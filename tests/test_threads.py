@@ -7,21 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import arrays as backend
-from minicaps.arrays import chunks, parallel, pieces
+from minicaps.fast import platform
+from minicaps.fast import threads as workers
+from minicaps.fast.threads import parallel, slices_of, work_slices
 
 
 @pytest.fixture
 def threads(monkeypatch):
     def use(text):
         monkeypatch.setenv("MINICAPS_THREADS", text)
-        backend.threads.cache_clear()
-        backend._helpers.cache_clear()
+        workers.thread_count.cache_clear()
+        workers._helpers.cache_clear()
 
     yield use
     monkeypatch.undo()
-    backend.threads.cache_clear()
-    backend._helpers.cache_clear()
+    workers.thread_count.cache_clear()
+    workers._helpers.cache_clear()
 
 
 @pytest.mark.parametrize("text", ["1", "3"])
@@ -54,22 +55,29 @@ def test_helpers_work_under_the_error_state_of_the_caller(threads):
 
 
 @given(st.integers(0, 10**4), st.integers(1, 10**6))
-def test_pieces_cover_everything_once_in_equal_shares(count, numbers):
-    cuts = pieces(count, numbers, np)
-    assert [k for cut in cuts for k in range(count)[cut]] == list(range(count))
-    sizes = [cut.stop - cut.start for cut in cuts]
-    assert max(sizes) * numbers <= backend.PIECE + numbers
+def test_work_slices_cover_everything_once_in_equal_shares(count, numbers):
+    slices = work_slices(count, numbers, np)
+    assert [k for part in slices for k in range(count)[part]] == list(range(count))
+    sizes = [part.stop - part.start for part in slices]
+    assert max(sizes) * numbers <= workers.SLICE_NUMBERS + numbers
     assert len(set(sizes[:-1])) <= 1
-    assert pieces(count, numbers, object()) == [slice(0, count)]  # a GPU
+    assert work_slices(count, numbers, object()) == [slice(0, count)]  # a GPU
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
 def test_a_wrong_number_of_threads_is_refused(threads, text):
     threads(text)
     with pytest.raises(ValueError, match="expected a whole number above 0"):
-        backend.threads()
+        workers.thread_count()
 
 
-def test_chunks_cover_everything_once():
-    assert chunks(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert chunks(3, 5) == [slice(0, 3)]
+def test_slices_cover_everything_once():
+    assert slices_of(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert slices_of(3, 5) == [slice(0, 3)]
+
+
+def test_threads_work_only_where_the_cores_were_asked_for(threads, monkeypatch):
+    threads("3")
+    monkeypatch.setattr(platform, "_owned", False)
+    names = parallel(lambda k: threading.current_thread(), list(range(20)))
+    assert set(names) == {threading.current_thread()}

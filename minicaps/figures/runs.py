@@ -1,0 +1,227 @@
+"""The figures of a training run: how it went, and what its network makes of the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from minicaps.arrays import Array
+from minicaps.checks import check_labels, check_shape
+from minicaps.datasets import Dataset, to_float
+from minicaps.figures.style import (
+    HEAT,
+    MAX_NAMES,
+    STYLE,
+    draw_image,
+    headline,
+    line_style,
+    name_row,
+    name_ticks,
+    save,
+    short_name,
+    whole_numbers,
+    write_numbers,
+)
+from minicaps.networks import Network
+
+if TYPE_CHECKING:
+    from minicaps.training import Evaluation
+
+MAX_RECONSTRUCTIONS = 12  # in the figure of a run
+
+
+def draw_run(
+    folder: str | Path,
+    *,
+    epochs: Sequence[Mapping[str, Any]],
+    network: Network,
+    dataset: Dataset,
+    test: Evaluation,
+) -> None:
+    """Write learning_curves.png, mistakes.png, confusion_matrix.png and reconstructions.png.
+
+    The last is left out where the network has no decoder.
+
+    Parameters
+    ----------
+    folder : path
+        Of the run.
+    epochs : sequence of dict
+        As for ``learning_curves``.
+    network : Network
+        On the host.
+    dataset : Dataset
+    test : Evaluation
+        Of all test images.
+    """
+    folder = Path(folder)
+    save(learning_curves(epochs), folder / "learning_curves.png")
+    for name, figure in of_test_images(network, dataset, dataset.class_names, test.predictions):
+        save(figure, folder / f"{name}.png")
+
+
+def of_test_images(
+    network: Network, dataset: Dataset, class_names: Sequence[str], predictions: Array, first: int = 0
+) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of what a network makes of the test images.
+
+    Parameters
+    ----------
+    class_names : sequence of str
+    predictions : integer array (N,)
+        Of all test images.
+    first : int
+        The test image with which the reconstructions begin.
+    """
+    images, labels = dataset.test_images, dataset.test_labels
+    if getattr(network, "decoder", None):
+        few = (first + np.arange(min(MAX_RECONSTRUCTIONS, len(images)))) % len(images)  # (n,)
+        x = to_float(images[few])  # (n, H, W, C)
+        made = network(x)[1]  # (n, H, W, C)
+        yield "reconstructions", reconstructions(x, made, labels[few], predictions[few], class_names)
+    yield "confusion_matrix", confusion_matrix(labels, predictions, class_names)
+    wrong = np.flatnonzero(predictions != labels)
+    x = to_float(images[wrong])
+    yield "mistakes", mistakes(x, labels[wrong], predictions[wrong], class_names, len(images))
+
+
+def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw loss and accuracy over the epochs, for training and validation.
+
+    Parameters
+    ----------
+    epochs : sequence of dict
+        As in ``metrics.jsonl``: ``epoch``, ``train_loss``, ``validation_loss``,
+        ``train_accuracy`` and ``validation_accuracy`` (0 to 1).
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.9))
+        x = [row["epoch"] for row in epochs]
+        panels = {
+            "loss": ("Loss per image", 1, ".4f"),
+            "accuracy": ("Images classified correctly (%)", 100, ".2f"),
+        }
+        for axes, (name, (label, scale, digits)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+            for k, part in enumerate(("train", "validation")):
+                y = [scale * row[f"{part}_{name}"] for row in epochs]
+                axes.plot(x, y, label=part.replace("train", "training"), **line_style(k))
+            axes.set(xlabel="Epoch", ylabel=label)
+            unit = " %" if scale == 100 else ""
+            axes.set_title(f"{name.capitalize()}: {y[-1]:{digits}}{unit} on validation at the end")
+            whole_numbers(axes.xaxis)
+            axes.legend()
+        return figure
+
+
+def reconstructions(
+    images: Array, reconstructions: Array, labels: Array, predictions: Array, class_names: Sequence[str]
+) -> Figure:
+    """Draw images above what the decoder makes of the predicted capsule.
+
+    Parameters
+    ----------
+    images, reconstructions : arrays (N, H, W, C), 0 to 1
+    labels, predictions : integer arrays (N,)
+    class_names : sequence of str
+    """
+    with matplotlib.rc_context(STYLE):
+        count = len(images)
+        figure = Figure(figsize=(max(5.6, 0.75 * count + 1.2), 2.1))
+        grid = figure.subplots(2, count, squeeze=False)
+        for k in range(count):
+            draw_image(grid[0, k], images[k], short_name(class_names[labels[k]]))
+            predicted = class_names[predictions[k]]
+            text = short_name(predicted) if labels[k] == predictions[k] else f"{short_name(predicted, 8)} ✗"
+            draw_image(grid[1, k], reconstructions[k], text)
+        for row, text in enumerate(("input", "reconstruction")):
+            name_row(grid[row, 0], text)
+        headline(figure, "Inputs with their class, and their reconstructions from the predicted class")
+        return figure
+
+
+def mistakes(
+    images: Array,
+    labels: Array,
+    predictions: Array,
+    class_names: Sequence[str],
+    total: int,
+    maximum: int = 40,
+) -> Figure:
+    """Draw the images that were classified wrongly, with the true and the predicted class.
+
+    Parameters
+    ----------
+    images : array (N, H, W, C), 0 to 1
+        The mistakes only.
+    labels, predictions : integer arrays (N,)
+    class_names : sequence of str
+    total : int
+        How many images were classified in all.
+    maximum : int
+        How many to draw.
+    """
+    with matplotlib.rc_context(STYLE):
+        shown = min(len(images), maximum)
+        rows = max(1, -(-shown // 8))
+        figure = Figure(figsize=(7.2, 1.05 * rows + 0.5))
+        grid = figure.subplots(rows, 8, squeeze=False).ravel()
+        for k, axes in enumerate(grid):
+            if k < shown:
+                true, predicted = short_name(class_names[labels[k]]), short_name(class_names[predictions[k]])
+                space = " " if len(true + predicted) < 11 else "\n"
+                draw_image(axes, images[k], f"{true}{space}→ {predicted}")
+            else:
+                axes.axis("off")
+        count = "all" if shown == len(images) else f"the first {shown}"
+        text = f"{len(images)} of {total:,} images are classified wrongly; {count} of them, true → predicted"
+        headline(figure, text)
+        return figure
+
+
+def confusion_matrix(labels: Array, predictions: Array, class_names: Sequence[str]) -> Figure:
+    """Draw how often each class is taken for each other; the colour counts mistakes only.
+
+    Parameters
+    ----------
+    labels, predictions : integer arrays (N,), 0 to J - 1
+    class_names : sequence of J str
+    """
+    labels, predictions, classes = np.asarray(labels), np.asarray(predictions), len(class_names)
+    check_shape("confusion_matrix", "labels", labels, ("images N", None))
+    for each in (labels, predictions):
+        check_labels("confusion_matrix", each, len(labels), classes)
+    counts = np.zeros((classes, classes), dtype=int)
+    np.add.at(counts, (labels, predictions), 1)  # (J, J)
+    wrong = np.ma.masked_array(counts, mask=np.eye(classes, dtype=bool))  # (J, J)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 4.6))
+        axes = figure.subplots()
+        colours = matplotlib.colormaps[HEAT].with_extremes(bad="0.92")
+        heat_map = axes.imshow(wrong, cmap=colours, vmin=0, vmax=max(1, wrong.filled(0).max()))
+        name_ticks(axes, class_names, class_names)
+        axes.set(xlabel="Predicted class", ylabel="True class")
+        if classes <= MAX_NAMES:
+            write_numbers(heat_map, counts, lambda count: str(count or ""))
+        ticks = MaxNLocator(integer=True)
+        figure.colorbar(heat_map, label="Images taken for another class", shrink=0.8, ticks=ticks)
+        headline(figure, _most_frequent_mistake(wrong.filled(0), len(labels), class_names))
+        return figure
+
+
+def _most_frequent_mistake(wrong: Array, total: int, class_names: Sequence[str]) -> str:
+    """Return in words how many images are classified correctly, and what goes wrong most often."""
+    if not wrong.any():
+        return f"All {total:,} images are classified correctly"
+    true, predicted = divmod(int(wrong.argmax()), len(class_names))
+    times = "once" if wrong.max() == 1 else f"{wrong.max():,} times"
+    return (
+        f"{total - wrong.sum():,} of {total:,} images are classified correctly;\n"
+        f"most often, {times}, {short_name(class_names[true])} is taken for "
+        f"{short_name(class_names[predicted])}"
+    )

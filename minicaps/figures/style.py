@@ -1,0 +1,152 @@
+"""What all figures share: one look, readable in grey print and for colour-blind eyes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+
+from minicaps.arrays import Array
+
+STYLE: dict[Any, Any] = {  # for matplotlib.rc_context
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "image.cmap": "gray",
+    "savefig.facecolor": "white",
+}
+# Okabe and Ito's colours, ordered from dark to light so that they also differ in grey
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+HEAT = "Blues"  # of heat maps: light is little, dark is much, in grey print too
+MAX_NAMES = 20  # along an axis of a heat map; of more classes the numbers stand there
+
+
+def line_style(k: int) -> dict[str, Any]:
+    """Return colour, dash and marker of the k-th curve: three ways to tell it from the others."""
+    return {
+        "color": COLOURS[k % len(COLOURS)],
+        "linestyle": LINES[k % len(LINES)],
+        "marker": MARKERS[k % len(MARKERS)],
+        "markersize": 4,
+    }
+
+
+# -- files and notebooks -----------------------------------------------------------------------
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG (or what the path's ending says)."""
+    figure.savefig(path)
+
+
+def show(figure: Figure, name: str) -> Path:
+    """Save a figure as ``<folder>/<name>.png``, print the path, and display it in a notebook.
+
+    The folder is that of the variable MINICAPS_FIGURES, or ``figures`` in the current folder; it is
+    made if it is missing.
+
+    Returns
+    -------
+    Path
+        Of the file.
+    """
+    folder = Path(os.environ.get("MINICAPS_FIGURES") or "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    save(figure, path)
+    print(path)
+    _display(path, figure.get_figwidth())
+    return path
+
+
+def _display(path: Path, inches: float) -> None:
+    """Display an image in the notebook that this runs in, if it runs in one."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) is None:  # not in IPython, or in a terminal without pictures
+        return
+    from IPython.display import Image, display
+
+    display(Image(filename=str(path), width=round(100 * inches)))
+
+
+# -- text ------------------------------------------------------------------------------------
+
+
+def headline(figure: Figure, text: str) -> None:
+    """Put a sentence above all panels."""
+    figure.suptitle(text, fontsize=10, x=0.01, ha="left")
+
+
+def short_name(name: str, maximum: int = 10) -> str:
+    """Return a class's name as it fits above a small image."""
+    return name if len(name) <= maximum else f"{name[: maximum - 1]}…"
+
+
+# -- images and heat maps ----------------------------------------------------------------------
+
+
+def draw_image(axes: Axes, image: Array, title: str) -> None:
+    """Draw an image (H, W, C), 0 to 1, without ticks."""
+    axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, vmin=0, vmax=1)
+    title_only(axes, title)
+
+
+def name_row(axes: Axes, text: str) -> None:
+    """Write a row's name to the left of its first panel."""
+    axes.set_ylabel(text, rotation=0, ha="right", va="center")
+
+
+def title_only(axes: Axes, title: str) -> None:
+    """Put a small title above a panel, and take its ticks and frame away."""
+    axes.set_title(title, fontsize=8, loc="center", pad=2)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Let ticks stand at whole numbers only."""
+    axis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+def name_ticks(axes: Axes, columns: Sequence[str] | None, rows: Sequence[str] | None) -> None:
+    """Name the columns and rows of a heat map; without names, or with many, numbers stand there."""
+    axes.grid(False)
+    for axis, names in ((axes.xaxis, columns), (axes.yaxis, rows)):
+        if names is None or len(names) > MAX_NAMES:
+            whole_numbers(axis)
+        else:
+            axis.set_ticks(range(len(names)), names)
+    if columns is not None and len(columns) <= MAX_NAMES and sum(map(len, columns)) > 30:
+        axes.tick_params("x", rotation=90)
+
+
+def write_numbers(heat_map: AxesImage, values: Array, text: Callable[[Any], str]) -> None:
+    """Write values (rows, columns) into the cells of a heat map, in white where it is dark."""
+    colours = heat_map.to_rgba(np.ma.asarray(heat_map.get_array()))[..., :3]  # (rows, columns, 3)
+    dark = colours.mean(axis=-1) < 0.5  # (rows, columns)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if dark[row, column] else "black"
+        heat_map.axes.text(column, row, text(value), ha="center", va="center", fontsize=7, color=colour)

@@ -1,0 +1,206 @@
+"""Examples of capsules, and of the networks made of layers and capsules (see examples.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minicaps.arrays import Array
+from minicaps.capsules import Hard, Leaky, Softmax, Stopped
+from minicaps.layers import Example
+from minicaps.proof.examples import of
+
+# -- capsules ---------------------------------------------------------------------------------
+
+
+@of("Squash")
+def squash(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    for name, scale in {"short": 0.1, "medium": 1.0, "long": 10.0}.items():
+        yield Example(name, cls(), ((scale * rng.normal(size=(2, 3, 4))).astype(dtype),))
+
+
+@of("Softmax", "Hard", "OverChildren")
+def coupling(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    yield Example("normal", cls(), (rng.normal(size=(2, 5, 3)).astype(dtype),))
+
+
+@of("Leaky")
+def leaky(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    b = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, J)
+    yield Example("softmax", cls(), (b,))
+    yield Example("hard", cls(Hard()), (b,))
+
+
+@of("Stopped")
+def stopped(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    b = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, J)
+    for name, inner in {"softmax": Softmax(), "leaky": Leaky()}.items():
+        layer = cls(inner)
+        c = layer(b)  # (B, I, J), what the gradient takes for constant
+        yield Example(name, layer, (b,), lambda _, c=c: (c, None))
+
+
+@of("Frozen")
+def frozen(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    b, c = rng.normal(size=(2, 5, 3)).astype(dtype), rng.uniform(size=(5, 3)).astype(dtype)
+    yield Example("uniform", cls(c), (b,))
+
+
+def ways_to_route() -> dict[str, dict[str, Any]]:
+    """Return a set of options for every way to route, by name."""
+    return {
+        "1 iteration": {"iterations": 1},
+        "2 iterations": {"iterations": 2},
+        "3 iterations": {"iterations": 3},
+        "5 iterations": {"iterations": 5},
+        "bias": {"iterations": 2, "bias": True},
+        "leaky": {"iterations": 3, "coupling": Leaky()},
+        "stopped": {"iterations": 3, "coupling": Stopped(), "bias": True},
+        "stopped and leaky": {"iterations": 2, "coupling": Stopped(Leaky())},
+        "hard": {"iterations": 3, "coupling": Hard()},
+        "hard and leaky": {"iterations": 3, "coupling": Leaky(Hard())},
+    }
+
+
+def with_couplings(routing: Any, u_hat: Array, c: Array) -> tuple[Array, Any]:
+    """Return v for given couplings c (B, I, J), which is what stopped couplings differentiate."""
+    return routing.squash.forward((c[..., None] * u_hat).sum(axis=1) + routing.params.get("bias", 0))
+
+
+@of("DynamicRouting")
+def dynamic_routing(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    for name, options in ways_to_route().items():
+        u_hat = rng.normal(size=(2, 5, 3, 4)).astype(dtype)  # (B, I, J, E)
+        layer = cls(**options_of_routing(options, (3, 4)), dtype=dtype)
+        check_forward = None
+        if isinstance(layer.coupling, Stopped):
+            c = layer.forward(u_hat)[1].c[-1]  # (B, I, J)
+
+            def check_forward(u_hat: Array, layer: Any = layer, c: Array = c) -> Any:
+                return with_couplings(layer, u_hat, c)
+
+        yield Example(name, layer, (u_hat,), check_forward)
+
+
+def options_of_routing(options: dict[str, Any], bias_shape: tuple[int, int]) -> dict[str, Any]:
+    """Return the options as DynamicRouting takes them: a shape for the bias."""
+    bias = {"bias_shape": bias_shape} if options.get("bias") else {}
+    return {**{name: value for name, value in options.items() if name != "bias"}, **bias}
+
+
+@of("Votes")
+def votes(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    u = rng.normal(size=(2, 5, 4)).astype(dtype)  # (B, I, D)
+    yield Example("start", cls(5, 4, 3, 6, rng=rng, dtype=dtype), (u,))
+    yield Example("large W", cls(5, 4, 3, 6, std=0.5, rng=rng, dtype=dtype), (u,))
+
+
+@of("PrimaryCaps")
+def primary_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    x = rng.normal(size=(2, 6, 5, 3)).astype(dtype)  # (B, H, W, C)
+    for name, options in {"plain": {}, "stride and padding": {"stride": 2, "padding": 1}}.items():
+        yield Example(name, cls(3, 2, 4, (3, 2), rng=rng, dtype=dtype, **options), (x,))
+
+
+@of("CapsuleLayer")
+def capsule_layer(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    for name, options in {**ways_to_route(), "small W": {"std": 0.1}}.items():
+        u = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, D)
+        layer = cls(5, 3, 4, 6, **{"std": 0.7, **options}, rng=rng, dtype=dtype)
+        check_forward = None
+        if isinstance(layer.routing.coupling, Stopped):
+            c = layer.forward(u)[1].c[-1]  # (B, I, J)
+
+            def check_forward(u: Array, layer: Any = layer, c: Array = c) -> Any:
+                return with_couplings(layer.routing, layer.votes(u), c)
+
+        yield Example(name, layer, (u,), check_forward)
+
+
+@of("Mask")
+def mask(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    v = rng.normal(size=(3, 4, 5)).astype(dtype)  # (B, J, E)
+    yield Example("by label", cls(), (v, np.array([1, 3, 0])))
+    yield Example("longest", cls(), (v,))
+
+
+@of("Decoder")
+def decoder(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    masked = rng.normal(size=(2, 6)).astype(dtype)  # (B, J·E)
+    yield Example("paper's widths", cls(6, (4, 5, 3), rng=rng, dtype=dtype), (masked,))
+    yield Example("narrow", cls(6, (4, 5, 3), hidden=(7, 8), rng=rng, dtype=dtype), (masked,))
+
+
+# -- networks ---------------------------------------------------------------------------------
+
+
+@of("MLP")
+def mlp(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    images = rng.uniform(size=(2, 5, 4, 3)).astype(dtype)
+    for name, options in {"walk-through": {}, "narrow": {"hidden": 7}}.items():
+        yield Example(name, cls(cls.Config((5, 4, 3), 6, **options), rng=rng, dtype=dtype), (images,))
+
+
+@of("CNN", "OverlapCNN")
+def cnn(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    images = rng.uniform(size=(2, 29, 28, 3)).astype(dtype)
+    for name, options in {"walk-through": {}, "narrow": {"filters": 4, "hidden": 7}}.items():
+        yield Example(name, cls(cls.Config((29, 28, 3), 6, **options), rng=rng, dtype=dtype), (images,))
+
+
+@of("CapsNet")
+def capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
+    yield from capsnets(cls, images, np.array([3, 1]), rng, dtype)
+
+
+@of("OverlapCapsNet")
+def overlap_capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    images = rng.uniform(size=(4, 9, 8, 3)).astype(dtype)
+    yield from capsnets(cls, images, np.array([[3, 1], [0, 2], [4, 3], [1, 0]]), rng, dtype)
+
+
+def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> Iterator[Example]:
+    """Yield small networks for images (B, 9, 8, 3) of 5 classes, one at least for every option."""
+    small = {
+        "image_shape": (9, 8, 3), "classes": 5, "conv_channels": 4, "conv_kernel": 3, "primary_types": 2,
+        "primary_dimension": 3, "primary_kernel": (3, 2), "class_dimension": 6, "decoder_hidden": (7, 11),
+        "std": 1.0,  # couplings that are not near uniform
+    }  # fmt: skip
+    cases: dict[str, tuple[dict[str, Any], tuple[Array, ...]]] = {
+        "by label": ({}, (images, labels)),
+        "longest": ({}, (images,)),
+        "no decoder": ({"decoder": False, "conv_stride": 2, "primary_stride": 1}, (images,)),
+        "routing options": (
+            {"iterations": 2, "bias": True, "coupling": "leaky", "reconstruction_scale": 0.01},
+            (images, labels),
+        ),
+        "hard": ({"coupling": "hard", "decoder": False}, (images,)),
+        "stopped": ({"stopped_gradient": True, "std": 0.9}, (images, labels)),
+        "other sizes": (
+            {
+                "conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3, "primary_dimension": 2,
+                "primary_kernel": 4, "class_dimension": 4, "decoder_hidden": (6, 5),
+            },
+            (images, labels),
+        ),
+    }  # fmt: skip
+    for name, (options, inputs) in cases.items():
+        network = cls(cls.Config(**{**small, **options}), rng=rng, dtype=dtype)
+        stopped = network.config.stopped_gradient
+        yield Example(name, network, inputs, frozen_network(network, *inputs) if stopped else None)
+
+
+def frozen_network(network: Any, *inputs: Array) -> Callable[..., Any]:
+    """Return a forward whose couplings stay those of `inputs`: what stopped couplings differentiate."""
+    c = network.forward(*inputs)[1].capsules.c[-1]  # (B, I, J)
+
+    def forward(images: Array, labels: Array) -> tuple[Any, Any]:
+        x, relu = network.relu.forward(network.conv(images))
+        v, _ = with_couplings(network.capsules.routing, network.capsules.votes(network.primary(x)), c)
+        image, mask, decoder = network.decode(v, labels)
+        return (v, image), (relu, mask, decoder)
+
+    return forward
