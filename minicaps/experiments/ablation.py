@@ -143,20 +143,20 @@ class Ablation:
     def start(self, variant: Variant, seed: int) -> tuple[CapsNet, Batches]:
         """Return a network with its first weights, and its batches."""
         rng = np.random.default_rng([seed, 1])
-        drawn = endless(self.images, self.labels, variant.batch_size, rng)
-        return variant.build(self.study.settings.preset, self.dataset, seed), drawn
+        batches = endless(self.images, self.labels, variant.batch_size, rng)
+        return variant.build(self.study.settings.preset, self.dataset, seed), batches
 
     def train(self, variant: dict[str, Any], seed: int) -> Row:
         """Train the variant with these options, and examine it at the end, or where it diverged."""
         chosen = Variant(**variant)
-        network, drawn = self.start(chosen, seed)
+        network, batches = self.start(chosen, seed)
         steps = max(1, round(self.steps * BASE.batch_size / chosen.batch_size))
         warmup = round(WARMUP * steps) if chosen.warmup else 0
         adam = Adam(network, Constant(chosen.learning_rate, warmup))
         number, began = self.number(chosen, seed), time.perf_counter()
         progress = self.study.progress_of(number)
         try:
-            found = learn(network, adam, drawn, steps, self.examine, progress=progress)[-1]
+            found = learn(network, adam, batches, steps, self.examine, progress=progress)[-1]
         except Diverged as error:  # a result too, of one variant
             self.study.say(f"{number}  {error}")
             seconds = time.perf_counter() - began

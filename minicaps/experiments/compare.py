@@ -103,18 +103,18 @@ class Comparison:
         """Return a network with its first weights, and its batches."""
         rng = np.random.default_rng([seed, 1])
         change = partial(augment.shift, largest=plan.shift, rng=rng)
-        drawn = endless(self.images, self.labels, plan.batch_size, rng, change)
-        return self.study.build(plan.network, self.dataset, seed), drawn
+        batches = endless(self.images, self.labels, plan.batch_size, rng, change)
+        return self.study.build(plan.network, self.dataset, seed), batches
 
     def train(self, label: str, seed: int) -> Row:
         """Train the network of this plan and seed, and validate it after every epoch."""
         plan = PLANS[label]
         in_epoch = self.steps_in_epoch(plan)
         steps = max(1, round(self.epochs * in_epoch))
-        network, drawn = self.start(plan, seed)
+        network, batches = self.start(plan, seed)
         examine = partial(accuracy, images=self.validation[0], labels=self.validation[1])
         rounds, progress = max(1, round(self.epochs)), self.study.progress_of(label)
-        curve = learn(network, plan.adam(network, steps), drawn, steps, examine, rounds, progress)
+        curve = learn(network, plan.adam(network, steps), batches, steps, examine, rounds, progress)
         return {
             "network": plan.network,
             "parameters": network.count_params(),

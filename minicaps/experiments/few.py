@@ -46,16 +46,16 @@ class FewImages:
         chosen = np.random.default_rng([seed, 2]).permutation(len(self.images))[:count]  # (count,)
         rng = np.random.default_rng([seed, 1])
         change = partial(augment.shift, largest=SHIFT, rng=rng)
-        drawn = endless(self.images[chosen], self.labels[chosen], BATCH, rng, change)
-        return self.study.build(name, self.dataset, seed), drawn
+        batches = endless(self.images[chosen], self.labels[chosen], BATCH, rng, change)
+        return self.study.build(name, self.dataset, seed), batches
 
     def train(self, network: str, images: int, seed: int) -> Row:
         """Train the network of this name on so many images, and test it once."""
-        trained, drawn = self.start(network, images, seed)
+        trained, batches = self.start(network, images, seed)
         adam = Adam(trained, Cosine(LEARNING_RATES[network], self.steps))
         test = partial(accuracy, images=self.dataset.test_images, labels=self.dataset.test_labels)
         progress = self.study.progress_of(f"{NAMES[network]}, {images:,} images")
-        curve = learn(trained, adam, drawn, self.steps, test, progress=progress)
+        curve = learn(trained, adam, batches, self.steps, test, progress=progress)
         return {"parameters": trained.count_params(), **curve[-1]}
 
 

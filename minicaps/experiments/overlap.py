@@ -46,14 +46,14 @@ def optimizer(name: str, network: Network, steps: int) -> Adam:
 
 def some_pairs(images: Array, labels: Array, count: int) -> Batches:
     """Yield the same `count` pairs each time, in batches."""
-    drawn = augment.pairs(images, labels, BATCH, FRAME, np.random.default_rng(0))
-    return itertools.islice(drawn, count // BATCH)
+    batches = augment.pairs(images, labels, BATCH, FRAME, np.random.default_rng(0))
+    return itertools.islice(batches, count // BATCH)
 
 
-def examine(network: Network, drawn: Batches) -> Row:
+def examine(network: Network, batches: Batches) -> Row:
     """Return the share of pairs with both digits correct, and of digits found."""
     network, predictions, labels = network.for_inference(), [], []
-    for parts, both in drawn:
+    for parts, both in batches:
         x, y = to_batch(parts, both, network.xp)  # (B, 2, H, W, C), (B, 2)
         outputs = network(*network.training_inputs(x, y))
         predictions.append(to_numpy(highest_two(network.scores(outputs))))  # (B, 2)

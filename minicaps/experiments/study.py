@@ -140,22 +140,22 @@ class Study:
         rng = np.random.default_rng([seed, 0])
         return build(name, self.settings.preset, rng=rng, **{**of_data, **options})
 
-    def fix_steps(self, network: Network, drawn: Batches, default: int | None = None) -> int:
+    def fix_steps(self, network: Network, batches: Batches, default: int | None = None) -> int:
         """Return how many steps the CapsNet is trained for, and record it.
 
         That is what `steps` says, or as many as fit into `minutes`, or `default`.
 
         Parameters
         ----------
-        network, drawn
+        network, batches
             A CapsNet and its batches. It is trained for a moment, to time it, and then thrown away.
         default : int, optional
         """
         if self.result["steps"] is None:
             steps, minutes = self.settings.steps, self.settings.minutes
             if steps is None and minutes is not None:
-                with prepared(network, drawn) as (source, drawn):
-                    seconds = seconds_per_step(partial(fit, source, Adam(network, 1e-3), drawn))
+                with prepared(network, batches) as (source, batches):
+                    seconds = seconds_per_step(partial(fit, source, Adam(network, 1e-3), batches))
                 steps = max(1, round(60 * minutes / seconds))
             self.result["steps"] = steps or default
             self.save()

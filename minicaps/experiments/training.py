@@ -12,24 +12,25 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.networks import Network
-from minicaps.training import DataParallel, Optimizer, batches, evaluate, to_batch, train_step
+from minicaps.training import DataParallel, Optimizer, evaluate, to_batch, train_step
+from minicaps.training import batches as numbers_in_batches
 
 Batches: TypeAlias = Iterator[tuple[Array, Array]]  # 8-bit images (B, H, W, C), and labels (B,)
 Row: TypeAlias = dict[str, Any]  # of JSON's types
 
 
 @contextmanager
-def prepared(network: Network, drawn: Batches) -> Iterator[tuple[DataParallel, Batches]]:
+def prepared(network: Network, batches: Batches) -> Iterator[tuple[DataParallel, Batches]]:
     """Yield what trains `network` on batches no larger than the first, and the batches."""
-    first = next(drawn)
+    first = next(batches)
     with DataParallel(network, network.objective(), len(first[1])) as source:
-        yield source, chain([first], drawn)
+        yield source, chain([first], batches)
 
 
 def fit(
     source: DataParallel,
     optimizer: Optimizer,
-    drawn: Batches,
+    batches: Batches,
     steps: int,
     report: Callable[[float], None] = lambda loss: None,
 ) -> float:
@@ -41,7 +42,7 @@ def fit(
         Of the gradients, as ``prepared`` yields it.
     optimizer : Optimizer
         Of its network.
-    drawn : iterator of (images, labels)
+    batches : iterator of (images, labels)
         8-bit images; it is left after the last batch used.
     steps : int
         1 or more.
@@ -54,7 +55,7 @@ def fit(
         If the loss or a gradient is not finite. The weights are those before the step.
     """
     total = 0.0
-    for images, labels in islice(drawn, steps):
+    for images, labels in islice(batches, steps):
         loss = train_step(source, optimizer, *to_batch(images, labels, source.network.xp)).loss
         total += loss
         report(loss)
@@ -93,7 +94,7 @@ class Watch:
 def learn(
     network: Network,
     optimizer: Optimizer,
-    drawn: Batches,
+    batches: Batches,
     steps: int,
     examine: Callable[[Network], Row],
     rounds: int = 1,
@@ -104,7 +105,7 @@ def learn(
     Parameters
     ----------
     network : Network
-    optimizer, drawn, steps
+    optimizer, batches, steps
         As for ``fit``; the optimizer has made no step yet.
     examine : callable
         Returns what to note of a network.
@@ -126,10 +127,10 @@ def learn(
     """
     curve: list[Row] = []
     watch, rounds = Watch(optimizer, steps, progress), min(rounds, steps)
-    with prepared(network, drawn) as (source, drawn):
+    with prepared(network, batches) as (source, batches):
         for k in range(1, rounds + 1):
             watch.go_on()
-            loss = fit(source, optimizer, drawn, steps * k // rounds - optimizer.steps, watch.note)
+            loss = fit(source, optimizer, batches, steps * k // rounds - optimizer.steps, watch.note)
             point = {"step": optimizer.steps, "seconds": watch.seconds, "loss": loss}
             curve.append({**point, **examine(network)})
     return curve
@@ -149,7 +150,7 @@ def endless(
 ) -> Batches:
     """Yield batches in random order, epoch after epoch, of images changed by `change`."""
     while True:
-        for chosen in batches(len(images), batch_size, rng):
+        for chosen in numbers_in_batches(len(images), batch_size, rng):
             yield change(images[chosen]), labels[chosen]
 
 
