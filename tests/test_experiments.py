@@ -3,19 +3,31 @@
 import json
 import math
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from helpers import mnist, small_dataset, write_folder
 
+from minicaps import CapsuleLayer, DynamicRouting
+from minicaps.capsules import Stopped
 from minicaps.cli import main
 from minicaps.datasets import Warps
-from minicaps.experiments import affine, comparison, overlap, rotation, study
-from minicaps.experiments.ablation import BASE, GROUPS, RoutingOverChildren, Variant
-from minicaps.experiments.registry import EXPERIMENTS, settings_of
-from minicaps.networks import MLP, load_pretrained
-from minicaps.proof.gradcheck import gradcheck
-from minicaps.training.processes import DataParallel
+from minicaps.experiments import (
+    EXPERIMENTS,
+    affine,
+    compare,
+    few,
+    overlap,
+    rotate,
+    settings_of,
+    study,
+    training,
+)
+from minicaps.experiments.ablation import BASE, GROUPS, OverChildren, Variant
+from minicaps.networks import MLP, MLPConfig, load_pretrained
+from minicaps.proof import gradcheck
+from minicaps.training import DataParallel, Result
 
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
 
@@ -30,8 +42,8 @@ def small(monkeypatch):
     for module, sizes in {
         overlap: {"BATCH": 10, "VALIDATION_PAIRS": 20, "TEST_PAIRS": 40},
         affine: {"BATCH": 10, "SWEEP_IMAGES": 10},
-        rotation: {"IMAGES": 30},
-        comparison: {"FEW": (20, 100, 1_000), "FEW_BATCH": 10},
+        rotate: {"IMAGES": 30},
+        few: {"COUNTS": (20, 100, 1_000), "BATCH": 10},
     }.items():
         for name, size in sizes.items():
             monkeypatch.setattr(module, name, size)
@@ -75,7 +87,7 @@ def test_every_experiment_writes_its_result_its_table_and_its_figures(results, n
 def test_a_finished_experiment_trains_nothing_again(results, data, name, monkeypatch, capsys):
     folder = results(name)
     before = read(folder)
-    monkeypatch.setattr(study, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained again"))
     assert main(arguments(name, data, folder)) == 0
     assert read(folder) == before
     assert f"{len(before['rows'])} finished trainings are taken over" in capsys.readouterr().out
@@ -159,28 +171,30 @@ def test_compare_trains_as_many_epochs_whatever_the_batch(data, tmp_path):
     assert [point["epoch"] for point in rows["CapsNet, batch 100"]["curve"]] == [1, 2]
     assert rows["MLP, batch 128"]["curve"][-1]["step"] == 2 * math.ceil(210 / 128)
     assert rows["CNN, batch 1000"]["curve"][-1]["step"] == 2
-    assert rows.keys() == {plan.label for plan in comparison.PLANS}
-    assert {path.stem for path in tmp_path.glob("*.png")} == {
-        "validation_curves", "validation_curves_batch_100"}  # fmt: skip
+    assert rows.keys() == compare.PLANS.keys()
+    figures = {path.stem for path in tmp_path.glob("*.png")}
+    assert figures == {"validation_curves", "validation_curves_batch_100"}
 
 
 def test_the_cosine_of_a_plan_ends_with_its_training(data, tmp_path, monkeypatch):
-    told, adam = {}, comparison.Plan.adam
+    told, adam = {}, compare.Plan.adam
 
     def note(plan, network, steps):
         told[plan.label] = steps
         return adam(plan, network, steps)
 
-    monkeypatch.setattr(comparison.Plan, "adam", note)
+    monkeypatch.setattr(compare.Plan, "adam", note)
     assert main([*arguments("compare", data, tmp_path), "--steps", "6", "--seeds", "1"]) == 0
     assert told == {row["label"]: row["curve"][-1]["step"] for row in read(tmp_path)["rows"]}
 
 
-@pytest.mark.parametrize("plan", comparison.PLANS, ids=lambda plan: plan.label)
-def test_the_rate_of_a_plan_stays_unless_it_has_a_cosine(plan):
-    schedule = plan.adam(MLP((2, 2, 1), 2, hidden=2, rng=0), steps=10).schedule
-    assert schedule(0) == plan.rate
-    assert (schedule(9) < 0.05 * plan.rate) if plan.label.endswith("cosine") else (schedule(9) == plan.rate)
+@pytest.mark.parametrize("label", compare.PLANS)
+def test_the_learning_rate_of_a_plan_stays_unless_it_has_a_cosine(label):
+    plan = compare.PLANS[label]
+    schedule = plan.adam(MLP(MLPConfig((2, 2, 1), 2, hidden=2), rng=0), steps=10).schedule
+    first, last = schedule(0), schedule(9)
+    assert first == plan.learning_rate
+    assert (last < 0.05 * first) if label.endswith("cosine") else (last == first)
 
 
 def test_few_leaves_out_what_the_data_does_not_have(results):
@@ -198,8 +212,9 @@ def test_the_ablation_trains_each_variant_once_on_as_many_images(results):
     rows = read(results("ablation"))["rows"]
     variants = {variant for members in GROUPS.values() for variant in members.values()}
     assert len(variants) == len(rows) == 20
-    assert {row["step"] for row in rows if "batch_size=32" in row["variant"]} == {12}
-    assert {row["step"] for row in rows if "batch_size=128" in row["variant"]} == {3}
+    assert {Variant(**row["variant"]) for row in rows} == variants
+    steps = {(row["variant"]["batch_size"], row["step"]) for row in rows}
+    assert steps == {(32, 12), (128, 3)}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -214,20 +229,21 @@ def network_of(**options):
 
 
 def test_a_variant_is_what_it_says():
-    base = network_of()
-    assert (base.iterations, base.gradient, base.class_dimension) == (3, "full", 16)
-    assert base.reconstruction_scale == 0.0005
-    assert network_of(reconstruction="mean").reconstruction_scale == 0.0005 / 784
-    assert not network_of(reconstruction="none").decoder
-    W, wide = (network_of(deviation=d).params["capsules.prediction.W"] for d in (0.05, 1.0))
+    config = network_of().config
+    assert (config.iterations, config.stopped_gradient, config.class_dimension) == (3, False, 16)
+    assert config.reconstruction_scale == 0.0005
+    assert network_of(reconstruction="mean").config.reconstruction_scale == 0.0005 / 784
+    assert network_of(reconstruction="none").decoder is None
+    assert isinstance(network_of(gradient="stopped").capsules.routing.coupling, Stopped)
+    W, wide = (network_of(std=std).params["capsules.votes.W"] for std in (0.05, 1.0))
     assert np.isclose(W.std(), 0.05, rtol=0.02) and np.isclose(wide.std(), 1.0, rtol=0.02)
     np.testing.assert_allclose(wide, 20 * W, rtol=1e-5)
-    assert isinstance(network_of(softmax_over="children").capsules.routing, RoutingOverChildren)
+    assert isinstance(network_of(softmax_over="children").capsules.routing.coupling, OverChildren)
 
 
 def test_couplings_over_children_sum_to_1_over_the_children_and_not_the_parents():
     u_hat = np.random.default_rng(0).normal(size=(2, 5, 3, 4))
-    _, cache = RoutingOverChildren(3).forward(u_hat)
+    _, cache = DynamicRouting(3, coupling=OverChildren()).forward(u_hat)
     for c in cache.c:
         np.testing.assert_allclose(c.sum(axis=1), 1)
     assert np.allclose(cache.c[0], 1 / 5) and not np.allclose(cache.c[2].sum(axis=2), 1)
@@ -235,20 +251,19 @@ def test_couplings_over_children_sum_to_1_over_the_children_and_not_the_parents(
 
 def test_the_capsule_layer_of_the_wrong_variant_has_the_gradient_of_what_it_computes():
     rng = np.random.default_rng(1)
-    layer = network_of(softmax_over="children").capsules
-    small = type(layer)(5, 3, 4, 6, deviation=0.7, rng=rng, dtype=np.float64)
-    small.add_sublayers(routing=RoutingOverChildren(3))
-    gradcheck(small, [rng.normal(size=(2, 5, 3))]).raise_if_failed()
+    layer = CapsuleLayer(5, 3, 4, 6, coupling=OverChildren(), std=0.7, rng=rng, dtype=np.float64)
+    gradcheck(layer, [rng.normal(size=(2, 5, 3))]).raise_if_failed()
 
 
 def test_a_variant_that_diverges_is_a_result(results, data, tmp_path, monkeypatch, capsys):
     result = read(results("ablation"))
-    lost = next(row for row in result["rows"] if row["variant"] == repr(Variant(deviation=1.0)))
+    lost = next(row for row in result["rows"] if row["variant"] == asdict(Variant(std=1.0)))
     result["rows"].remove(lost)
     (tmp_path / "result.json").write_text(json.dumps(result))
-    monkeypatch.setattr(DataParallel, "gradients", lambda *_: (float("nan"), None))
+    nothing = Result(np.float32("nan"), np.int64(0))
+    monkeypatch.setattr(DataParallel, "backpropagate", lambda *_: nothing)
     assert main(arguments("ablation", data, tmp_path)) == 0
-    assert "the loss is nan at step 1" in capsys.readouterr().out
+    assert re.search(r"^\d+/20  .*nan.*step 1", capsys.readouterr().out, re.MULTILINE)
     assert "| 1 (1 of 1 diverged) |" in (tmp_path / "table.md").read_text()
     row = read(tmp_path)["rows"][-1]
     assert row["step"] == 0 and row["variant"] == lost["variant"] and 0 <= row["accuracy"] <= 1
@@ -257,7 +272,7 @@ def test_a_variant_that_diverges_is_a_result(results, data, tmp_path, monkeypatc
 # -- affine ------------------------------------------------------------------------------------
 
 
-def training(*accuracies, between=()):
+def a_training(*accuracies, between=()):
     curve = [{"step": 10 * k, "accuracy": accuracy} for k, accuracy in enumerate(accuracies, 1)]
     return {"curve": curve, "kept": sorted([*between, *(each["step"] for each in curve)])}
 
@@ -267,8 +282,8 @@ def never(step):
 
 
 def test_the_moment_nearest_to_the_goal_is_chosen():
-    assert affine.search(training(0.5, 0.9, 0.95), 0.93, never) == {"step": 30, "accuracy": 0.95}
-    assert affine.search(training(0.5, 0.93, 0.95, between=[15, 25]), 0.9302, never)["step"] == 20
+    assert affine.search(a_training(0.5, 0.9, 0.95), 0.93, never) == {"step": 30, "accuracy": 0.95}
+    assert affine.search(a_training(0.5, 0.93, 0.95, between=[15, 25]), 0.9302, never)["step"] == 20
 
 
 def test_moments_between_are_validated_until_one_is_near():
@@ -279,7 +294,7 @@ def test_moments_between_are_validated_until_one_is_near():
         asked.append(step)
         return {"accuracy": found[step]}
 
-    row = training(0.5, 0.91, 0.95, between=found)
+    row = a_training(0.5, 0.91, 0.95, between=found)
     assert affine.search(row, 0.92, validate) == {"step": 24, "accuracy": 0.9202}
     assert asked == [24]  # 0.91 + 0.4 * 0.04 = 0.926 is the nearest by interpolation
     found[24] = 0.9203  # more than CLOSE / 2 away
@@ -289,9 +304,9 @@ def test_moments_between_are_validated_until_one_is_near():
 
 
 def test_no_more_moments_are_validated_than_allowed(monkeypatch):
-    monkeypatch.setattr(affine, "TRIES", 1)
+    monkeypatch.setattr(affine, "MAX_TRIES", 1)
     asked = []
-    row = training(0.5, 0.95, between=[14, 16, 18])
+    row = a_training(0.5, 0.95, between=[14, 16, 18])
     affine.search(row, 0.8, lambda step: asked.append(step) or {"accuracy": 0.1})
     assert asked == [16]
 
@@ -301,9 +316,12 @@ def test_the_chosen_weights_are_kept_and_tested(results, data):
     tests = [row for row in read(folder)["rows"] if row["kind"] == "test"]
     assert len(tests) == len(affine.NETWORKS) == len(list((folder / "weights").glob("*.npz")))
     for row in tests:
-        (training,) = (each for each in read(folder)["rows"] if each["kind"] == "training"
-                       and (each["network"], each["seed"]) == (row["network"], row["seed"]))  # fmt: skip
-        (point,) = (point for point in training["curve"] if point["step"] == row["step"])
+        (trained,) = (
+            each
+            for each in read(folder)["rows"]
+            if (each["kind"], each["network"], each["seed"]) == ("training", row["network"], row["seed"])
+        )
+        (point,) = (point for point in trained["curve"] if point["step"] == row["step"])
         assert row["validation"] == point["accuracy"]
 
 
@@ -340,19 +358,19 @@ def test_upright_is_where_the_capsule_starts_and_turning_moves_it_away(results):
 
 
 def test_class_capsules_are_those_of_the_network_whatever_the_batch(monkeypatch):
-    monkeypatch.setattr(rotation, "BATCH", 7)
+    monkeypatch.setattr(rotate, "BATCH", 7)
     network, images = load_pretrained(), mnist().test_images[:20]
     expected = network(images.astype(np.float32) / np.float32(255))[0]
-    np.testing.assert_allclose(rotation.class_capsules(network, images), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(rotate.class_capsules(network, images), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_angles_between_vectors():
     e = np.array([[1.0, 0], [0, 1], [-1, 0], [1, 0]])
     f = np.array([[1.0, 0], [1, 0], [1, 0], [np.sqrt(0.5), np.sqrt(0.5)]])
-    np.testing.assert_allclose(rotation.angles_between(e, f), [0, 90, 180, 45])
+    np.testing.assert_allclose(rotate.angles_between(e, f), [0, 90, 180, 45])
 
 
 def test_turned_turns_counter_clockwise():
     images = mnist().test_images[:2]
-    np.testing.assert_array_equal(rotation.turned(images, 90), np.rot90(images, axes=(1, 2)))
+    np.testing.assert_array_equal(rotate.turned(images, 90), np.rot90(images, axes=(1, 2)))
     assert Warps.none(2).angle.tolist() == [0, 0]

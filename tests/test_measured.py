@@ -3,18 +3,18 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from helpers import DATA
 
 from minicaps.datasets import load
-from minicaps.experiments import affine, comparison, overlap, study
-from minicaps.experiments.ablation import GROUPS
-from minicaps.experiments.registry import EXPERIMENTS, settings_of
-from minicaps.experiments.study import Settings, Study
+from minicaps.experiments import EXPERIMENTS, Settings, Study, affine, overlap, settings_of, training
+from minicaps.experiments.ablation import Variant
+from minicaps.networks import build
 
 PAGE = (DATA / "experiments" / "README.md").read_text(encoding="utf-8")
-VARIANTS = {repr(variant): variant for members in GROUPS.values() for variant in members.values()}
+LESSON_12 = Path(__file__).parents[1] / "lessons" / "12_full_result.json"
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
 
@@ -39,7 +39,7 @@ def test_every_experiment_that_trains_is_stored():
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
 def test_the_table_follows_from_the_result(folder, tmp_path, monkeypatch):
-    monkeypatch.delattr(study, "fit")  # whoever trains fails
+    monkeypatch.delattr(training, "fit")  # whoever trains fails
     shutil.copy(folder / "result.json", tmp_path)
     result = read(folder)
     settings = Settings(**{**result["settings"], "networks": tuple(result["settings"]["networks"])})
@@ -60,13 +60,19 @@ def test_the_stored_networks_are_those_that_the_code_builds(folder, tmp_path):
     builders = {
         "overlap": lambda row: overlap.build_for_pairs(row["network"], chosen.settings.preset, 10, 0),
         "affine": lambda row: affine.build_framed(chosen, row["network"], dataset, 0),
-        "few": lambda row: comparison.build_for(chosen, row["network"], dataset, 0),
-        "compare": lambda row: comparison.build_for(chosen, row["network"], dataset, 0),
-        "ablation": lambda row: VARIANTS[row["variant"]].build(chosen.settings.preset, dataset, 0),
+        "few": lambda row: chosen.build(row["network"], dataset, 0),
+        "compare": lambda row: chosen.build(row["network"], dataset, 0),
+        "ablation": lambda row: Variant(**row["variant"]).build(chosen.settings.preset, dataset, 0),
     }
     for row in result["rows"]:
         if "parameters" in row:
             assert builders[result["experiment"]](row).count_params() == row["parameters"]
+
+
+def test_the_full_run_of_lesson_12_is_of_the_networks_that_the_code_builds():
+    stored = json.loads(LESSON_12.read_text())
+    networks = {"MLP": build("mlp"), "CNN": build("cnn"), "CapsNet": build("capsnet", "small")}
+    assert stored["parameters"] == {name: network.count_params() for name, network in networks.items()}
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)

@@ -1,26 +1,39 @@
 """Pairs of digits: the networks that read both, and how their answers are counted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import assert_the_objective_agrees_with_central_differences, mnist
 
 from minicaps import CrossEntropyLoss, MarginLoss
-from minicaps.experiments.overlap import (
+from minicaps.experiments.overlap import build_for_pairs, examine, optimizer, some_pairs
+from minicaps.networks import (
+    PRESETS,
+    CapsNet,
+    CapsNetConfig,
+    CNNConfig,
     OverlapCapsNet,
     OverlapCNN,
-    build_for_pairs,
-    examine,
     highest_two,
-    optimizer,
-    some_pairs,
 )
-from minicaps.networks import PRESETS, CapsNet
-from minicaps.training.optimizers import Adam
-from minicaps.training.step import train_step
+from minicaps.training import Adam, OneProcess, train_step
 
-SMALL = {"image_shape": (10, 9, 2), "classes": 4, "conv_channels": 3, "conv_kernel": 3, "primary_types": 2,
-         "primary_dimension": 3, "primary_kernel": 3, "class_dimension": 5, "decoder_hidden": (6, 7),
-         "dtype": np.float64}  # fmt: skip
+SMALL = CapsNetConfig(
+    image_shape=(10, 9, 2),
+    classes=4,
+    conv_channels=3,
+    conv_kernel=3,
+    primary_types=2,
+    primary_dimension=3,
+    primary_kernel=3,
+    class_dimension=5,
+    decoder_hidden=(6, 7),
+)
+
+
+def small_network(kind=OverlapCapsNet, **options):
+    return kind(dataclasses.replace(SMALL, **options), rng=0, dtype=np.float64)
 
 
 def small_pair_batch():
@@ -30,48 +43,48 @@ def small_pair_batch():
 
 @pytest.mark.parametrize("decoder", [True, False])
 def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(decoder):
-    net = OverlapCapsNet(**SMALL, decoder=decoder, reconstruction_scale=0.05, rng=0)
-    net.params["capsules.prediction.W"][...] *= 20
+    net = small_network(decoder=decoder, reconstruction_scale=0.05)
+    net.params["capsules.votes.W"][...] *= 20
     assert_the_objective_agrees_with_central_differences(net, *small_pair_batch())
 
 
-def test_each_drawing_is_that_of_a_capsnet_that_was_told_one_of_the_labels():
-    net, plain = OverlapCapsNet(**SMALL, rng=0), CapsNet(**SMALL, rng=0)
+def test_each_reconstruction_is_that_of_a_capsnet_that_was_told_one_of_the_labels():
+    net, plain = small_network(), small_network(CapsNet)
     (parts, labels) = small_pair_batch()
     x = parts.sum(axis=1)
-    v, drawn = net(x, labels)
+    v, reconstructions = net(x, labels)
     for k in (0, 1):
         expected_v, expected = plain(x, labels[:, k])
         np.testing.assert_array_equal(v, expected_v)
-        np.testing.assert_allclose(drawn[:, k], expected, rtol=1e-12)
+        np.testing.assert_allclose(reconstructions[:, k], expected, rtol=1e-12)
 
 
-def test_the_loss_is_the_margin_loss_for_both_and_the_errors_of_both_drawings():
-    net, (parts, labels) = OverlapCapsNet(**SMALL, rng=0, reconstruction_scale=0.3), small_pair_batch()
+def test_the_loss_is_the_margin_loss_for_both_and_the_errors_of_both_reconstructions():
+    net, (parts, labels) = small_network(reconstruction_scale=0.3), small_pair_batch()
     x, given = net.training_inputs(parts, labels)
     np.testing.assert_array_equal(x, parts.sum(axis=1))
-    v, drawn = net(x, given)
+    v, reconstructions = net(x, given)
     T = np.array([[0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 1]])
-    expected = MarginLoss()(v, T) + 0.3 * ((drawn - parts) ** 2).sum() / 3
-    assert net.objective()((v, drawn), net.targets(parts, labels)) == pytest.approx(expected)
+    expected = MarginLoss()(v, T) + 0.3 * ((reconstructions - parts) ** 2).sum() / 3
+    assert net.objective()((v, reconstructions), net.targets(parts, labels)) == pytest.approx(expected)
 
 
 def test_the_network_sees_the_sum_clipped_at_white():
     parts = np.full((2, 2, 10, 9, 2), 0.75)
-    x, _ = OverlapCapsNet(**SMALL, rng=0).training_inputs(parts, np.array([[0, 1], [2, 3]]))
+    x, _ = small_network().training_inputs(parts, np.array([[0, 1], [2, 3]]))
     assert (x == 1).all()
 
 
-def test_without_labels_the_two_longest_capsules_are_drawn():
-    net, (parts, _) = OverlapCapsNet(**SMALL, rng=0), small_pair_batch()
+def test_without_labels_the_two_longest_capsules_are_decoded():
+    net, (parts, _) = small_network(), small_pair_batch()
     x = parts.sum(axis=1)
-    v, drawn = net(x)
+    v, reconstructions = net(x)
     longest = np.argsort(-np.linalg.norm(v, axis=-1), axis=1)[:, :2]
-    np.testing.assert_array_equal(drawn, net(x, longest)[1])
+    np.testing.assert_array_equal(reconstructions, net(x, longest)[1])
 
 
 def test_the_cnn_learns_both_labels_with_one_softmax():
-    net = OverlapCNN(image_shape=(28, 28, 1), classes=3, filters=2, hidden=4, rng=0, dtype=np.float64)
+    net = OverlapCNN(CNNConfig(classes=3, filters=2, hidden=4), rng=0, dtype=np.float64)
     parts, labels = np.zeros((2, 2, 28, 28, 1)), np.array([[0, 2], [1, 0]])
     assert isinstance(net.objective(), CrossEntropyLoss)
     assert net.targets(parts, labels).tolist() == [[1, 0, 1], [1, 1, 0]]
@@ -82,11 +95,11 @@ def test_the_cnn_learns_both_labels_with_one_softmax():
     np.testing.assert_allclose(net.objective().backward(cache), np.array(expected) / 2)
 
 
-def test_an_answer_is_right_if_it_names_both_in_any_order():
-    net = OverlapCNN(image_shape=(28, 28, 1), classes=4, rng=0)
+def test_a_prediction_is_correct_if_it_names_both_in_any_order():
+    net = OverlapCNN(CNNConfig(classes=4), rng=0)
     logits = np.array([[9.0, 8, 1, 0]] * 5)
     labels = np.array([[0, 1], [1, 0], [0, 2], [3, 1], [2, 3]])
-    assert net.right(logits, labels).tolist() == [True, True, False, False, False]
+    assert net.correct(logits, labels).tolist() == [True, True, False, False, False]
 
 
 def test_the_highest_two_come_in_order():
@@ -96,13 +109,15 @@ def test_the_highest_two_come_in_order():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_reads_pairs_of_its_frame(preset):
     net = build_for_pairs("capsnet", preset, 3, seed=0)
-    v, drawn = net(np.zeros((1, 36, 36, 1), np.float32))
-    assert v.shape[:2] == (1, 3) and drawn.shape == (1, 2, 36, 36, 1)
+    v, reconstructions = net(np.zeros((1, 36, 36, 1), np.float32))
+    assert v.shape[:2] == (1, 3) and reconstructions.shape == (1, 2, 36, 36, 1)
 
 
 @pytest.mark.parametrize("steps", [40, 5_400])  # so few that the warm-up must be shorter, and the README's
 @pytest.mark.parametrize("name, highest, beta2", [("capsnet", 4e-3, 0.98), ("cnn", 2e-3, 0.999)])
-def test_the_rate_rises_for_the_warmup_and_falls_until_the_training_ends(name, highest, beta2, steps):
+def test_the_learning_rate_rises_for_the_warmup_and_falls_until_the_training_ends(
+    name, highest, beta2, steps
+):
     adam = optimizer(name, build_for_pairs(name, "tiny", 3, seed=0), steps)
     rates = [adam.schedule(step) for step in range(steps + 1)]
     warmup = {"capsnet": {40: 10, 5_400: 400}, "cnn": {40: 0, 5_400: 0}}[name][steps]
@@ -135,6 +150,6 @@ def test_both_learn_a_batch_by_heart(name):
     net = build_for_pairs(name, "tiny", 10, seed=0)
     parts, labels = next(some_pairs(mnist().train_images[:50], mnist().train_labels[:50], 100))
     parts, labels = parts[:20].astype(np.float32) / 255, labels[:20]
-    adam, objective = Adam(net, 3e-3), net.objective()
-    right = [int(train_step(net, objective, adam, parts, labels)[1]) for _ in range(80)]
-    assert right[-1] > 15 > right[0]
+    adam = Adam(net, 3e-3)
+    correct = [train_step(OneProcess(net), adam, parts, labels).correct for _ in range(80)]
+    assert correct[-1] > 15 > correct[0]

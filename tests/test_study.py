@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from helpers import mnist, quiet
 
-from minicaps.experiments import study as shared
-from minicaps.experiments.study import Settings, Study, endless, fit, learn, prepared
+from minicaps.experiments import Settings, Study, tables, training
+from minicaps.experiments import study as studies
+from minicaps.experiments.training import endless, fit, learn, prepared
 from minicaps.networks import build
-from minicaps.training.optimizers import Adam
-from minicaps.training.step import batches, train_step
+from minicaps.training import Adam, Diverged, OneProcess, Result, batches, train_step
 
 
 def some_images(count=60):
     return mnist().train_images[:count], mnist().train_labels[:count]
 
 
-def fit_alone(network, optimizer, batches, steps):
-    with prepared(network, batches) as (parallel, batches):
-        return fit(parallel, optimizer, batches, steps)
+def fit_alone(network, optimizer, drawn, steps):
+    with prepared(network, drawn) as (source, drawn):
+        return fit(source, optimizer, drawn, steps)
 
 
 def test_fit_makes_the_steps_of_the_training_loop():
@@ -30,17 +30,19 @@ def test_fit_makes_the_steps_of_the_training_loop():
     rng, other, losses = np.random.default_rng(1), Adam(looped, 1e-3), []
     for chosen in [*batches(60, 20, rng), *batches(60, 20, rng)][:5]:
         x = images[chosen].astype(np.float32) / np.float32(255)
-        losses.append(train_step(looped, looped.objective(), other, x, labels[chosen])[0])
+        losses.append(train_step(OneProcess(looped), other, x, labels[chosen]).loss)
     assert adam.steps == 5 and loss == pytest.approx(np.mean(losses))
     for name, param in fitted.params.items():
         np.testing.assert_array_equal(param, looped.params[name])
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_in_words():
+def test_a_loss_that_is_not_finite_ends_the_training():
     network = build("mlp", rng=0)
-    network.params["fc2.bias" if "fc2.bias" in network.params else "chain.fc2.bias"][0] = np.nan
-    with pytest.raises(shared.Diverged, match=r"the loss is nan at step 1; .*\(it is 0\.001\)"):
-        fit_alone(network, Adam(network, 1e-3), endless(*some_images(), 20, np.random.default_rng(1)), 3)
+    network.params["chain.fc2.bias"][0] = np.nan
+    adam = Adam(network, 1e-3)
+    with pytest.raises(Diverged):
+        fit_alone(network, adam, endless(*some_images(), 20, np.random.default_rng(1)), 3)
+    assert adam.steps == 0
 
 
 def test_endless_batches_go_through_all_images_again_and_again():
@@ -59,8 +61,8 @@ def test_learn_examines_after_equal_parts_and_trains_as_fit_does():
     whole, parts = build("mlp", rng=0), build("mlp", rng=0)
     fit_alone(whole, Adam(whole, 1e-3), endless(images, labels, 20, np.random.default_rng(1)), 7)
     adam, lines = Adam(parts, 1e-3), []
-    curve = learn(parts, adam, endless(images, labels, 20, np.random.default_rng(1)), 7,
-                  lambda network: {"seen": adam.steps}, 3, lines.append)  # fmt: skip
+    drawn = endless(images, labels, 20, np.random.default_rng(1))
+    curve = learn(parts, adam, drawn, 7, lambda network: {"seen": adam.steps}, 3, lines.append)
     assert [(point["step"], point["seen"]) for point in curve] == [(2, 2), (4, 4), (7, 7)]
     assert np.all(np.diff([point["seconds"] for point in curve]) > 0)
     assert len(lines) == 7 and lines[-1].startswith("step 7/7  loss ") and lines[-1].endswith("0:00 left")
@@ -82,28 +84,60 @@ def a_study(folder, **settings):
     return Study("few", Settings(**settings), folder, quiet)
 
 
+def test_the_seconds_are_those_of_training_and_not_of_the_examinations(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+
+    def step(*_):
+        now[0] += 2
+        adam.steps += 1
+        return Result(0.25, 1)
+
+    def examine(network):
+        now[0] += 100
+        return {}
+
+    monkeypatch.setattr(training, "train_step", step)
+    network, lines = build("mlp", rng=0), []
+    adam = Adam(network, 1e-3)
+    drawn = endless(*some_images(), 20, np.random.default_rng(1))
+    curve = learn(network, adam, drawn, 40, examine, 2, lines.append)
+    assert [(point["seconds"], point["loss"]) for point in curve] == [(40, 0.25), (80, 0.25)]
+    assert lines[0] == "step 1/40  loss 0.2500  1:18 left" and lines[-2].endswith("0:02 left")
+
+
 def test_a_row_is_written_at_once_and_never_made_twice(tmp_path):
     study, made = a_study(tmp_path), []
 
-    def work():
-        made.append(1)
+    def work(network, seed):
+        made.append((network, seed))
         return {"accuracy": 0.5, "curve": ({"step": 1},)}
 
     row = study.row(work, network="cnn", seed=0)
     assert row == {"network": "cnn", "seed": 0, "accuracy": 0.5, "curve": [{"step": 1}]}
     assert json.loads((tmp_path / "result.json").read_text())["rows"] == [row]
-    assert study.row(work, network="cnn", seed=0) == row and len(made) == 1
+    assert study.row(work, network="cnn", seed=0) == row and made == [("cnn", 0)]
     again = a_study(tmp_path)  # as after a kill
     assert again.row(work, network="cnn", seed=0) == row and len(made) == 1
     again.row(work, network="cnn", seed=1)
-    assert len(made) == 2 and [r["seed"] for r in again.rows(network="cnn")] == [0, 1]
+    assert made == [("cnn", 0), ("cnn", 1)]
+    assert again.values("seed", network="cnn") == [0, 1] and again.rows(network="mlp") == []
+
+
+def test_rows_of_one_key_are_told_apart_by_their_kind(tmp_path):
+    study = a_study(tmp_path)
+    first = study.row(lambda seed: {"loss": 3}, "training", seed=0)
+    second = study.row(lambda seed: {"loss": 5}, "test", seed=0)
+    assert first == {"kind": "training", "seed": 0, "loss": 3}
+    assert study.rows(kind="test", seed=0) == [second] and study.values("loss", seed=0) == [3, 5]
+    assert study.row(lambda seed: pytest.fail("made twice"), "training", seed=0) == first
 
 
 def test_a_row_that_fails_leaves_the_others(tmp_path):
     study = a_study(tmp_path)
     study.row(dict, seed=0)
     with pytest.raises(ZeroDivisionError):
-        study.row(lambda: {"x": 1 / 0}, seed=1)
+        study.row(lambda seed: {"x": seed / 0}, seed=1)
     assert [row["seed"] for row in a_study(tmp_path).rows()] == [0]
 
 
@@ -125,21 +159,20 @@ def test_a_damaged_result_is_told(tmp_path, text):
 
 
 def trial():
-    network = build("mlp", rng=0)
-    return network, Adam(network, 1e-3), endless(*some_images(), 20, np.random.default_rng(1))
+    return build("mlp", rng=0), endless(*some_images(), 20, np.random.default_rng(1))
 
 
 def test_steps_win_over_minutes_and_are_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "seconds_per_step", lambda train: pytest.fail("nothing is to be timed"))
+    monkeypatch.setattr(studies, "seconds_per_step", lambda train: pytest.fail("nothing is to be timed"))
     study = a_study(tmp_path, steps=12, minutes=3.0)
     assert study.fix_steps(*trial()) == 12
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 12
 
 
 def test_minutes_become_steps_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "seconds_per_step", lambda train: 0.5)
+    monkeypatch.setattr(studies, "seconds_per_step", lambda train: 0.5)
     assert a_study(tmp_path, minutes=2.0).fix_steps(*trial()) == 240
-    monkeypatch.setattr(shared, "seconds_per_step", lambda train: 0.1)
+    monkeypatch.setattr(studies, "seconds_per_step", lambda train: 0.1)
     assert a_study(tmp_path, minutes=2.0).fix_steps(*trial()) == 240  # gone on with, at another speed
 
 
@@ -149,13 +182,13 @@ def test_without_steps_and_minutes_the_default_is_taken(tmp_path):
 
 def test_the_time_of_a_step_is_measured_after_the_first_steps(monkeypatch):
     now, counts = [0.0], []
-    monkeypatch.setattr(shared.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
 
     def train(count):
         now[0] += 100 if not counts else 0.25 * count  # the first call is slow
         counts.append(count)
 
-    assert shared.seconds_per_step(train, least=2.0) == pytest.approx(0.25)
+    assert training.seconds_per_step(train, minimum=2.0) == pytest.approx(0.25)
     assert counts[0] == 3 and sum(counts[1:]) * 0.25 >= 2
 
 
@@ -173,12 +206,12 @@ def test_wrong_settings_are_told(wrong, message):
 
 
 def test_a_table_is_markdown():
-    assert shared.table(["a", "b"], [[1, "x"], [2, "y"]]) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
+    assert tables.table(["a", "b"], [[1, "x"], [2, "y"]]) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | y |"
 
 
 def test_mean_and_spread_are_those_of_a_sample():
-    assert shared.mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
-    assert shared.mean_and_spread([0.7]) == (0.7, 0.0)
-    assert shared.percent([0.985, 0.987]) == "98.60 ± 0.14"
-    assert shared.percent([0.987]) == "98.70"
-    assert shared.percent([-0.02], sign=True) == "-2.00" and shared.percent([0.02], sign=True) == "+2.00"
+    assert tables.mean_and_spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+    assert tables.mean_and_spread([0.7]) == (0.7, 0.0)
+    assert tables.percent([0.985, 0.987]) == "98.60 ± 0.14"
+    assert tables.percent([0.987]) == "98.70"
+    assert tables.percent([-0.02], sign=True) == "-2.00" and tables.percent([0.02], sign=True) == "+2.00"

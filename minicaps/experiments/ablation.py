@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
 from minicaps.capsules import LOGITS, Coupling
 from minicaps.checks import check_array, check_gradient
 from minicaps.datasets import Dataset, load
-from minicaps.experiments import figures as experiment_figures
-from minicaps.experiments.study import Diverged, Row, Study, endless, learn, percent, seeds_in_words, table
+from minicaps.experiments import figures
+from minicaps.experiments.study import Study
+from minicaps.experiments.tables import percent, seeds_in_words, table
+from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
 from minicaps.layers import softmax, softmax_backward
-from minicaps.networks import PRESETS, CapsNet
-from minicaps.training import Adam, Constant, evaluate
+from minicaps.networks import PRESETS, CapsNet, Network
+from minicaps.training import Adam, Constant, Diverged
 
 TRAIN_IMAGES = 10_000
 WARMUP = 0.1  # of the steps
+ITERATIONS = (1, 2, 3, 5, 7)
 
 
 class OverChildren(Coupling):
@@ -46,15 +50,31 @@ class OverChildren(Coupling):
 
 @dataclass(frozen=True)
 class Variant:
-    """A CapsNet and its training; the defaults are what the others are compared with."""
+    """A CapsNet and its training; the defaults are what the others are compared with.
+
+    Attributes
+    ----------
+    iterations : int
+    reconstruction : {"sum", "mean", "none"}
+        Of the squared errors over the pixels; "none" is without decoder.
+    gradient : {"full", "stopped"}
+        Through the couplings.
+    softmax_over : {"parents", "children"}
+    std : float
+        Standard deviation of W at the start.
+    class_dimension : int
+    learning_rate : float
+    warmup : bool
+    batch_size : int
+    """
 
     iterations: int = 3
-    reconstruction: str = "sum"  # "sum", "mean" or "none"
+    reconstruction: str = "sum"
     gradient: str = "full"
-    softmax_over: str = "parents"  # or "children"
-    std: float = 0.05  # of W at the start
+    softmax_over: str = "parents"
+    std: float = 0.05
     class_dimension: int = 16
-    rate: float = 1e-3
+    learning_rate: float = 1e-3
     warmup: bool = False
     batch_size: int = 128
 
@@ -78,105 +98,152 @@ class Variant:
 
 BASE = Variant()
 GROUPS: dict[str, dict[str, Variant]] = {
-    "routing iterations": {str(r): Variant(iterations=r) for r in (1, 2, 3, 5, 7)},
+    "routing iterations": {str(r): Variant(iterations=r) for r in ITERATIONS},
     "routing iterations, no reconstruction": {
-        str(r): Variant(iterations=r, reconstruction="none") for r in (1, 2, 3, 5, 7)
+        str(r): Variant(iterations=r, reconstruction="none") for r in ITERATIONS
     },
     "gradient through the couplings": {"full": BASE, "stopped": Variant(gradient="stopped")},
     "softmax over": {"parents": BASE, "children (wrong)": Variant(softmax_over="children")},
-    "deviation of W at the start": {f"{d:g}": Variant(std=d) for d in (0.01, 0.05, 1.0)},
+    "deviation of W at the start": {f"{std:g}": Variant(std=std) for std in (0.01, 0.05, 1.0)},
     "squared errors of the drawing": {"sum": BASE, "mean": Variant(reconstruction="mean")},
     "dimension of class capsules": {str(d): Variant(class_dimension=d) for d in (8, 16)},
     "learning rate": {
         "0.001": BASE,
         "0.001, warm-up": Variant(warmup=True),
-        "0.0003": Variant(rate=3e-4),
-        "0.0003, warm-up": Variant(rate=3e-4, warmup=True),
+        "0.0003": Variant(learning_rate=3e-4),
+        "0.0003, warm-up": Variant(learning_rate=3e-4, warmup=True),
     },
     "batch": {str(b): Variant(batch_size=b) for b in (32, 128)},
 }
+NAMES = {  # of each variant once, though BASE is in most groups
+    variant: f"{group}: {name}" for group, members in GROUPS.items() for name, variant in members.items()
+}
+
+
+class Ablation:
+    """The images of a study, and how its variants are trained on them.
+
+    Attributes
+    ----------
+    steps : int
+        Of a training with the batches of BASE; all variants get as many images.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.dataset = study, load(study.settings.data)
+        images, labels, *self.validation = self.dataset.split()
+        self.images, self.labels = images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES]
+        self.jobs = [(seed, variant) for seed in study.seeds for variant in NAMES]
+        self.steps = study.fix_steps(*self.start(BASE, study.settings.seed))
+
+    def number(self, variant: Variant, seed: int) -> str:
+        """Return which of all trainings this is: "7/60"."""
+        return f"{self.jobs.index((seed, variant)) + 1}/{len(self.jobs)}"
+
+    def start(self, variant: Variant, seed: int) -> tuple[CapsNet, Batches]:
+        """Return a network with its first weights, and its batches."""
+        rng = np.random.default_rng([seed, 1])
+        batches = endless(self.images, self.labels, variant.batch_size, rng)
+        return variant.build(self.study.settings.preset, self.dataset, seed), batches
+
+    def train(self, variant: dict[str, Any], seed: int) -> Row:
+        """Train the variant with these options, and examine it at the end, or where it diverged."""
+        chosen = Variant(**variant)
+        network, batches = self.start(chosen, seed)
+        steps = max(1, round(self.steps * BASE.batch_size / chosen.batch_size))
+        warmup = round(WARMUP * steps) if chosen.warmup else 0
+        adam = Adam(network, Constant(chosen.learning_rate, warmup))
+        number, began = self.number(chosen, seed), time.perf_counter()
+        progress = self.study.progress_of(number)
+        try:
+            found = learn(network, adam, batches, steps, self.examine, progress=progress)[-1]
+        except Diverged as error:  # a result too, of one variant
+            self.study.say(f"{number}  {error}")
+            seconds = time.perf_counter() - began
+            found = {"step": adam.steps, "seconds": seconds, **self.examine(network), "diverged": True}
+        return {"parameters": network.count_params(), **found}
+
+    def examine(self, network: Network) -> Row:
+        """Classify the validation images, and as many of those trained on."""
+        images, labels = self.validation
+        seen = accuracy(network, self.images[: len(images)], self.labels[: len(images)])
+        return {**accuracy(network, images, labels), "train_accuracy": seen["accuracy"]}
 
 
 def ablation(study: Study) -> None:
     """Train every variant on the same images, and validate it."""
-    dataset = load(study.settings.data)
-    images, labels, *validation = dataset.split()
-    images, labels = images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES]
-    seen = slice(len(validation[0]))  # as many training images as there are to validate
-
-    def start(variant: Variant, seed: int, steps: int) -> tuple[CapsNet, Adam, Any]:
-        network = variant.build(study.settings.preset, dataset, seed)
-        warmup = round(WARMUP * steps) if variant.warmup else 0
-        rng = np.random.default_rng([seed, 1])
-        adam = Adam(network, Constant(variant.rate, warmup))
-        return network, adam, endless(images, labels, variant.batch_size, rng)
-
-    def examine(network: CapsNet) -> Row:
-        return {"accuracy": evaluate(network, *validation).accuracy,
-                "train_accuracy": evaluate(network, images[seen], labels[seen]).accuracy}  # fmt: skip
-
-    def train(variant: Variant, seed: int) -> Row:
-        count = max(1, round(steps * BASE.batch_size / variant.batch_size))  # as many images for all
-        network, adam, drawn = start(variant, seed, count)
-        began = time.perf_counter()
-        try:
-            found = learn(network, adam, drawn, count, examine,
-                          progress=study.progress_of(f"{number}/{total}"))[-1]  # fmt: skip
-        except Diverged as error:  # a result too, of one variant
-            study.say(f"{number}/{total}  {error}")
-            found = {"step": adam.steps, "seconds": time.perf_counter() - began, **examine(network),
-                     "diverged": True}  # fmt: skip
-        return {"parameters": network.count_params(), **found}
-
-    trial = start(BASE, study.settings.seed, 1)
-    steps = study.fix_steps(*trial)
-    variants = {variant: (group, name) for group, members in GROUPS.items()
-                for name, variant in members.items()}  # each once, though BASE is in most groups  # fmt: skip
-    total = len(variants) * len(study.seeds)
-    jobs = [(seed, variant) for seed in study.seeds for variant in variants]
-    for number, (seed, variant) in enumerate(jobs, 1):
-        row = study.row(
-            lambda variant=variant, seed=seed: train(variant, seed), variant=repr(variant), seed=seed
+    experiment = Ablation(study)
+    for seed, variant in experiment.jobs:
+        row = study.row(experiment.train, variant=asdict(variant), seed=seed)
+        study.say(
+            f"{experiment.number(variant, seed)}  {NAMES[variant]}, seed {seed}: "
+            f"{100 * row['accuracy']:.2f} % on validation, {row['seconds']:.0f} s"
         )
-        study.say(f"{number}/{total}  {': '.join(variants[variant])}, seed {seed}: "
-                  f"{100 * row['accuracy']:.2f} % on validation, {row['seconds']:.0f} s")  # fmt: skip
-    _report(study, steps, len(images), len(validation[0]))
+    accuracies = {
+        group: {name: values(study, variant, "accuracy").tolist() for name, variant in members.items()}
+        for group, members in GROUPS.items()
+    }
+    base = values(study, BASE, "accuracy").mean()
+    study.draw("variants", figures.variants(accuracies, base))
+    study.draw("iterations", lines_of_iterations(study))
+    found = {
+        f"{group}: {name}": [float(np.mean(each)), *each]
+        for group, members in accuracies.items()
+        for name, each in members.items()
+    }
+    study.finish(report(study, experiment), mean_and_each_accuracy=found)
 
 
-def _report(study: Study, steps: int, train_images: int, validation_images: int) -> None:
-    def values(variant: Variant, name: str) -> np.ndarray:
-        return np.array([row[name] for row in study.rows(variant=repr(variant))])  # (seeds,)
+def values(study: Study, variant: Variant, name: str) -> Array:
+    """Return what the rows of a variant say under `name`, one of each seed: (seeds,)."""
+    return np.array(study.values(name, variant=asdict(variant)))  # (seeds,)
 
-    lines, base = [], values(BASE, "accuracy")
-    for group, members in GROUPS.items():
-        for name, variant in members.items():
-            right = values(variant, "accuracy")
-            gap = values(variant, "train_accuracy") - right
-            against = "0" if variant == BASE else percent(right - base, sign=True)
-            seconds = values(variant, "seconds").mean()
-            diverged = sum("diverged" in row for row in study.rows(variant=repr(variant)))
-            name += f" ({diverged} of {len(right)} diverged)" if diverged else ""
-            lines.append([group, name, percent(right), against, percent(gap, sign=True), f"{seconds:.0f}"])
-    epochs = steps * BASE.batch_size / train_images
-    note = (f"Reduced: CapsNet `{study.settings.preset}` with class capsules of {BASE.class_dimension} "
-            f"dimensions, {train_images:,} training images, not shifted, {epochs:.3g} epochs ({steps:,} "
-            f"steps of {BASE.batch_size}), Adam at one rate, warm-up over {100 * WARMUP:.0f} % of the steps; "
-            f"{validation_images:,} validation images; {seeds_in_words(study.seeds)}. What is not named is "
-            "as in the rows with difference 0. Advice under test: 3 to 5 iterations, more overfit; 8 to 16 "
-            "dimensions; rates of 0.001 to 0.0003 with warm-up; batches of 32 to 128.")  # fmt: skip
+
+def lines_of_iterations(study: Study) -> Figure:
+    """Draw the accuracies against the routing iterations, with reconstruction and without."""
+    lines = {}
+    for images, key in (("validation", "accuracy"), ("training", "train_accuracy")):
+        for reconstruction, words in (("sum", "with reconstruction"), ("none", "no reconstruction")):
+            variants = [Variant(iterations=r, reconstruction=reconstruction) for r in ITERATIONS]
+            lines[f"{images}, {words}"] = ITERATIONS, [values(study, v, key).tolist() for v in variants]
+    return figures.spread_lines(
+        lines,
+        title="Accuracy against routing iterations",
+        xlabel="Routing iterations",
+        ylabel="Images classified correctly (%)",
+    )
+
+
+def report(study: Study, experiment: Ablation) -> str:
+    """Return the table with its note."""
     head = ["varied", "value", "validation, %", "difference", "training - validation", "s"]
-    study.draw("variants", experiment_figures.variants(
-        {group: {name: values(variant, "accuracy") for name, variant in members.items()}
-         for group, members in GROUPS.items()}, base.mean()))  # fmt: skip
-    study.draw("iterations", experiment_figures.spread_lines(
-        {f"{part}, {'with' if reconstruction == 'sum' else 'no'} reconstruction": (
-            [1, 2, 3, 5, 7],
-            [values(Variant(iterations=r, reconstruction=reconstruction), key) for r in (1, 2, 3, 5, 7)])
-         for part, key in (("validation", "accuracy"), ("training", "train_accuracy"))
-         for reconstruction in ("sum", "none")},
-        title="Accuracy against routing iterations", xlabel="Routing iterations",
-        ylabel="Images classified right (%)",
-    ))  # fmt: skip
-    found = {f"{group}: {name}": [values(variant, "accuracy").mean(), *values(variant, "accuracy")]
-             for group, members in GROUPS.items() for name, variant in members.items()}  # fmt: skip
-    study.finish(table(head, lines) + "\n\n" + note, mean_and_each_accuracy=found)
+    lines = [
+        [group, *table_line(study, name, variant)]
+        for group, members in GROUPS.items()
+        for name, variant in members.items()
+    ]
+    count, steps = len(experiment.images), experiment.steps
+    note = (
+        f"Reduced: CapsNet `{study.settings.preset}` with class capsules of {BASE.class_dimension} "
+        f"dimensions, {count:,} training images, not shifted, {steps * BASE.batch_size / count:.3g} epochs "
+        f"({steps:,} steps of {BASE.batch_size}), Adam at one rate, warm-up over {100 * WARMUP:.0f} % of the "
+        f"steps; {len(experiment.validation[0]):,} validation images; {seeds_in_words(study.seeds)}. What is "
+        "not named is as in the rows with difference 0. Advice under test: 3 to 5 iterations, more overfit; "
+        "8 to 16 dimensions; rates of 0.001 to 0.0003 with warm-up; batches of 32 to 128."
+    )
+    return table(head, lines, note)
+
+
+def table_line(study: Study, name: str, variant: Variant) -> list[str]:
+    """Return what the table says of a variant."""
+    validation = values(study, variant, "accuracy")  # (seeds,)
+    difference = validation - values(study, BASE, "accuracy")  # (seeds,)
+    overfit = values(study, variant, "train_accuracy") - validation  # (seeds,)
+    diverged = sum("diverged" in row for row in study.rows(variant=asdict(variant)))
+    return [
+        f"{name} ({diverged} of {len(validation)} diverged)" if diverged else name,
+        percent(validation),
+        "0" if variant == BASE else percent(difference, sign=True),
+        percent(overfit, sign=True),
+        f"{values(study, variant, 'seconds').mean():.0f}",
+    ]

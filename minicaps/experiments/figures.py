@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
-from minicaps.experiments.study import Row, mean_and_spread
+from minicaps.experiments.tables import mean_and_spread
+from minicaps.experiments.training import Row
 from minicaps.figures import COLOURS, HEAT, STYLE, headline, line_style
 
 RANGES = {"angle": (-20, 20), "shear": (-0.2, 0.2), "scale": (0.8, 1.2)}  # of affNIST

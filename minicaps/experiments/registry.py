@@ -7,45 +7,74 @@ from typing import Any, NamedTuple
 
 from minicaps.experiments.ablation import ablation
 from minicaps.experiments.affine import affine
-from minicaps.experiments.comparison import compare, few
+from minicaps.experiments.compare import compare
+from minicaps.experiments.few import few
 from minicaps.experiments.overlap import overlap
-from minicaps.experiments.rotation import rotate
+from minicaps.experiments.rotate import rotate
 from minicaps.experiments.study import Settings
 
 ALL = ("mlp", "cnn", "capsnet")
 
 
 class Experiment(NamedTuple):
+    """What can be run by name.
+
+    Attributes
+    ----------
+    run : callable
+        Takes a ``Study``; one that trains nothing also takes a network and its data set.
+    text : str
+        For the help.
+    defaults : dict
+        Of Settings; none where nothing is trained.
+    """
+
     run: Callable[..., None]
-    text: str  # for the help
-    defaults: dict[str, Any]  # of Settings
+    text: str
+    defaults: dict[str, Any]
 
 
 EXPERIMENTS: dict[str, Experiment] = {
     "compare": Experiment(
-        compare, "MLP, CNN and CapsNet on the terms of a published walk-through, 15 epochs",
+        compare,
+        "MLP, CNN and CapsNet on the terms of Shaikh 2018, 15 epochs",
         {"seeds": 1, "networks": ALL},
     ),
     "few": Experiment(
-        few, "the three networks on 100, 1,000 and 10,000 images",
+        few,
+        "the three networks on 100, 1,000 and 10,000 images",
         {"seeds": 3, "minutes": 1.0, "networks": ALL},
     ),
     "ablation": Experiment(
-        ablation, "what each choice in a CapsNet is worth, wrong choices included",
+        ablation,
+        "what each choice in a CapsNet is worth, wrong choices included",
         {"seeds": 3, "minutes": 0.25, "preset": "tiny"},
     ),
     "affine": Experiment(
-        affine, "trained on upright digits, tested on warped ones", {"seeds": 3, "minutes": 5.0},
+        affine,
+        "trained on upright digits, tested on warped ones",
+        {"seeds": 3, "minutes": 5.0},
     ),
     "overlap": Experiment(
-        overlap, "two digits over each other, both to be read",
+        overlap,
+        "two digits over each other, both to be read",
         {"seeds": 1, "minutes": 6.5, "networks": ("cnn", "capsnet")},
     ),
-    "rotate": Experiment(rotate, "what a class capsule does while its digit turns (trains nothing)", {}),
-}  # fmt: skip
+    "rotate": Experiment(
+        rotate,
+        "what a class capsule does while its digit turns (trains nothing)",
+        {},
+    ),
+}
 
 
 def settings_of(name: str, **given: Any) -> Settings:
-    """Return the settings of an experiment: its defaults, but for what is given (and not None)."""
+    """Return the settings of an experiment: its defaults, but for what is given (and not None).
+
+    Raises
+    ------
+    ValueError
+        If a setting has a value that cannot be.
+    """
     chosen = {key: value for key, value in given.items() if value is not None}
     return Settings(**{**EXPERIMENTS[name].defaults, **chosen})
