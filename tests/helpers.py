@@ -6,6 +6,7 @@ import functools
 import gzip
 import itertools
 import json
+import os
 import signal
 import struct
 from pathlib import Path
@@ -14,15 +15,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from minicaps import datasets
-from minicaps.networks import weights as checkpoint
+from minicaps.networks import find_pretrained
 from minicaps.proof.gradcheck import JACOBIAN_COLUMNS
-from minicaps.training import run as runs
-from minicaps.training.step import gradients
+from minicaps.training import TrainConfig, backpropagate
 
-# The real MNIST and the trained weights. A package that is installed without its repository has none beside
-# it; then MINICAPS_DATA has to name them.
-PRETRAINED = checkpoint.find_pretrained()
-DATA = datasets.REPOSITORY_DATA if datasets.REPOSITORY_DATA.is_dir() else PRETRAINED.parent
+# The real MNIST and the trained weights. A package that is installed without its repository has no MNIST
+# beside it; then MINICAPS_DATA has to name it.
+PRETRAINED = find_pretrained()
+HERE = datasets.REPOSITORY_DATA
+DATA = HERE if HERE.is_dir() else Path(os.environ.get("MINICAPS_DATA", HERE))
 
 IDX_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 
@@ -89,7 +90,7 @@ def quiet(line):
 
 
 def tiny_config(**options):
-    return runs.TrainConfig(**{"preset": "tiny", "epochs": 1, "batch_size": 50, **options})
+    return TrainConfig(**{"preset": "tiny", "epochs": 1, "batch_size": 50, **options})
 
 
 def interrupt_at(count):
@@ -126,7 +127,7 @@ def assert_the_objective_agrees_with_central_differences(net, images, labels):
         outputs, _ = net.forward(*net.training_inputs(images, labels))
         return objective.forward(outputs, net.targets(images, labels))[0]
 
-    gradients(net, objective, images, labels)
+    backpropagate(net, objective, images, labels)
     for name, param in net.params.items():
         d = rng.normal(size=param.shape) * min(1.0, (JACOBIAN_COLUMNS / param.size) ** 0.5)
         kept, values = param.copy(), []

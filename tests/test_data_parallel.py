@@ -1,4 +1,4 @@
-"""Data-parallel training: the same gradient as in one piece, and the same bits for any processes."""
+"""Data-parallel training: the gradient of the whole batch, and the same bits for any processes."""
 
 import os
 import signal
@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 from helpers import quiet, tiny_config
 
-from minicaps import arrays as backend
-from minicaps.experiments.overlap import build_for_pairs
-from minicaps.networks import build
-from minicaps.training import processes as data_parallel
-from minicaps.training.optimizers import Adam
-from minicaps.training.processes import DataParallel, parts, place_arrays
-from minicaps.training.run import Run
-from minicaps.training.step import gradients, train_step
+from minicaps.fast import platform, thread_count
+from minicaps.networks import PRESETS, OverlapCapsNet, build
+from minicaps.training import Adam, DataParallel, OneProcess, Run, backpropagate, processes, train_step
+from minicaps.training.processes import batch_slices
 
 
 @pytest.fixture
@@ -26,16 +22,16 @@ def threads(monkeypatch):
 
     def choose(count):
         monkeypatch.setenv("MINICAPS_THREADS", str(count))
-        backend.threads.cache_clear()
+        thread_count.cache_clear()
 
     yield choose
     monkeypatch.undo()
-    backend.threads.cache_clear()
+    thread_count.cache_clear()
 
 
 def batch(network, count, seed=0):
     rng = np.random.default_rng(seed)
-    images = rng.random((count, *network.image_shape)).astype(next(iter(network.params.values())).dtype)
+    images = rng.random((count, *network.image_shape)).astype(network.first_param.dtype)
     return images, rng.integers(0, network.classes, count)
 
 
@@ -44,16 +40,16 @@ def tiny(name="capsnet", **options):
 
 
 @pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_the_gradient_is_that_of_the_whole_batch(name, processes, threads):
-    threads(processes)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_gradient_is_that_of_the_whole_batch(name, count, threads):
+    threads(count)
     network, plain = tiny(name, dtype=np.float64), tiny(name, dtype=np.float64)
     images, labels = batch(network, 170)
-    loss, correct = gradients(plain, plain.objective(), images, labels)
+    loss, correct = backpropagate(plain, plain.objective(), images, labels)
     with DataParallel(network, network.objective(), 170) as parallel:
-        assert len(parts(network, 170)) == 4 and len(parallel.workers) == processes - 1
+        assert len(batch_slices(network, 170)) == 4 and len(parallel.workers) == count - 1
         for _ in range(2):  # the second call must not add to the first
-            found = parallel.gradients(images, labels)
+            found = parallel.backpropagate(images, labels)
         np.testing.assert_allclose(found[0], loss, rtol=1e-12)
         assert found[1] == correct
         for key, grad in plain.grads.items():
@@ -65,9 +61,9 @@ def test_batches_of_any_size_up_to_the_largest(count, threads):
     threads(2)
     network, plain = tiny(dtype=np.float64), tiny(dtype=np.float64)
     images, labels = batch(network, count)
-    loss, _ = gradients(plain, plain.objective(), images, labels)
+    loss, _ = backpropagate(plain, plain.objective(), images, labels)
     with DataParallel(network, network.objective(), 170) as parallel:
-        np.testing.assert_allclose(parallel.gradients(images, labels)[0], loss, rtol=1e-12)
+        np.testing.assert_allclose(parallel.backpropagate(images, labels)[0], loss, rtol=1e-12)
         for key, grad in plain.grads.items():
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
 
@@ -80,7 +76,7 @@ def test_the_number_of_processes_does_not_change_a_bit(threads):
         optimizer = Adam(network, 0.01)
         with DataParallel(network, network.objective(), 160) as parallel:
             for step, size in enumerate((160, 160, 81, 40, 160)):
-                parallel.gradients(*batch(network, size, seed=step))
+                parallel.backpropagate(*batch(network, size, seed=step))
                 optimizer.step()
         results.append(network.state())
     for other in results[1:]:
@@ -105,32 +101,40 @@ def test_the_network_can_be_used_on_after_the_end(threads):
     network = tiny()
     images, labels = batch(network, 80)
     with DataParallel(network, network.objective(), 80) as parallel:
-        parallel.gradients(images, labels)
+        parallel.backpropagate(images, labels)
         worker = parallel.workers[0]
     assert worker.process.returncode == 0
     before = network.state()
-    train_step(network, network.objective(), Adam(network, 0.01), images, labels)
+    train_step(OneProcess(network), Adam(network, 0.01), images, labels)
     assert all((before[key] != value).any() for key, value in network.params.items())
 
 
-def test_how_a_batch_is_cut():
+def test_how_a_batch_is_sliced():
     network = tiny()
-    assert [len(parts(network, n)) for n in (1, 79, 80, 159, 160, 320)] == [1, 1, 2, 2, 4, 8]
+    assert [len(batch_slices(network, n)) for n in (1, 79, 80, 159, 160, 320)] == [1, 1, 2, 2, 4, 8]
     for count in (80, 97, 163, 321):
-        cuts = parts(network, count)
-        assert [k for cut in cuts for k in range(count)[cut]] == list(range(count))
-        assert max(c.stop - c.start for c in cuts) <= -(-count // len(cuts))
-    assert len(parts(build("capsnet", "paper", rng=0), 128)) == 1
+        slices = batch_slices(network, count)
+        assert [k for each in slices for k in range(count)[each]] == list(range(count))
+        assert max(k.stop - k.start for k in slices) <= -(-count // len(slices))
+    assert len(batch_slices(build("capsnet", "paper", rng=0), 128)) == 1
 
 
-def test_arrays_keep_their_names_and_values_when_they_move():
+def test_the_network_moves_to_shared_memory_with_its_numbers(threads):
+    threads(1)
     network = tiny()
-    before, flat = network.state(), np.concatenate([p.ravel() for p in network.params.values()])
-    place_arrays(network, "_params", flat)
-    assert list(network.params) == list(before)
-    for name, value in network.params.items():
-        np.testing.assert_array_equal(value, before[name])
-        assert np.shares_memory(value, flat)
+    before = network.state()
+    with DataParallel(network, network.objective(), 80) as parallel:
+        assert list(network.params) == list(before)
+        for name, value in network.params.items():
+            np.testing.assert_array_equal(value, before[name])
+            assert np.shares_memory(value, parallel.shared.params)
+            assert np.shares_memory(network.grads[name], parallel.shared.grads[0])
+
+
+def test_it_takes_the_cores_from_numpy(monkeypatch):
+    monkeypatch.setattr(platform, "_owned", False)
+    DataParallel(tiny(), tiny().objective(), 8).close()
+    assert platform.owns_the_cores()
 
 
 def test_wrong_input_is_refused_where_copying_would_hide_it(threads):
@@ -139,28 +143,28 @@ def test_wrong_input_is_refused_where_copying_would_hide_it(threads):
     images, labels = batch(network, 90)
     with DataParallel(network, network.objective(), 80) as parallel:
         with pytest.raises(ValueError, match="90 images, expected at most 80"):
-            parallel.gradients(images, labels)
+            parallel.backpropagate(images, labels)
         images, labels = images[:80], labels[:80]
         with pytest.raises(TypeError, match="images has dtype float64, but the parameters are float32"):
-            parallel.gradients(images.astype(np.float64), labels)
+            parallel.backpropagate(images.astype(np.float64), labels)
         with pytest.raises(ValueError, match=r"images has shape \(80, 28, 28\)"):
-            parallel.gradients(images[..., 0], labels)
+            parallel.backpropagate(images[..., 0], labels)
         with pytest.raises(TypeError, match="labels have dtype float64, expected integers"):
-            parallel.gradients(images, labels + 0.5)
-        parallel.gradients(images, labels)
+            parallel.backpropagate(images, labels + 0.5)
+        parallel.backpropagate(images, labels)
 
 
 def test_a_failure_in_another_process_is_told(threads):
     threads(2)
     network = tiny()
     images, labels = batch(network, 80)
-    labels[-1] = 10  # no such class; the image is in the second part
+    labels[-1] = 10  # no such class; the image is in the second slice
     with DataParallel(network, network.objective(), 80) as parallel:
         with pytest.raises(ValueError, match="labels run from 0 to 10, expected 0 to 9") as raised:
-            parallel.gradients(images, labels)
+            parallel.backpropagate(images, labels)
         assert "check_labels" in str(raised.value.__cause__)  # the traceback of the other process
         labels[-1] = 9
-        parallel.gradients(images, labels)  # it lives on
+        parallel.backpropagate(images, labels)  # it lives on
 
 
 def test_a_process_that_was_killed_is_told(threads):
@@ -171,7 +175,7 @@ def test_a_process_that_was_killed_is_told(threads):
         parallel.workers[0].process.kill()
         parallel.workers[0].process.wait()
         with pytest.raises(RuntimeError, match=r"ended with status -9; MINICAPS_THREADS=1"):
-            parallel.gradients(images, labels)
+            parallel.backpropagate(images, labels)
 
 
 def test_ctrl_c_is_left_to_the_first_process(threads):
@@ -179,9 +183,9 @@ def test_ctrl_c_is_left_to_the_first_process(threads):
     network = tiny()
     images, labels = batch(network, 80)
     with DataParallel(network, network.objective(), 80) as parallel:
-        expected = parallel.gradients(images, labels)  # now the other process is ready
+        expected = parallel.backpropagate(images, labels)  # now the other process is ready
         parallel.workers[0].process.send_signal(signal.SIGINT)
-        assert parallel.gradients(images, labels) == expected
+        assert parallel.backpropagate(images, labels) == expected
 
 
 def test_the_error_state_of_the_first_process_holds_in_all(threads):
@@ -189,12 +193,12 @@ def test_the_error_state_of_the_first_process_holds_in_all(threads):
     network = tiny()
     network.params["conv.W"][...] = 1e38
     images, labels = batch(network, 80)
-    images[:40] = 0  # only the second part overflows
+    images[:40] = 0  # only the second slice overflows
     with DataParallel(network, network.objective(), 80) as parallel:
         with np.errstate(over="ignore", invalid="ignore"):
-            assert not np.isfinite(parallel.gradients(images, labels)[0])
+            assert not np.isfinite(parallel.backpropagate(images, labels)[0])
         with np.errstate(over="raise", invalid="raise"), pytest.raises(FloatingPointError):
-            parallel.gradients(images, labels)
+            parallel.backpropagate(images, labels)
 
 
 def alive(process):
@@ -212,7 +216,7 @@ def test_no_process_outlives_the_first(threads):
     program = (
         "import sys, time\n"
         "from minicaps.networks import build\n"
-        "from minicaps.training.processes import DataParallel\n"
+        "from minicaps.training import DataParallel\n"
         "network = build('capsnet', 'tiny', rng=0)\n"
         "parallel = DataParallel(network, network.objective(), 80)\n"
         "print(parallel.workers[0].process.pid, flush=True)\n"
@@ -231,27 +235,27 @@ def test_no_process_outlives_the_first(threads):
 
 def test_it_works_in_one_process_where_python_cannot_start_another(threads, monkeypatch):
     threads(2)
-    monkeypatch.setattr(data_parallel.sys, "executable", "")
+    monkeypatch.setattr(processes.sys, "executable", "")
     network, plain = tiny(dtype=np.float64), tiny(dtype=np.float64)
     images, labels = batch(network, 80)
-    gradients(plain, plain.objective(), images, labels)
+    backpropagate(plain, plain.objective(), images, labels)
     with DataParallel(network, network.objective(), 80) as parallel:
         assert not parallel.workers
-        parallel.gradients(images, labels)
+        parallel.backpropagate(images, labels)
         for key, grad in plain.grads.items():
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
 
 
 def test_pairs_of_images_are_shared_too(threads):
     threads(2)
-    network, plain = (build_for_pairs("capsnet", "tiny", 10, seed=0) for _ in range(2))
+    network, plain = (OverlapCapsNet(PRESETS["tiny"], rng=0) for _ in range(2))
     rng = np.random.default_rng(0)
     parts = rng.random((80, 2, *network.image_shape), dtype=np.float32)
     labels = np.stack([np.arange(80) % 10, (np.arange(80) + 3) % 10], axis=1)
-    loss, correct = gradients(plain, plain.objective(), parts, labels)
+    loss, correct = backpropagate(plain, plain.objective(), parts, labels)
     with DataParallel(network, network.objective(), 80) as parallel:
         assert parallel.workers
-        found = parallel.gradients(parts, labels)
+        found = parallel.backpropagate(parts, labels)
         assert found == (pytest.approx(loss, rel=1e-5), correct)
         for key, grad in plain.grads.items():
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-3, atol=1e-4 * np.abs(grad).max())

@@ -5,6 +5,7 @@ GPU, the tests with the fixture ``device`` run there too.
 """
 
 import ast
+import re
 import sys
 import threading
 import types
@@ -18,13 +19,10 @@ from strict_backend import CUPY, StrictArray, strict
 import minicaps
 from minicaps import Dense, cli
 from minicaps.arrays import get_xp, resolve, to_backend, to_numpy
-from minicaps.networks import build
-from minicaps.networks import weights as checkpoint
+from minicaps.networks import build, load_network
+from minicaps.training import SGD, Adam, DataParallel, OneProcess, Run, backpropagate, evaluate, train_step
 from minicaps.training import run as runs
 from minicaps.training.guards import CtrlC
-from minicaps.training.optimizers import SGD, Adam
-from minicaps.training.processes import DataParallel
-from minicaps.training.step import evaluate, train_step
 
 NETWORKS = {
     "capsnet": {"model": "capsnet"},
@@ -36,18 +34,18 @@ every_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWOR
 
 
 def test_the_arrays_decide(device):
-    assert get_xp(np.zeros(2), None, np.float32(1)) is np
+    assert get_xp(np.zeros(2), np.float32(1)) is np
     assert get_xp(device.asarray(np.zeros(2))) is device
 
 
 def test_a_mixture_is_refused_with_the_cure(device):
-    with pytest.raises(TypeError, match=r"are mixed; move the model with model.to"):
+    with pytest.raises(TypeError, match=r"are mixed; move the network with network.to"):
         get_xp(np.zeros(2), device.asarray(np.zeros(2)))
     with pytest.raises(TypeError, match=r"Dense.forward: x: arrays of \w+ and numpy are mixed"):
         Dense(2, 2, rng=0)(device.asarray(np.zeros((1, 2), np.float32)))
 
 
-@pytest.mark.parametrize("value", [[1.0], 1.0, "text"])
+@pytest.mark.parametrize("value", [[1.0], 1.0, "text", None])
 def test_what_is_no_array_is_refused(value):
     with pytest.raises(TypeError, match="expected a NumPy or CuPy array, got"):
         get_xp(value)
@@ -56,11 +54,17 @@ def test_what_is_no_array_is_refused(value):
 @pytest.mark.parametrize(
     "offence",
     [
-        lambda x: np.sum(x), lambda x: np.asarray(x), lambda x: np.ones(3) * x, lambda x: x + np.ones(3),
-        lambda x: float(x.sum()), lambda x: bool((x > 0).all()), lambda x: list(x),
-        lambda x: strict.put_along_axis(x), lambda x: strict.exp(x, where=x > 0),
+        lambda x: np.sum(x),
+        lambda x: np.asarray(x),
+        lambda x: np.ones(3) * x,
+        lambda x: x + np.ones(3),
+        lambda x: float(x.sum()),
+        lambda x: bool((x > 0).all()),
+        lambda x: list(x),
+        lambda x: strict.put_along_axis(x),
+        lambda x: strict.exp(x, where=x > 0),
     ],
-)  # fmt: skip
+)
 def test_the_stand_in_refuses_what_a_device_cannot_or_should_not_do(device, offence):
     with pytest.raises((TypeError, AttributeError)):
         offence(strict.asarray(np.ones(3)))
@@ -71,7 +75,7 @@ def test_the_stand_in_refuses_what_a_device_cannot_or_should_not_do(device, offe
 
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
 @every_network
-def test_training_steps_give_the_same_numbers_and_copy_nothing_back(device, options, optimizer):
+def test_gradients_and_updates_give_the_same_numbers_and_copy_nothing_back(device, options, optimizer):
     options = dict(options)
     name, rng = options.pop("model"), np.random.default_rng(0)
     images, labels = rng.random((5, 28, 28, 1)), rng.integers(0, 10, 5)
@@ -82,9 +86,28 @@ def test_training_steps_give_the_same_numbers_and_copy_nothing_back(device, opti
         strict.transfers = 0
         for _ in range(3):
             x, y = to_backend(images, xp), to_backend(labels, xp)
-            loss, correct = train_step(net, objective, opt, x, y)
+            loss, correct = backpropagate(net, objective, x, y)
+            opt.step()
         assert strict.transfers == 0
         results.append([to_numpy(loss), to_numpy(correct), *net.state().values()])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@every_network
+def test_a_training_step_copies_once_and_gives_the_same_numbers(device, options):
+    options = dict(options)
+    name, rng = options.pop("model"), np.random.default_rng(0)
+    images, labels = rng.random((5, 28, 28, 1)), rng.integers(0, 10, 5)
+    results = []
+    for xp in (np, device):
+        net = build(name, "tiny", rng=0, dtype=np.float64, **options).to(xp)
+        source, adam = OneProcess(net), Adam(net, 1e-2)
+        strict.transfers = 0
+        for _ in range(3):
+            result = train_step(source, adam, to_backend(images, xp), to_backend(labels, xp))
+        assert strict.transfers == (3 if xp is strict else 0)
+        results.append([*result, *net.state().values()])
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
@@ -97,10 +120,10 @@ def test_the_run_copies_once_for_each_step_and_learns_the_same(
     epochs = []
     for xp in (np, device):
         monkeypatch.setattr(runs, "resolve", lambda name, xp=xp: xp)
-        run = runs.Run(config, tmp_path / xp.__name__, say=helpers.quiet)
+        run = Run(config, tmp_path / xp.__name__, say=helpers.quiet)
         strict.transfers = 0
         run._train_epoch(DataParallel(run.network, run.objective, 30), CtrlC())
-        epochs.append(run.place)
+        epochs.append(run.current)
         assert strict.transfers == (run.steps_per_epoch if xp is strict else 0)
     assert np.isclose(epochs[0].loss_sum, epochs[1].loss_sum, rtol=1e-4)
     assert epochs[0].correct == epochs[1].correct
@@ -125,12 +148,12 @@ def test_a_whole_run_on_a_device_writes_what_a_run_on_numpy_reads(
 ):
     monkeypatch.setattr(runs, "resolve", lambda name: device)
     config = helpers.tiny_config(data=str(small_folder), limit=60, batch_size=30, epochs=2)
-    summary = runs.Run(config, tmp_path / "run", say=helpers.quiet).train()
-    resumed = runs.Run.resume(tmp_path / "run")
+    summary = Run(config, tmp_path / "run", say=helpers.quiet).train()
+    resumed = Run.resume(tmp_path / "run")
     assert resumed.optimizer.steps == 4
-    assert type(next(iter(resumed.network.params.values()))) is not np.ndarray
+    assert type(resumed.network.first_param) is not np.ndarray
     monkeypatch.undo()
-    net = checkpoint.load_network(tmp_path / "run" / "model.npz")[0]
+    net = load_network(tmp_path / "run" / "model.npz")[0]
     assert net.count_params() == summary["parameters"]
 
 
@@ -147,7 +170,7 @@ def test_the_optimizer_stays_on_the_thread_that_knows_the_gpu(device, monkeypatc
 def test_moving_a_network_there_and_back_keeps_every_bit(device):
     net = build("capsnet", "tiny", rng=0)
     before = net.state()
-    assert get_xp(next(iter(net.to(device).params.values()))) is device
+    assert net.to(device).xp is device
     after = net.to("numpy").state()
     assert all((after[name] == value).all() for name, value in before.items())
 
@@ -156,14 +179,21 @@ def test_moving_a_network_there_and_back_keeps_every_bit(device):
 
 # What may touch arrays of a device.
 LAYER_FOLDERS = ("layers", "capsules", "fast", "networks")
-LAYER_FILES = ("checks.py", "training/optimizers.py", "training/step.py")
+LAYER_FILES = (
+    "checks.py",
+    *(f"training/{name}.py" for name in ("optimizers", "step", "finite", "evaluation")),
+)
+# Files within these folders: of weights, and of threads, which work on the host.
+HOST_FILES = ("weights.py", "files.py", "platform.py", "threads.py")
 # Types, constants and state of the process; no function of data among them.
-HARMLESS = {"float32", "float64", "ndarray", "integer", "number", "bool_", "dtype", "pi", "inf", "errstate",
-            "random"}  # fmt: skip
+HARMLESS = set(
+    "float32 float64 uint8 int64 ndarray integer number bool_ dtype pi inf errstate random".split()
+)
 # Functions that handle data of the host only: first weights, examples, files, constant matrices, and the
-# end of an evaluation, after its copies.
-ON_THE_HOST = {"__init__", "examples", "state", "load_state", "_matrices", "by_points",
-               "by_frequencies", "evaluate"}  # fmt: skip
+# end of a prediction or an evaluation, after its copies.
+ON_THE_HOST = set(
+    "__init__ examples state load_state _matrices by_points by_frequencies predict evaluate".split()
+)
 
 
 def trees():
@@ -172,8 +202,8 @@ def trees():
         path
         for folder in LAYER_FOLDERS
         for path in sorted((package / folder).glob("*.py"))
-        if path.name != "weights.py"
-    ]  # files, on the host
+        if path.name not in HOST_FILES
+    ]
     assert len(paths) > 10
     for path in [*paths, *(package / name for name in LAYER_FILES)]:
         yield path.name, ast.parse(path.read_text(encoding="utf-8"))
@@ -192,7 +222,7 @@ def numpy_on_device_data(node):
     skipped = []
     if isinstance(node, ast.If):
         first = node.test.values[0] if isinstance(node.test, ast.BoolOp) else node.test
-        if ast.unparse(first) == "xp is np":
+        if re.fullmatch(r"(xp|get_xp\(\w+\)) is np", ast.unparse(first)):
             skipped = [node.test, *node.body]
     for child in ast.iter_child_nodes(node):
         if child not in skipped:
@@ -200,8 +230,11 @@ def numpy_on_device_data(node):
 
 
 def test_layer_code_calls_no_numpy_function_on_what_may_lie_on_a_device():
-    found = [f"{name}:{node.lineno}: {ast.unparse(node)}"
-             for name, tree in trees() for node in numpy_on_device_data(tree)]  # fmt: skip
+    found = [
+        f"{name}:{node.lineno}: {ast.unparse(node)}"
+        for name, tree in trees()
+        for node in numpy_on_device_data(tree)
+    ]
     assert not found
 
 
@@ -211,6 +244,8 @@ def test_layer_code_calls_no_numpy_function_on_what_may_lie_on_a_device():
         ("def forward(x):\n return np.exp(x)", 1),
         ("def forward(x):\n if xp is np:\n  np.exp(x)\n else:\n  np.exp(x)", 1),
         ("def forward(x):\n if x.size and xp is np:\n  np.exp(x)", 1),
+        ("def forward(x):\n if get_xp(x) is np:\n  np.exp(x)", 0),
+        ("def forward(x):\n if get_xp(x) is cp:\n  np.exp(x)", 1),
         ("def forward(x):\n return xp.exp(x).astype(np.float32)", 0),
         ("def load_state(x):\n return np.asarray(x)", 0),
     ],
@@ -221,15 +256,18 @@ def test_the_look_at_the_source_sees(source, offences):
 
 def names_taken_from_the_library(tree):
     """Yield (dotted name, keywords, line) of each xp.name and get_xp(...).name."""
-    calls = {id(node.func): [k.arg for k in node.keywords] for node in ast.walk(tree)
-             if isinstance(node, ast.Call)}  # fmt: skip
+    calls = {
+        id(node.func): [k.arg for k in node.keywords] for node in ast.walk(tree) if isinstance(node, ast.Call)
+    }
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         path, root = [], node
         while isinstance(root, ast.Attribute):
             path, root = [root.attr, *path], root.value
-        library = ast.unparse(root.func) in ("get_xp", "library_of") if isinstance(root, ast.Call) else (
-            isinstance(root, ast.Name) and root.id == "xp")  # fmt: skip
+        if isinstance(root, ast.Call):
+            library = ast.unparse(root.func) == "get_xp"
+        else:
+            library = isinstance(root, ast.Name) and root.id == "xp"
         if path and library and id(node) not in inner:
             yield "cupy." + ".".join(path), calls.get(id(node), []), node.lineno
 
@@ -309,14 +347,20 @@ def test_missing_cupy_is_told_with_the_cure(monkeypatch):
 @pytest.mark.parametrize(
     "devices, line",
     [
-        (None, "minicaps: backend 'cupy' needs CuPy (import of cupy halted; None in sys.modules); install it "
-               "with: pip install 'minicaps[gpu]'"),
+        (
+            None,
+            "minicaps: backend 'cupy' needs CuPy (import of cupy halted; None in sys.modules); install it "
+            "with: pip install 'minicaps[gpu]'",
+        ),
         (0, "minicaps: backend 'cupy': CuPy finds no GPU"),
         ("no driver", "minicaps: backend 'cupy': CuPy finds no usable GPU (no driver)"),
-        (1, "minicaps: out of memory (Out of memory allocating 800 bytes); try a smaller --batch-size, "
-            "--preset or --size"),
+        (
+            1,
+            "minicaps: out of memory (Out of memory allocating 800 bytes); try a smaller --batch-size, "
+            "--preset or --size",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_command_line_says_in_one_line_why_a_gpu_does_not_serve(
     devices, line, fake_cupy, monkeypatch, small_folder, tmp_path, capsys
 ):

@@ -23,9 +23,8 @@ from PIL import Image
 from minicaps import cli
 from minicaps.datasets import read_idx
 from minicaps.datasets.idx import MAX_GZIP_RATIO
-from minicaps.networks import build
-from minicaps.networks import weights as checkpoint
-from minicaps.training.run import read_config
+from minicaps.networks import build, files, save_network
+from minicaps.training import read_config
 
 FUZZ = settings(
     max_examples=max(200, settings().max_examples),
@@ -153,7 +152,7 @@ ARRAYS = {"conv.W": np.arange(12, dtype=np.float32).reshape(3, 4), "steps": np.a
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "file.npz"
-    checkpoint.write(path, ARRAYS, {"epochs": [1, 2]})
+    files.write(path, ARRAYS, {"epochs": [1, 2]})
     return path.read_bytes()
 
 
@@ -179,12 +178,10 @@ def test_any_checkpoint_is_refused_or_read_as_it_was_written(tmp_path, saved, da
         | mutated(saved)
         | mutated(members[name]).map(lambda part: repacked(saved, name, part))
     )
-    result = read_or_refuse(checkpoint.read, tmp_path / "file.npz", content, MEGABYTE + 10 * len(content))
+    result = read_or_refuse(files.read, tmp_path / "file.npz", content, MEGABYTE + 10 * len(content))
     if result is not None:
         arrays, description = result
-        assert (
-            description == {"format": checkpoint.FORMAT, "epochs": [1, 2]} and arrays.keys() == ARRAYS.keys()
-        )
+        assert description == {"format": files.FORMAT, "epochs": [1, 2]} and arrays.keys() == ARRAYS.keys()
         for key, array in ARRAYS.items():
             np.testing.assert_array_equal(arrays[key], array, strict=True)
 
@@ -217,11 +214,19 @@ def test_any_configuration_is_refused_or_could_train(tmp_path, content):
 # -- predict -----------------------------------------------------------------------------------
 
 SMALL = {
-    "image_shape": (8, 9, 1), "classes": 3, "conv_channels": 2, "conv_kernel": 3, "primary_types": 2,
-    "primary_dimension": 2, "primary_kernel": 3, "class_dimension": 2, "decoder_hidden": (3, 4),
-}  # fmt: skip
+    **{"image_shape": (8, 9, 1), "classes": 3, "conv_channels": 2, "conv_kernel": 3, "primary_types": 2},
+    **{"primary_dimension": 2, "primary_kernel": 3, "class_dimension": 2, "decoder_hidden": (3, 4)},
+}
 NETWORK = build("capsnet", **SMALL, rng=0)
-DESCRIPTION = {"model": "capsnet", "network": NETWORK.config(), "class_names": ["a", "b", "c"]}
+DESCRIPTION = {"model": "capsnet", "network": vars(NETWORK.config), "class_names": ["a", "b", "c"]}
+OLD_OPTIONS = {"leaky": False, "gradient": "full", "coupling": "softmax"}
+OLD = {**DESCRIPTION, "format": 2, "network": {**vars(NETWORK.config), **OLD_OPTIONS}}
+for name in ("std", "stopped_gradient"):
+    del OLD["network"][name]
+OLD_NAMES = {"capsules.votes.W": "capsules.prediction.W"} | {
+    name: name.replace("decoder.", "reconstruct.") for name in NETWORK.params if "decoder." in name
+}
+OLD_STATE = {OLD_NAMES.get(name, name): array for name, array in NETWORK.state().items()}
 
 
 def picture(kind, size=(12, 10)):
@@ -252,7 +257,8 @@ def predict(tmp_path, capsys, monkeypatch):
     """Return a function that predicts in this process; it fails unless all goes as promised."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no need to last
-    checkpoint.save_network(tmp_path / "model.npz", NETWORK, "capsnet", ("a", "b", "c"))
+    save_network(tmp_path / "model.npz", NETWORK, ("a", "b", "c"))
+    cli.build_parser()  # imports what it needs, whose memory is not that of a file
 
     def predict(most):
         capsys.readouterr()
@@ -288,7 +294,8 @@ def test_predict_answers_or_refuses_any_picture(tmp_path, predict, content):
 def test_predict_answers_or_refuses_with_any_model(tmp_path, predict, data):
     (tmp_path / "image").write_bytes(picture("png"))
     path = tmp_path / "model.npz"
-    checkpoint.write(path, NETWORK.state(), data.draw(edited(DESCRIPTION)))
+    state, description = data.draw(st.sampled_from([(NETWORK.state(), DESCRIPTION), (OLD_STATE, OLD)]))
+    files.write(path, state, data.draw(edited(description)))
     if data.draw(st.booleans()):
         path.write_bytes(data.draw(mutated(path.read_bytes())))
     predict(most=8 * MEGABYTE)
@@ -302,9 +309,12 @@ def test_a_picture_with_a_header_that_promises_too_much_is_refused(tmp_path, pre
 
 def test_the_good_files_that_are_mutated_are_good(tmp_path, predict, saved):
     assert read_or_refuse(read_idx, tmp_path / "file", IDX, MEGABYTE).shape == (3, 4, 5)
-    assert read_or_refuse(checkpoint.read, tmp_path / "file", saved, MEGABYTE)
+    assert read_or_refuse(files.read, tmp_path / "file", saved, MEGABYTE)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert asdict(read_config(tmp_path)) == CONFIG
+    (tmp_path / "image").write_bytes(picture("png"))
+    files.write(tmp_path / "model.npz", OLD_STATE, OLD)
+    assert predict(most=8 * MEGABYTE) == 0
     for kind in ("png", "jpeg", "bmp", "gif", "tiff", "webp", "ppm"):
         (tmp_path / "image").write_bytes(picture(kind))
         assert predict(most=8 * MEGABYTE) == 0

@@ -1,4 +1,4 @@
-"""Optimisers and schedules beside their formulas."""
+"""Optimizers and schedules beside their formulas."""
 
 import dataclasses
 import math
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from minicaps import Dense, ReLU, Sequential
-from minicaps.training.optimizers import BLOCK, SGD, Adam, Constant, Cosine, Exponential, in_blocks
+from minicaps.training import SGD, Adam, Constant, Cosine, Exponential
+from minicaps.training.optimizers import BLOCK, in_blocks
 
 GRADIENTS = (0.5, -2.0, 1.0, 0.25)
 
@@ -45,8 +46,9 @@ def test_sgd_is_its_formula(layer, momentum):
     np.testing.assert_allclose(weights_after(SGD(layer, 0.1, momentum=momentum), layer), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1},
-                                     {"beta1": 0.0}, {"beta2": 0.0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{}, {"beta1": 0.5, "beta2": 0.7, "epsilon": 0.1}, {"beta1": 0.0}, {"beta2": 0.0}]
+)
 def test_adam_is_its_formula(layer, options):
     beta1, beta2 = options.get("beta1", 0.9), options.get("beta2", 0.999)
     epsilon = options.get("epsilon", 1e-8)
@@ -60,7 +62,7 @@ def test_adam_is_its_formula(layer, options):
 
 
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
-def test_a_parameter_that_does_not_lie_in_one_piece_is_updated_too(layer, optimizer):
+def test_a_parameter_that_is_not_contiguous_is_updated_too(layer, optimizer):
     layer.add_param("W", np.ones((3, 2)).T)
     layer.grads["W"][...] = 1.0
     optimizer(layer, 0.1).step()
@@ -106,21 +108,21 @@ def test_a_restored_state_continues_with_the_same_bits(layer, optimizer):
 
 
 def test_a_foreign_state_is_refused(layer):
-    with pytest.raises(ValueError, match="of another optimiser or network"):
+    with pytest.raises(ValueError, match="of another optimizer or network"):
         Adam(layer, 0.1).load_state(SGD(layer, 0.1).state())
-    with pytest.raises(ValueError, match="of another optimiser or network"):
+    with pytest.raises(ValueError, match="of another optimizer or network"):
         Adam(layer, 0.1).load_state(Adam(Dense(2, 4, rng=0), 0.1).state())
 
 
 def test_the_schedule_counts_from_step_0(layer):
-    rates = []
+    steps = []
 
     def schedule(step):
-        rates.append(step)
+        steps.append(step)
         return 0.1
 
     weights_after(SGD(layer, schedule), layer)
-    assert rates == [0, 1, 2, 3]
+    assert steps == [0, 1, 2, 3]
 
 
 def test_constant():
@@ -146,7 +148,7 @@ def test_cosine():
 
 
 @pytest.mark.parametrize("schedule", [Constant(0.1, 10), Exponential(0.1, 10), Cosine(0.1, 110, 10)])
-def test_warmup_grows_in_equal_steps_to_the_rate(schedule):
+def test_warmup_grows_in_equal_steps_to_the_learning_rate(schedule):
     unwarmed = type(schedule)(**{**vars(schedule), "warmup": 0})
     factor = [0.1 * (k + 1) for k in range(10)]
     if not isinstance(schedule, Cosine):
@@ -158,21 +160,28 @@ def test_warmup_grows_in_equal_steps_to_the_rate(schedule):
 @pytest.mark.parametrize("schedule", [Constant(0.1), Exponential(0.1), Cosine(0.1, 10)])
 def test_a_schedule_cannot_be_changed_under_an_optimizer(schedule):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        schedule.rate = 0.2
+        schedule.learning_rate = 0.2
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Constant(0.0), lambda: Constant(float("nan")), lambda: Constant(0.1, -1),
+        lambda: Constant(0.0),
+        lambda: Constant(float("nan")),
+        lambda: Constant(0.1, -1),
         lambda: Exponential(0.1, decay=0.0),
-        lambda: Exponential(0.1, decay=1.5), lambda: Exponential(0.1, every=0), lambda: Cosine(0.1, 0),
-        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0), lambda: Adam(Dense(1, 1), 0.1, beta1=-0.1),
-        lambda: Adam(Dense(1, 1), 0.1, beta2=1.0), lambda: Adam(Dense(1, 1), 0.1, beta2=-0.1),
-        lambda: SGD(Dense(1, 1), 0.1, momentum=1.0), lambda: SGD(Dense(1, 1), 0.1, momentum=-0.1),
+        lambda: Exponential(0.1, decay=1.5),
+        lambda: Exponential(0.1, every=0),
+        lambda: Cosine(0.1, 0),
+        lambda: Adam(Dense(1, 1), 0.1, beta1=1.0),
+        lambda: Adam(Dense(1, 1), 0.1, beta1=-0.1),
+        lambda: Adam(Dense(1, 1), 0.1, beta2=1.0),
+        lambda: Adam(Dense(1, 1), 0.1, beta2=-0.1),
+        lambda: SGD(Dense(1, 1), 0.1, momentum=1.0),
+        lambda: SGD(Dense(1, 1), 0.1, momentum=-0.1),
         lambda: SGD(Dense(1, 1), -0.1),
     ],
-)  # fmt: skip
+)
 def test_impossible_values_are_refused(make):
     with pytest.raises(ValueError, match="expected"):
         make()

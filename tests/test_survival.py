@@ -11,17 +11,27 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from helpers import interrupt_at, press_ctrl_c_at, quiet, read_metrics, small_folder, tiny_config
 
-from minicaps.networks import weights as checkpoint
-from minicaps.training import guards
+from minicaps.networks import build, files
+from minicaps.training import (
+    Adam,
+    DataParallel,
+    Diverged,
+    OneProcess,
+    Run,
+    backpropagate,
+    read_config,
+    to_batch,
+    train_step,
+)
 from minicaps.training import run as runs
-from minicaps.training import step as training
-from minicaps.training.guards import CtrlC, all_finite, first_not_finite, locked, sum_of_squares
-from minicaps.training.run import Run
+from minicaps.training.finite import all_finite, first_not_finite, sum_of_squares
+from minicaps.training.guards import CtrlC, locked
 
 BATCHES = 9  # of 30 images each, in an epoch
 
@@ -31,13 +41,6 @@ def config(tmp_path_factory):
     """Two epochs of nine batches, on data in a folder, so that other processes find it too."""
     data = small_folder(tmp_path_factory.mktemp("data"), 300, 40)
     return tiny_config(epochs=2, batch_size=30, data=str(data))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_draw", lambda run, test: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def often(monkeypatch):
 
 
 def weights(folder):
-    return {name: array.tobytes() for name, array in checkpoint.read(folder / "model.npz")[0].items()}
+    return {name: array.tobytes() for name, array in files.read(folder / "model.npz")[0].items()}
 
 
 def without_clock(folder):
@@ -71,8 +74,8 @@ def resumes_like(straight, folder):
 
 def position(folder):
     """Return how many epochs and batches the checkpoint has."""
-    description = checkpoint.read(folder / "checkpoint.npz")[1]
-    return len(description["epochs"]), description["place"]["batches"]
+    description = files.read(folder / "checkpoint.npz")[1]
+    return len(description["epochs"]), description["progress"]["batches"]
 
 
 # -- killed ------------------------------------------------------------------------------------
@@ -80,7 +83,7 @@ def position(folder):
 
 def train_in_a_process(folder, started):
     """What the processes below do: train on, saving after every batch."""
-    runs.SAVE_EVERY, Run._draw = 0, lambda run, test: None
+    runs.SAVE_EVERY = 0
     run = Run.resume(folder, say=quiet)
     started.send(True)
     run.train()
@@ -92,7 +95,7 @@ def start():
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
-        context.set_forkserver_preload(["minicaps.runs"])  # so that each process starts at once
+        context.set_forkserver_preload(["minicaps.training"])  # so that each process starts at once
 
     def start(folder):
         here, there = context.Pipe()
@@ -125,15 +128,15 @@ def test_runs_killed_at_ten_random_moments_resume_bit_for_bit(straight, config, 
         process.join()
         exits.append(process.exitcode)
         if (folder / "checkpoint.npz").exists():
-            checkpoint.read(folder / "checkpoint.npz")  # whole, whatever the moment
+            files.read(folder / "checkpoint.npz")  # whole, whatever the moment
         assert resumes_like(straight, folder)
     assert any(code != 0 for code in exits)  # the others ended before, quicker than the one that was timed
 
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys
+from minicaps.training import Run
 from minicaps.training import run as runs
-from minicaps.training.run import Run
 
 runs.SAVE_EVERY = 0
 run, replace, calls = Run.resume(sys.argv[1], say=str), os.replace, iter(range(100))
@@ -307,16 +310,25 @@ def test_saving_within_an_epoch_changes_no_bit(straight, config, tmp_path, often
     assert weights(tmp_path) == weights(straight)
 
 
-def test_a_checkpoint_of_format_1_which_knew_no_place_resumes(straight, config, tmp_path):
-    def stop(line):
-        raise KeyboardInterrupt
-
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_older_format_is_refused_with_what_to_do(config, tmp_path, version):
     with pytest.raises(KeyboardInterrupt):
-        Run(config, tmp_path, say=stop).train()
-    arrays, description = checkpoint.read(tmp_path / "checkpoint.npz")
-    old = {"format": 1, "rng": description["rng"], "epochs": description["epochs"], "seconds": 1.0}
-    np.savez(tmp_path / "checkpoint.npz", description=np.array(json.dumps(old)), **arrays)
-    assert resumes_like(straight, tmp_path)
+        Run(config, tmp_path, say=quiet, progress=press_ctrl_c_at(3)).train()
+    arrays, _ = files.read(tmp_path / "checkpoint.npz")
+    arrays |= {
+        "description": np.array(json.dumps({"format": version, "rng": {}, "epochs": [], "seconds": 1.0}))
+    }
+    if version == 2:
+        text = str(arrays.pop("description"))
+        arrays |= {"checksum": np.array(files.digest(arrays, text)), "description": np.array(text)}
+    np.savez(tmp_path / "checkpoint.npz", **arrays)
+    with pytest.raises(ValueError) as caught:
+        Run.resume(tmp_path, say=quiet)
+    assert str(caught.value) == (
+        f"{tmp_path / 'checkpoint.npz'}: a checkpoint of format {version}, whose order of images cannot be "
+        "continued here; train again with --out, or finish the run with minicaps 0.1.0 (of a finished run, "
+        "model.npz still loads)"
+    )
 
 
 # -- one process per folder --------------------------------------------------------------------
@@ -334,17 +346,17 @@ def test_a_second_run_in_the_same_folder_is_refused(config, tmp_path):
 
 
 def test_two_runs_that_begin_at_once_in_one_folder_do_not_mix(config, tmp_path, monkeypatch):
-    prepare = Run._prepare
+    load = runs.load
 
-    def prepare_slowly(run):
-        monkeypatch.setattr(Run, "_prepare", prepare)
+    def load_slowly(*arguments):
+        monkeypatch.setattr(runs, "load", load)
         Run(tiny_config(seed=7, data=config.data), tmp_path)  # is quicker
-        prepare(run)
+        return load(*arguments)
 
-    monkeypatch.setattr(Run, "_prepare", prepare_slowly)
+    monkeypatch.setattr(runs, "load", load_slowly)
     with pytest.raises(FileExistsError, match="holds a run already"):
         Run(config, tmp_path)
-    assert runs.read_config(tmp_path).seed == 7
+    assert read_config(tmp_path).seed == 7
 
 
 def test_a_process_that_trains_keeps_others_out_until_it_is_killed(straight, config, start, tmp_path):
@@ -400,7 +412,7 @@ def test_files_that_may_not_grow_end_the_run_in_one_line_with_the_checkpoint_int
 def test_a_full_or_forbidden_disk_stops_the_run_with_the_checkpoint_intact(
     straight, config, tmp_path, monkeypatch, often, number, words
 ):
-    mkstemp, calls = checkpoint.tempfile.mkstemp, iter(range(100))
+    mkstemp, calls = files.tempfile.mkstemp, iter(range(100))
 
     def fail_later(**options):
         if next(calls) == 8:
@@ -409,7 +421,7 @@ def test_a_full_or_forbidden_disk_stops_the_run_with_the_checkpoint_intact(
 
     run = Run(config, tmp_path, say=quiet)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.tempfile, "mkstemp", fail_later)
+        patch.setattr(files.tempfile, "mkstemp", fail_later)
         with pytest.raises(OSError, match=words) as caught:
             run.train()
     assert caught.value.filename == str(tmp_path / "metrics.jsonl") and position(tmp_path) == (0, 3)
@@ -452,34 +464,48 @@ def poison(layer, method, value, call, monkeypatch):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(
     "name, method, message",
-    [("conv", "forward", r"loss is \w+ at step 12 \(first is the output of conv\)"),
-     ("primary", "forward", r"loss is \w+ at step 12 \(first is the output of primary\)"),
-     ("reconstruct.fc2", "backward",
-      r"gradient is not finite at step 12 \(first is the gradient of reconstruct\.fc2\)"),
-     ("conv", "backward_params", r"gradient is not finite at step 12 \(first is the gradient of conv\)")],
-)  # fmt: skip
+    [
+        ("conv", "forward", r"loss is \w+ at step 12 \(first is the output of conv\)"),
+        ("primary", "forward", r"loss is \w+ at step 12 \(first is the output of primary\)"),
+        (
+            "decoder.fc2",
+            "backward",
+            r"gradient is not finite at step 12 \(first is the gradient of decoder\.fc2\)",
+        ),
+        ("conv", "backward_params", r"gradient is not finite at step 12 \(first is the gradient of conv\)"),
+    ],
+)
 def test_the_run_stops_before_the_update_and_names_the_first_layer_and_the_step(
     straight, config, tmp_path, monkeypatch, name, method, message, value
 ):
     run = Run(config, tmp_path, say=quiet)
-    poison(dict(run.network.leaves())[f"{name}."], method, value, 12, monkeypatch)
-    with pytest.raises(RuntimeError) as caught:
+    poison(dict(run.network.walk())[f"{name}."], method, value, 12, monkeypatch)
+    with pytest.raises(Diverged) as caught:
         run.train()
-    assert re.search(rf"^the {message}; a smaller learning rate may help \(it is 0\.004\); "
-                     r"the run is kept as it was after epoch 1$", str(caught.value))  # fmt: skip
+    assert re.search(
+        rf"^the {message}; a smaller learning rate may help \(it is 0\.004\); "
+        r"the run is kept as it was after epoch 1$",
+        str(caught.value),
+    )
     assert run.optimizer.steps == 11 and all_finite(*run.network.params.values())
     monkeypatch.undo()
     assert position(tmp_path) == (1, 0) and resumes_like(straight, tmp_path)
 
 
+def first(run, x, y):
+    """What the search says of one batch."""
+    network, objective = run.network, run.objective
+    return first_not_finite(network, objective, lambda: backpropagate(network, objective, x, y))
+
+
 def test_weights_that_are_not_finite_are_named(config, tmp_path):
     run = Run(config, tmp_path, say=quiet)
-    run.network.params["capsules.prediction.W"][0, 0, 0, 0] = np.nan
-    with pytest.raises(RuntimeError, match=r"network/capsules\.prediction\.W is not finite after step 0"):
+    run.network.params["capsules.votes.W"][0, 0, 0, 0] = np.nan
+    with pytest.raises(RuntimeError, match=r"network/capsules\.votes\.W is not finite after step 0"):
         run.train()
     assert not (tmp_path / "checkpoint.npz").exists()
-    x, y = training.to_batch(run.images[:5], run.labels[:5], np)
-    assert first_not_finite(run.network, run.objective, x, y) == "the weights capsules.prediction.W"
+    x, y = to_batch(run.images[:5], run.labels[:5], np)
+    assert first(run, x, y) == "the weights capsules.votes.W"
 
 
 def test_an_update_that_overflows_is_never_saved(config, tmp_path, often):
@@ -515,10 +541,31 @@ def test_large_gradients_that_are_finite_do_not_stop_the_run(config, tmp_path, m
 
 def test_after_the_search_every_layer_has_its_own_methods_back(config, tmp_path):
     run = Run(config, tmp_path, say=quiet)
-    x, y = training.to_batch(run.images[:5], run.labels[:5], np)
-    assert first_not_finite(run.network, run.objective, x, y) == "nothing, when computed again"
-    for layer in [run.objective, *(layer for _, layer in run.network.leaves())]:
+    x, y = to_batch(run.images[:5], run.labels[:5], np)
+    assert first(run, x, y) == "nothing, when computed again"
+    for layer in [run.objective, *(layer for _, layer in run.network.walk())]:
         assert not {"forward", "backward", "backward_params"} & vars(layer).keys()
+
+
+@pytest.mark.parametrize("schedule, learning_rate", [(0.5, "0.5"), (lambda step: 0.25, "0.25")])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_step_that_diverges_changes_no_weight_and_says_where(schedule, learning_rate, parallel):
+    network, rng = build("mlp", rng=0), np.random.default_rng(0)
+    x, y = rng.random((80, 28, 28, 1), dtype=np.float32), np.arange(80) % 10
+    objective, optimizer = network.objective(), Adam(network, schedule)
+    with DataParallel(network, objective, 80) if parallel else nullcontext(OneProcess(network)) as source:
+        train_step(source, optimizer, x, y)
+        before = network.state()
+        x[79, 3, 3] = np.inf
+        with pytest.raises(Diverged) as caught:
+            train_step(source, optimizer, x, y)
+    assert str(caught.value) == (
+        "the loss is nan at step 2 (first is the output of chain.flatten); a smaller learning rate may help "
+        f"(it is {learning_rate})"
+    )
+    assert optimizer.steps == 1
+    for name, array in network.state().items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -527,4 +574,4 @@ def test_one_number_that_is_not_finite_shows_in_both_checks(value):
     assert sum_of_squares(arrays) == 17 and all_finite(*arrays, None, (arrays[0], None))
     arrays[1][3] = value
     assert not np.isfinite(sum_of_squares(arrays)) and not all_finite(*arrays)
-    assert not all_finite(arrays[0], (None, arrays[1])) and guards.all_finite()
+    assert not all_finite(arrays[0], (None, arrays[1])) and all_finite()

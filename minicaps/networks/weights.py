@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minicaps.checks import check_choice, check_flag
 from minicaps.networks import files
 from minicaps.networks.network import Network
 from minicaps.networks.registry import NETWORKS, configure
@@ -61,6 +62,8 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
     """
     arrays, description = files.read(path)
     try:
+        if not isinstance(description["network"], dict):
+            raise ValueError(f"its network is {description['network']!r}, expected a mapping of options")
         if description["format"] < 3:
             arrays, description = upgrade(arrays, description)
         network = _build(description, held=sum(array.size for array in arrays.values()))
@@ -116,9 +119,12 @@ def upgrade(
         renamed[name] = array
     options = dict(description["network"])
     leaky, coupling = options.pop("leaky", False), options.pop("coupling", "softmax")
+    gradient = options.pop("gradient", "full")
+    check_flag("CapsNet", leaky=leaky)
+    check_choice("CapsNet", "gradient", gradient, ("full", "stopped"))
     words = (["leaky"] if leaky else []) + ([] if leaky and coupling == "softmax" else [coupling])
     options["coupling"] = " ".join(words)
-    options["stopped_gradient"] = options.pop("gradient", "full") == "stopped"
+    options["stopped_gradient"] = gradient == "stopped"
     return renamed, {**description, "network": options}
 
 

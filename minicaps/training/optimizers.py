@@ -14,7 +14,7 @@ from minicaps.fast import parallel, slices_of
 from minicaps.layers import Layer
 from minicaps.training.schedules import Constant, Schedule
 
-BLOCK = 1 << 17  # numbers updated together; smaller blocks spend more on calls than the cache saves
+BLOCK = 1 << 18  # numbers updated together; smaller blocks lose more in calls than they gain in the cache
 
 
 class Optimizer(ABC):
@@ -54,6 +54,7 @@ class Optimizer(ABC):
         for name, param in self.layer.params.items():
             averages = (self.averages[moment][name] for moment in self.moments)
             blocks += in_blocks((param, grads[name], *averages))
+        blocks.sort(key=lambda block: -block[0].size)  # so that no thread is left with a large one
 
         def work(block: tuple[Array, ...]) -> None:
             param, grad, *averages = block
