@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from minicaps.capsules import Softmax
+from minicaps.capsules import Leaky, Softmax
 from minicaps.networks import (
     PRESETS,
     CapsNet,
@@ -164,7 +164,7 @@ class OwnCoupling(Softmax):
 @pytest.mark.parametrize(
     "network, reason",
     [
-        (CapsNet(PRESETS["tiny"], coupling=OwnCoupling(), rng=0), "a coupling of its own"),
+        (CapsNet(PRESETS["tiny"], coupling=OwnCoupling(), rng=0), "a routing of its own"),
         (OverlapCapsNet(PRESETS["tiny"], rng=0), "the class OverlapCapsNet"),
     ],
 )
@@ -172,6 +172,29 @@ def test_a_network_that_a_file_could_not_build_again_is_not_saved(tmp_path, netw
     with pytest.raises(ValueError, match=f"{reason} cannot be built again from a file"):
         save_network(tmp_path / "model.npz", network)
     assert not (tmp_path / "model.npz").exists()
+
+
+@pytest.mark.parametrize("names", [("a", "b"), tuple("abcdefghijk"), tuple(range(10))])
+def test_class_names_that_could_not_be_read_are_not_written(tmp_path, names):
+    with pytest.raises(ValueError, match=r"class names .* for 10 classes, expected a text for each"):
+        save_network(tmp_path / "model.npz", build("mlp", rng=0), names)
+    assert not (tmp_path / "model.npz").exists()
+
+
+def test_a_routing_that_was_changed_afterwards_is_not_saved_as_another(tmp_path):
+    for name, value in (("coupling", Leaky()), ("iterations", 5)):
+        network = build("capsnet", "tiny", rng=0)
+        setattr(network.capsules.routing, name, value)
+        with pytest.raises(ValueError, match="a routing of its own cannot be built again"):
+            save_network(tmp_path / "model.npz", network)
+
+
+def test_double_precision_and_options_of_numpy_s_types_come_back(tmp_path):
+    network = build("mlp", hidden=np.int64(7), rng=0, dtype=np.float64)
+    save_network(tmp_path / "model.npz", network)
+    again, _ = load_network(tmp_path / "model.npz")
+    assert type(again.config.hidden) is int and again.first_param.dtype == np.float64
+    assert all((again.params[name] == param).all() for name, param in network.params.items())
 
 
 def test_class_names_are_numbers_unless_they_are_given(tmp_path):

@@ -155,7 +155,7 @@ SPOILERS = {
 @pytest.mark.parametrize("cls", CLASSES + NETWORKS, ids=lambda cls: cls.__name__)
 def test_forward_refuses_what_is_no_batch_of_floats(cls, spoiler):
     how, error, message = SPOILERS[spoiler]
-    _, layer, inputs, _ = example(cls)
+    _, layer, inputs, *_ = example(cls)
     with pytest.raises(error, match=message) as caught:
         layer.forward(*spoilt(inputs, how))
     assert re.match(r"\w+(\.forward)?: \w+", str(caught.value))  # the place and the argument
@@ -165,7 +165,7 @@ def test_forward_refuses_what_is_no_batch_of_floats(cls, spoiler):
     "cls", [c for c in CLASSES + NETWORKS if issubclass(c, Layer)], ids=lambda c: c.__name__
 )
 def test_backward_refuses_another_shape_and_another_dtype(cls):
-    _, layer, inputs, _ = example(cls)
+    _, layer, inputs, *_ = example(cls)
     y, cache = layer.forward(*inputs)
     for how, error in ((lambda x: x[..., None], ValueError), (lambda x: x.astype(int), TypeError),
                        (lambda x: np.concatenate([x, x]), ValueError)):  # fmt: skip

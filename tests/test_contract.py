@@ -68,13 +68,13 @@ def test_a_layer_in_a_subfolder_is_found_and_its_wrong_backward_told(tmp_path, m
 @every_case
 @pytest.mark.usefixtures("small_slices")
 def test_backward_agrees_with_central_differences_when_the_work_is_sliced_for_threads(case):
-    _, layer, inputs, check_forward = case.make()
+    _, layer, inputs, check_forward, _ = case.make()
     gradcheck(layer, inputs, check_forward=check_forward).raise_if_failed()
 
 
 @every_case
 def test_slices_for_the_threads_change_nothing_but_rounding(case, request):
-    _, layer, inputs, _ = case.make()
+    _, layer, inputs, *_ = case.make()
     whole = run(layer, inputs)
     request.getfixturevalue("small_slices")
     assert_close(run(layer, inputs).arrays, whole.arrays, 1e-12)
@@ -82,11 +82,9 @@ def test_slices_for_the_threads_change_nothing_but_rounding(case, request):
 
 @every_case
 def test_an_array_library_that_refuses_to_mix_gives_the_same_numbers(case, device):
-    _, layer, inputs, _ = case.make()
+    _, layer, inputs, *_ = case.make()
     expected = run(layer, inputs)
     inputs = map_arrays(lambda x: to_backend(x, device), inputs)
-    if hasattr(layer, "c"):
-        layer.c = to_backend(layer.c, device)  # Frozen holds couplings that are no parameter
     if isinstance(layer, Loss):
         y, cache = layer.forward(*inputs)
         dx, grads = layer.backward(cache), {}
@@ -107,7 +105,7 @@ def test_an_array_library_that_refuses_to_mix_gives_the_same_numbers(case, devic
 
 @pytest.mark.parametrize("case", [c for c in CASES if issubclass(c.cls, Network)], ids=lambda c: c.label)
 def test_a_foreign_state_is_refused_and_changes_nothing(case):
-    _, layer, inputs, _ = case.make()
+    _, layer, inputs, *_ = case.make()
     expected, state = layer(*inputs), layer.state()
     with pytest.raises(ValueError, match="lacks"):
         layer.load_state({})
@@ -146,7 +144,7 @@ def test_every_option_has_an_example_in_use_and_one_without(cls):
 
 @every_case
 def test_examples_have_axes_of_different_size_and_no_zero_parameter(case):
-    _, layer, inputs, _ = case.make()
+    _, layer, inputs, *_ = case.make()
     for x in arrays_in(inputs):
         assert min(x.shape) > 1 and len(set(x.shape)) == x.ndim, x.shape
     for name, param in getattr(layer, "params", {}).items():
@@ -166,7 +164,7 @@ def test_a_docstring_tells_the_gradient_or_is_that_of_a_twin(cls):
 
 @every_case
 def test_wrong_inputs_are_refused_by_name(case):
-    _, layer, inputs, _ = case.make()
+    _, layer, inputs, *_ = case.make()
     first = inputs[0][0] if isinstance(inputs[0], tuple) else inputs[0]
 
     def replace(x):

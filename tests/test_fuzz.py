@@ -258,7 +258,7 @@ def predict(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no need to last
     save_network(tmp_path / "model.npz", NETWORK, ("a", "b", "c"))
-    cli.build_parser()  # imports what it needs, whose memory is not that of a file
+    cli.build_parser(["predict"])  # imports what it needs, whose memory is not that of a file
 
     def predict(most):
         capsys.readouterr()

@@ -1,5 +1,8 @@
 """The base of all layers: what it contains, its memory, its snapshots."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -63,6 +66,49 @@ def test_parameters_change_in_place_and_never_become_other_arrays():
         layer.first.params["W"] = np.zeros((3, 2))
 
 
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), dict])
+def test_parameters_can_be_copied_as_a_whole(again):
+    params = again(Two().params)
+    assert list(params) == ["scale", "first.W", "first.bias", "second.W", "second.bias"]
+    assert params["first.W"].shape == (3, 2)
+    with pytest.raises((AttributeError, TypeError)):
+        Two().params.update(scale=np.zeros(2))  # which would change nothing
+
+
+def test_a_parameter_is_a_copy_of_what_it_was_made_of():
+    a, layer = np.ones(2), Two()
+    layer.add_param("more", a)
+    layer.params["more"] += 1
+    assert (a == 1).all()
+
+
+@pytest.mark.parametrize("make", [list, tuple, lambda layers: dict(enumerate(layers))])
+def test_layers_in_a_collection_are_not_lost_in_silence(make):
+    layer = Two()
+    with pytest.raises(
+        TypeError, match=r"Two: self.fcs is a \w+ that holds layers.*put them into a Sequential"
+    ):
+        layer.fcs = make([Dense(3, 3), Dense(3, 3)])
+
+
+def test_a_layer_that_is_taken_away_takes_its_parameters_along():
+    layer = Two()
+    layer._hidden = Dense(2, 2, rng=0)
+    assert "_hidden.W" in layer.params
+    layer._hidden = None
+    del layer.second
+    assert list(layer.params) == ["scale", "first.W", "first.bias"]
+
+
+@pytest.mark.parametrize("vector", [np.zeros(5), np.zeros(22, np.float32), np.zeros((22, 1))])
+def test_memory_that_does_not_fit_is_refused_and_changes_nothing(vector):
+    layer = Two()
+    before = layer.state()
+    with pytest.raises(ValueError, match=r"Two.use_memory: got .* expected float64 of shape \(22,\)"):
+        layer.use_memory(params=vector)
+    assert all((layer.params[name] == array).all() for name, array in before.items())
+
+
 def test_parameters_and_gradients_can_lie_in_the_memory_of_a_vector():
     layer = Two()
     numbers = layer.count_params()
@@ -90,6 +136,35 @@ def test_what_a_snapshot_has_derived_from_its_weights_goes_when_they_move():
     v = double(u.astype(np.float64))
     assert v.dtype == np.float64
     np.testing.assert_array_equal(v, layer.astype(np.float64)(u.astype(np.float64)))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_of_a_snapshot_is_no_snapshot_and_follows_its_own_weights(again):
+    layer = CapsuleLayer(5, 3, 4, 6, std=1.0, rng=0)
+    u, snapshot = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32), layer.for_inference()
+    before = snapshot(u)
+    other = again(snapshot)
+    assert not other._derived
+    other.load_state({name: 2 * array for name, array in other.state().items()})
+    assert np.abs(other(u) - before).max() > 0.01
+    np.testing.assert_array_equal(snapshot(u), before)
+
+
+def test_a_snapshot_refuses_new_weights():
+    snapshot = CapsuleLayer(5, 3, 4, 6, rng=0).for_inference()
+    with pytest.raises(ValueError, match=r"CapsuleLayer.load_state: a snapshot for inference is read-only"):
+        snapshot.load_state(snapshot.state())
+    with pytest.raises(ValueError, match=r"use_memory: a snapshot for inference is read-only"):
+        snapshot.use_memory(params=np.zeros(snapshot.count_params(), np.float32))
+    assert not snapshot.astype(np.float64).first_param.flags.writeable
+
+
+def test_a_shallow_copy_contains_layers_of_its_own():
+    layer = Two()
+    other = copy.copy(layer)
+    other.second = None
+    assert "second.W" in layer.params and "second.W" not in other.params
+    assert other.params["first.W"] is layer.params["first.W"]
 
 
 @pytest.mark.parametrize("make", [lambda: Conv2d(2, 3, 2, rng=0), lambda: build("capsnet", "tiny", rng=0)])

@@ -98,3 +98,20 @@ def test_a_sum_needs_as_many_weights_as_losses():
         WeightedSum([MarginLoss()], [1.0, 2.0])
     with pytest.raises(ValueError, match="at least one"):
         WeightedSum([])
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, float])
+def test_options_of_any_kind_of_number_keep_float32(number):
+    v, images = np.full((2, 3, 4), 0.3, np.float32), np.zeros((2, 5), np.float32)
+    losses = [MarginLoss(present=number(0.9), absent=number(0.1), down_weight=number(0.5)),
+              ReconstructionLoss(scale=number(0.0005))]  # fmt: skip
+    loss, cache = WeightedSum(losses, [number(1), number(2)]).forward(
+        (v, images + 1), (np.array([0, 1]), images)
+    )
+    assert loss.dtype == np.float32
+    assert all(d.dtype == np.float32 for d in WeightedSum(losses).backward(cache))
+
+
+def test_a_sum_within_a_sum_is_refused():
+    with pytest.raises(ValueError, match="WeightedSum: a sum within a sum"):
+        WeightedSum([WeightedSum([MarginLoss()])])

@@ -217,9 +217,27 @@ def test_predict_takes_8_bit_images_and_floats_with_or_without_a_channel_axis():
     expected = net.scores(net(images.astype(np.float32) / np.float32(255))).argmax(axis=1)
     for given in (images, images[..., 0], images / 255):
         np.testing.assert_array_equal(net.predict(given, batch_size=3), expected)
+    double = net.for_inference().astype(np.float64)
+    np.testing.assert_array_equal(double.predict(images), expected)
+    with pytest.raises(TypeError, match=r"int64, expected float32 or float64.*divide 8-bit pixels by 255"):
+        net.predict(images.astype(np.int64))
     assert net.predict(images[:0]).shape == (0,)
 
 
 def test_a_coupling_of_ones_own_replaces_the_named_one():
     net = CapsNet(PRESETS["tiny"], coupling=Hard(), rng=0)
     assert isinstance(net.capsules.routing.coupling, Hard) and net.config.coupling == "softmax"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"conv_kernel": 99}, "a window of height 99 does not fit"),
+        ({"conv_kernel": 0}, "kernel is 0, expected one or two whole numbers"),
+        ({"decoder_hidden": (0, 5)}, "decoder_hidden 0 is 0, expected a whole number above 0"),
+        ({"decoder_hidden": 5}, "decoder_hidden is 5, expected the widths of two layers"),
+    ],
+)
+def test_a_configuration_that_no_network_can_have_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        CapsNetConfig(**options)

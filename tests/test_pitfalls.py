@@ -28,7 +28,7 @@ from minicaps.networks import CapsNet, build
 from minicaps.training import SGD, Adam, Run, TrainConfig, evaluate
 from minicaps.training import run as training_run
 
-B, I, J, D, E = 2, 7, 3, 4, 5  # noqa: E741, all different
+B, I, J, D, E = 2, 7, 3, 4, 5  # all different
 
 
 @pytest.fixture

@@ -172,6 +172,49 @@ def test_any_coupling_can_be_handed_in(coupling):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
+class StraightThrough(Hard):
+    """Hard couplings with the gradient of soft ones: a backward that Hard does not have."""
+
+    def backward(self, dc, cache):
+        return dc.copy()
+
+
+@pytest.mark.parametrize("coupling", [StraightThrough(), Leaky(StraightThrough())])
+def test_a_backward_of_a_reader_s_own_is_used_by_the_fast_layer_too(coupling):
+    u, dv = (np.random.default_rng(0).normal(size=shape) for shape in ((3, 5, 3), (3, 4, 6)))
+    results = []
+    for cls in (CapsuleLayer, capsules.CapsuleLayer):
+        layer = cls(5, 3, 4, 6, coupling=coupling, std=1.0, rng=0, dtype=np.float64)
+        results.append(layer.backward(dv, layer.forward(u)[1]))
+    np.testing.assert_allclose(*results, rtol=1e-10, atol=1e-12)
+    hard = CapsuleLayer(5, 3, 4, 6, coupling=Hard(), std=1.0, rng=0, dtype=np.float64)
+    assert np.abs(hard.backward(dv, hard.forward(u)[1]) - results[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("cls", [CapsuleLayer, capsules.CapsuleLayer])
+def test_backward_goes_by_the_cache_not_by_what_the_layer_is_now(cls):
+    layer = cls(5, 3, 4, 6, std=1.0, rng=0, dtype=np.float64)
+    u, dv = (np.random.default_rng(0).normal(size=shape) for shape in ((3, 5, 3), (3, 4, 6)))
+    _, cache = layer.forward(u)
+    expected = layer.backward(dv, cache)
+    for iterations in (2, 5):
+        layer.routing.iterations = iterations
+        np.testing.assert_array_equal(layer.backward(dv, cache), expected)
+
+
+@pytest.mark.parametrize("make", [DynamicRouting, Leaky, Stopped], ids=lambda make: make.__name__)
+def test_what_is_no_coupling_is_refused(make):
+    with pytest.raises(
+        TypeError, match=rf"{make.__name__}: coupling is .*expected a Coupling such as Softmax"
+    ):
+        make(coupling=Votes(1, 1, 1, 1)) if make is DynamicRouting else make(Votes(1, 1, 1, 1))
+
+
+def test_frozen_couplings_follow_their_layer_to_another_dtype():
+    layer = CapsuleLayer(5, 3, 4, 6, coupling=Frozen(np.full((5, 4), 0.25, np.float32)), rng=0)
+    assert layer.astype(np.float64)(np.ones((2, 5, 3))).dtype == np.float64
+
+
 def test_parents_that_tie_share_evenly():
     b = np.array([[[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 2.0, -1.0]]])
     np.testing.assert_array_equal(Hard()(b), [[[0.25] * 4, [0.0, 0.5, 0.5, 0.0]]])
@@ -204,7 +247,7 @@ def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
     [
         ({"iterations": 0}, "iterations is 0, expected a whole number above 0"),
         ({"bias_shape": 3}, r"bias_shape is 3, expected \(J, E\)"),
-        ({"coupling": "soft"}, r"coupling is 'soft', expected a layer such as Softmax\(\)"),
+        ({"coupling": "soft"}, r"coupling is 'soft', expected a Coupling such as Softmax\(\)"),
     ],
 )
 def test_wrong_options_are_told(options, message):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import layers
-from minicaps.fast import Conv2d, bilinear, convolution, spectral
+from minicaps.fast import Conv2d, bilinear, spectral
 from minicaps.networks import CapsNet, CapsNetConfig, build
 from minicaps.training import Adam
 
@@ -22,7 +22,7 @@ ALLOWED = {np.float32: 1e-5, np.float64: 1e-10}
 
 @pytest.fixture
 def always_spectral(monkeypatch):
-    monkeypatch.setattr(convolution, "SPECTRAL_SHARE", np.inf)
+    monkeypatch.setattr(Conv2d, "_takes_spectral", lambda self, geometry: True)
 
 
 def both(x, dy_seed, in_channels, out_channels, kernel, dtype, **options):

@@ -17,15 +17,16 @@ LOGITS = ("batch B", None), ("lower capsules I", None), ("upper capsules J", Non
 
 
 class Coupling(Layer):
-    """Base of the couplings: a layer from routing logits b (B, I, J) to couplings c (B, I, J).
+    """Base of the couplings: a layer from routing logits b (B, I, J) to couplings c (B, I, J)."""
 
-    Attributes
-    ----------
-    constant : bool
-        Whether routing is to take the couplings for constants: backward returns 0.
-    """
 
-    constant = False
+def check_coupling(where: str, coupling: Coupling | None) -> Coupling:
+    """Return the coupling, or ``Softmax()`` for None; raise TypeError if it is something else."""
+    if coupling is None:
+        return Softmax()
+    if not isinstance(coupling, Coupling):
+        raise TypeError(f"{where}: coupling is {coupling!r}, expected a Coupling such as Softmax()")
+    return coupling
 
 
 class SoftmaxCache(NamedTuple):
@@ -41,13 +42,18 @@ class Softmax(Coupling):
     def forward(self, b: Array) -> tuple[Array, SoftmaxCache]:
         """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1."""
         check_array("Softmax.forward", "b", b, *LOGITS)
-        c = softmax(b)  # (B, I, J)
+        c = softmax(b)  # (B, I, J), eq. 3
         return c, SoftmaxCache(c)
 
     def backward(self, dc: Array, cache: SoftmaxCache) -> Array:
         """dc (B, I, J) -> db (B, I, J)."""
         check_gradient("Softmax.backward", dc, cache.c.shape, cache.c)
-        return softmax_backward(dc, cache.c)
+        return softmax_backward(dc, cache.c)  # (B, I, J)
+
+
+class LeakyCache(NamedTuple):
+    inner: Any  # the cache of the inner coupling
+    shape: tuple[int, ...]  # of b
 
 
 class Leaky(Coupling):
@@ -65,18 +71,18 @@ class Leaky(Coupling):
 
     def __init__(self, inner: Coupling | None = None) -> None:
         super().__init__()
-        self.inner = inner or Softmax()
-        self.constant = self.inner.constant
+        self.inner = check_coupling("Leaky", inner)
 
-    def forward(self, b: Array) -> tuple[Array, Any]:
+    def forward(self, b: Array) -> tuple[Array, LeakyCache]:
         """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1 or less."""
         check_array("Leaky.forward", "b", b, *LOGITS)
-        c, cache = self.inner.forward(self._append_0(b))  # (B, I, J + 1)
-        return c[..., :-1], cache
+        c, inner = self.inner.forward(self._append_0(b))  # (B, I, J + 1)
+        return c[..., :-1], LeakyCache(inner, b.shape)
 
-    def backward(self, dc: Array, cache: Any) -> Array:
+    def backward(self, dc: Array, cache: LeakyCache) -> Array:
         """dc (B, I, J) -> db (B, I, J)."""
-        return self.inner.backward(self._append_0(dc), cache)[..., :-1]
+        check_gradient("Leaky.backward", dc, cache.shape, dc)
+        return self.inner.backward(self._append_0(dc), cache.inner)[..., :-1]
 
     @staticmethod
     def _append_0(x: Array) -> Array:
@@ -95,14 +101,12 @@ class Hard(Coupling):
     Gradient: db = 0, since c does not change with b; the gradient flows along the chosen path.
     """
 
-    constant = True
-
     def forward(self, b: Array) -> tuple[Array, HardCache]:
         """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1."""
         check_array("Hard.forward", "b", b, *LOGITS)
         best = b == b.max(axis=-1, keepdims=True)  # (B, I, J)
         c = best.astype(b.dtype)  # (B, I, J)
-        return c / c.sum(axis=-1, keepdims=True), HardCache(best)
+        return c / c.sum(axis=-1, keepdims=True), HardCache(best)  # (B, I, J)
 
     def backward(self, dc: Array, cache: HardCache) -> Array:
         """dc (B, I, J) -> db = 0 (B, I, J)."""
@@ -123,11 +127,9 @@ class Stopped(Coupling):
         By default ``Softmax()``.
     """
 
-    constant = True
-
     def __init__(self, inner: Coupling | None = None) -> None:
         super().__init__()
-        self.inner = inner or Softmax()
+        self.inner = check_coupling("Stopped", inner)
 
     def forward(self, b: Array) -> tuple[Array, SoftmaxCache]:
         """b (B, I, J) -> c (B, I, J), those of the inner coupling."""
@@ -141,6 +143,10 @@ class Stopped(Coupling):
         return get_xp(dc).zeros_like(dc)
 
 
+class FrozenCache(NamedTuple):
+    shape: tuple[int, ...]  # of b
+
+
 class Frozen(Coupling):
     r"""Given couplings, whatever the logits: c = c₀. To see what routing changes.
 
@@ -152,22 +158,24 @@ class Frozen(Coupling):
         The same for every sample.
     """
 
-    constant = True
-
     def __init__(self, c: Array) -> None:
         super().__init__()
         check_array("Frozen", "c", c, *LOGITS[1:])
         self.c = c
 
-    def forward(self, b: Array) -> tuple[Array, None]:
+    def _convert(self, convert: Callable[[Array], Array]) -> None:
+        super()._convert(convert)
+        self.c = convert(self.c)
+
+    def forward(self, b: Array) -> tuple[Array, FrozenCache]:
         """b (B, I, J) -> c (B, I, J), those given."""
         axes = zip(("lower capsules I", "upper capsules J"), self.c.shape, strict=True)
         check_array("Frozen.forward", "b", b, LOGITS[0], *axes, like=self.c)
-        return get_xp(b).broadcast_to(self.c, b.shape), None
+        return get_xp(b).broadcast_to(self.c, b.shape), FrozenCache(b.shape)  # (B, I, J)
 
-    def backward(self, dc: Array, cache: None) -> Array:
+    def backward(self, dc: Array, cache: FrozenCache) -> Array:
         """dc (B, I, J) -> db = 0 (B, I, J)."""
-        check_gradient("Frozen.backward", dc, (len(dc), *self.c.shape), self.c)
+        check_gradient("Frozen.backward", dc, cache.shape, self.c)
         return get_xp(dc).zeros_like(dc)
 
 

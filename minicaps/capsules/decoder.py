@@ -23,9 +23,9 @@ class MaskCache(NamedTuple):
 class Mask(Layer):
     r"""Keep one capsule and set the others to zero (Sabour et al. 2017, §4.1).
 
-    y = T ⊗ v, flattened, where T is 1 for the label, or for the longest capsule if no label is given.
+    y_j = T_j v_j, flattened, where T is 1 for the label, or for the longest capsule if no label is given.
 
-    Gradient: dv = T ⊗ dy. The choice has none.
+    Gradient: dv_j = T_j dy_j. The choice has none.
     """
 
     def forward(self, v: Array, labels: Array | None = None) -> tuple[Array, MaskCache]:
@@ -63,7 +63,7 @@ class DecoderCache(NamedTuple):
 
 
 class Decoder(Layer):
-    r"""Three dense layers that draw the image (Sabour et al. 2017, §4.1 and figure 2).
+    r"""Three dense layers that reconstruct the image (Sabour et al. 2017, §4.1 and figure 2).
 
     x = sigmoid(fc3(relu(fc2(relu(fc1(masked)))))), as an image.
 
@@ -81,7 +81,7 @@ class Decoder(Layer):
     dtype : float32 or float64
     """
 
-    Dense, ReLU = layers.Dense, layers.ReLU
+    Dense, ReLU = layers.Dense, layers.ReLU  # fast.Decoder puts its own here
 
     def __init__(
         self,

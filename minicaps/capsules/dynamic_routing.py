@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules.couplings import Coupling, Softmax
+from minicaps.capsules.couplings import Coupling, check_coupling
 from minicaps.capsules.squash import Squash, SquashCache
 from minicaps.checks import check_array, check_gradient, check_positive
 from minicaps.layers import Layer
 
 
 class Iteration(NamedTuple):
-    """One look at the predictions."""
+    """One look at the votes."""
 
     b: Array  # (B, I, J), the logits that the iteration began with
     c: Array  # (B, I, J), couplings
@@ -80,10 +80,8 @@ class DynamicRouting(Layer):
         check_positive("DynamicRouting", iterations=iterations)
         if bias_shape is not None and not (isinstance(bias_shape, tuple) and len(bias_shape) == 2):
             raise ValueError(f"DynamicRouting: bias_shape is {bias_shape!r}, expected (J, E)")
-        if not isinstance(coupling, (Layer, type(None))):
-            raise TypeError(f"DynamicRouting: coupling is {coupling!r}, expected a layer such as Softmax()")
         self.iterations, self.bias_shape = iterations, bias_shape
-        self.coupling, self.squash = coupling or Softmax(), Squash()
+        self.coupling, self.squash = check_coupling("DynamicRouting", coupling), Squash()
         if bias_shape is not None:
             self.add_param("bias", np.full(bias_shape, 0.1, dtype=dtype))  # (J, E)
 
@@ -98,6 +96,7 @@ class DynamicRouting(Layer):
             s = (c[..., None] * u_hat).sum(axis=1) + bias  # Σ_i (B, I, J, 1) (B, I, J, E) -> (B, J, E), eq. 2
             v, squash = self.squash.forward(s)  # (B, J, E), eq. 1
             iterations.append(Iteration(b, c, s, v, coupling, squash))
+            # The agreements are added up; those of the last iteration, nobody reads.
             b = b + (u_hat * v[:, None]).sum(axis=-1)  # Σ_e (B, I, J, E) (B, 1, J, E) -> (B, I, J)
         return v, RoutingCache(u_hat, iterations)
 
@@ -107,7 +106,7 @@ class DynamicRouting(Layer):
         check_gradient("DynamicRouting.backward", dv, iterations[-1].v.shape, u_hat)
         du_hat = get_xp(dv).zeros_like(u_hat)  # (B, I, J, E)
         db = 0
-        for r in reversed(range(self.iterations)):
+        for r in reversed(range(len(iterations))):
             _, c, _, _, coupling, squash = iterations[r]
             ds = self.squash.backward(dv, squash)  # of v = squash(s): (B, J, E)
             if self.bias_shape is not None:

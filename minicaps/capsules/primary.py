@@ -42,8 +42,7 @@ class PrimaryCaps(Layer):
         As for Conv2d.
     """
 
-    Conv2d = layers.Conv2d
-    Squash = Squash
+    Conv2d, Squash = layers.Conv2d, Squash  # fast.PrimaryCaps puts its own here
 
     def __init__(
         self,
@@ -60,7 +59,6 @@ class PrimaryCaps(Layer):
         super().__init__()
         check_positive("PrimaryCaps", in_channels=in_channels, types=types, dimension=dimension)
         self.in_channels, self.types, self.dimension = in_channels, types, dimension
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         options: dict[str, Any] = {"stride": stride, "padding": padding, "rng": rng, "dtype": dtype}
         self.conv = self.Conv2d(in_channels, types * dimension, kernel_size, **options)
         self.squash = self.Squash()

@@ -31,7 +31,7 @@ class Squash(Layer):
         check_array("Squash.forward", "s", s, *any_axes(s))
         n, e = self._length_and_direction(s)  # (..., 1), (..., D)
         q = self._q(n)  # (..., 1)
-        return q / (1 + q * q) * s, SquashCache(n, e)  # g s
+        return q / (1 + q * q) * s, SquashCache(n, e)  # (..., D), eq. 1: v = g s
 
     def backward(self, dv: Array, cache: SquashCache) -> Array:
         """dv (..., D) -> ds (..., D)."""
@@ -51,4 +51,6 @@ class Squash(Layer):
     def _dot(a: Array, b: Array) -> Array:
         return (a * b).sum(axis=-1, keepdims=True)  # (..., 1)
 
-    _length_and_direction = staticmethod(length_and_direction)
+    _length_and_direction = staticmethod(
+        length_and_direction
+    )  # fast.Squash has faster ones here, and as _dot

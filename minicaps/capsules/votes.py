@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.arrays import Array
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_array, check_gradient, check_number, check_positive
 from minicaps.layers import Layer, Seed, generator
 
@@ -17,6 +17,8 @@ class VotesCache(NamedTuple):
 
 class Votes(Layer):
     r"""The prediction vectors, or votes, û_ij = u_i W_ij (Sabour et al. 2017, eq. 2).
+
+    The paper writes W_ij u_i, with capsules as columns; here they are rows, as images are.
 
     Gradient: du_i = Σ_j dû_ij W_ijᵀ, dW_ij = Σ_B u_iᵀ dû_ij.
 
@@ -53,19 +55,15 @@ class Votes(Layer):
 
     def forward(self, u: Array) -> tuple[Array, VotesCache]:
         """u (B, I, D) -> u_hat (B, I, J, E)."""
-        W, (I, D, J, E) = self.params["W"], self.params["W"].shape  # noqa: E741
-        axes = ("batch B", None), ("lower capsules I", I), ("capsule dimension D", D)
+        W = self.params["W"]  # (I, D, J, E)
+        axes = ("batch B", None), ("lower capsules I", W.shape[0]), ("capsule dimension D", W.shape[1])
         check_array("Votes.forward", "u", u, *axes, like=W)
-        rows = u.swapaxes(0, 1) @ W.reshape(I, D, J * E)  # (I, B, D) @ (I, D, J·E) -> (I, B, J·E)
-        return rows.reshape(I, len(u), J, E).swapaxes(0, 1), VotesCache(u)  # (B, I, J, E)
+        u_hat = get_xp(u).einsum("bid,idje->bije", u, W)  # (B, I, J, E), eq. 2
+        return u_hat, VotesCache(u)
 
     def backward(self, du_hat: Array, cache: VotesCache) -> Array:
         """du_hat (B, I, J, E) -> du (B, I, D)."""
-        W, (I, D, J, E) = self.params["W"], self.params["W"].shape  # noqa: E741
-        u = cache.u  # (B, I, D)
-        check_gradient("Votes.backward", du_hat, (len(u), I, J, E), W)
-        rows = du_hat.swapaxes(0, 1).reshape(I, len(u), J * E)  # (I, B, J·E)
-        dW = u.transpose(1, 2, 0) @ rows  # (I, D, B) @ (I, B, J·E) -> (I, D, J·E)
-        self.grads["W"] += dW.reshape(W.shape)
-        du = rows @ W.reshape(I, D, J * E).swapaxes(1, 2)  # (I, B, J·E) @ (I, J·E, D) -> (I, B, D)
-        return du.swapaxes(0, 1)  # (B, I, D)
+        W, u, xp = self.params["W"], cache.u, get_xp(du_hat)  # (I, D, J, E), (B, I, D)
+        check_gradient("Votes.backward", du_hat, (*u.shape[:2], *W.shape[2:]), W)
+        self.grads["W"] += xp.einsum("bid,bije->idje", u, du_hat)  # (I, D, J, E)
+        return xp.einsum("bije,idje->bid", du_hat, W)  # (B, I, D)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from minicaps.experiments import figures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
-from minicaps.layers import softmax, softmax_backward
+from minicaps.layers import Example, softmax, softmax_backward
 from minicaps.networks import PRESETS, CapsNet, Network
 from minicaps.training import Adam, Constant, Diverged
 
@@ -46,6 +47,10 @@ class OverChildren(Coupling):
         """dc (B, I, J) -> db (B, I, J)."""
         check_gradient("OverChildren.backward", dc, c.shape, c)
         return softmax_backward(dc.swapaxes(1, 2), c.swapaxes(1, 2)).swapaxes(1, 2)  # (B, I, J)
+
+    @classmethod
+    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+        yield Example("normal", cls(), (rng.normal(size=(2, 5, 3)).astype(dtype),))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The same layers, sooner: each class is a subclass of its plain twin, with its name, options and numbers.
+"""The same layers, faster: each class is a subclass of its plain twin, with its name, options and numbers.
 
 What a class computes stands in ``layers`` and ``capsules``; here stands how it is computed faster, with a
 sentence on what that saves. `python -m pytest tests/test_twins.py` holds each to its definition.

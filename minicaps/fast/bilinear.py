@@ -34,7 +34,8 @@ smaller in each direction. At 20×20 and 9×9 with stride 2: four grids of 10×1
 **Backward** is the same three matrices transposed: with Y = X ⊙ W summed over channels,
 dY = Aᵀ dy, dx = Dᵀ (dY · Wᵀ), dw = Gᵀ (Xᵀ · dY).
 
-**Rounding.** The transform is orthogonal up to its scale, so float32 keeps about seven digits.
+**Rounding.** The numbers that are summed are of the size of the result, so float32 keeps five to six
+digits: the tests hold it to 1e-5.
 
 **Small grids by points.** Read w and y as coefficients of polynomials; then a frequency is a point at
 which they are evaluated, a root of unity. Any n different points determine their product, of degree

@@ -2,12 +2,12 @@ r"""The capsule layer without ever building û (B, I, J, E), by far its largest 
 
 **Forward.** Routing asks for two things. In Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij the couplings can
 go to u, before one product over all i. And ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩. Either way there are D
-numbers for a pair of capsules instead of û's E, and less memory to move. In the first iteration all
+numbers for a pair of capsules where û has E: half, in the paper. In the first iteration all
 couplings are one number, so that s is a share of Σ_i u_i W_ij, without a product with c.
 
 **Backward.** Here dû is needed, for du_i = Σ_j dû_ij W_ijᵀ and dW_ij = Σ_B u_iᵀ dû_ij. But by the loop of
 DynamicRouting.backward it is a sum of K = 2R - 1 outer products, cʳ ⊗ dsʳ and db ⊗ vʳ⁻¹, so it is made for
-a few lower capsules at a time, used while it is in the cache, and dropped.
+a few lower capsules at a time, used while it is in the processor's cache, and dropped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import Coupling, DynamicRouting, Iteration
+from minicaps.capsules import Coupling, DynamicRouting, Frozen, Hard, Iteration, Leaky, Stopped
 from minicaps.checks import check_gradient
 from minicaps.fast.threads import parallel, work_slices
 
 
-class Predictions(NamedTuple):
+class FactoredVotes(NamedTuple):
     """û_ij = u_i W_ij by its factors. I stands last because it is the longest axis."""
 
     u: Array  # (D, B, I)
@@ -55,22 +55,22 @@ class OuterProducts(NamedTuple):
     weights: Array  # (J, B, K, I)
     vectors: Array  # (J, B, K, E)
 
-    def of(self, samples: slice) -> OuterProducts:
+    def of_samples(self, samples: slice) -> OuterProducts:
         """Return those of some samples, a view."""
         return OuterProducts(self.weights[:, samples], self.vectors[:, samples])
 
-    def put(self, k: int, weights: Array, vectors: Array) -> None:
+    def set_product(self, k: int, weights: Array, vectors: Array) -> None:
         """Set outer product k: weights (B, I, J), vectors (B, J, E)."""
         self.weights[:, :, k] = weights.transpose(2, 0, 1)  # (J, B, I)
         self.vectors[:, :, k] = vectors.swapaxes(0, 1)  # (J, B, E)
 
-    def du_hat(self, lower: slice) -> Array:
-        """Return dû of some lower capsules, by capsule: (I, B, J, E)."""
+    def of_capsules(self, lower: slice) -> Array:
+        """Return dû of some lower capsules, by capsule: (i, B, J, E)."""
         xp = get_xp(self.weights)
-        weights = self.weights[..., lower].swapaxes(2, 3)  # (J, B, I, K)
-        J, B, I, _ = weights.shape  # noqa: E741
-        du_hat = xp.empty((I, B, J, self.vectors.shape[3]), dtype=weights.dtype)  # (I, B, J, E)
-        xp.matmul(weights, self.vectors, out=du_hat.transpose(2, 1, 0, 3))  # (J, B, I, K) @ (J, B, K, E)
+        weights = self.weights[..., lower].swapaxes(2, 3)  # (J, B, i, K)
+        J, B, i, _ = weights.shape
+        du_hat = xp.empty((i, B, J, self.vectors.shape[3]), dtype=weights.dtype)  # (i, B, J, E)
+        xp.matmul(weights, self.vectors, out=du_hat.transpose(2, 1, 0, 3))  # (J, B, i, K) @ (J, B, K, E)
         return du_hat
 
 
@@ -78,7 +78,7 @@ class SliceCache(NamedTuple):
     """The routing of some samples."""
 
     samples: slice
-    predictions: Predictions
+    votes: FactoredVotes
     iterations: list[Iteration]
 
 
@@ -115,53 +115,60 @@ class CapsuleLayer(capsules.CapsuleLayer):
     def forward(self, u: Array) -> tuple[Array, CapsuleCache]:
         self._check_input(u)
         xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
-        I, _, J, E = W.shape  # noqa: E741
+        I, _, J, E = W.shape
         by_parent = self._kept("W by parent", lambda: xp.ascontiguousarray(W.transpose(2, 1, 3, 0)))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
         v = xp.empty((len(u), J, E), dtype=u.dtype)  # (B, J, E)
 
         def work(samples: slice) -> SliceCache:
             by_dimension = xp.ascontiguousarray(u[samples].transpose(2, 0, 1))  # (D, B, I)
-            predictions = Predictions(by_dimension, by_parent)
-            iterations = route(self.routing, predictions, share)
+            votes = FactoredVotes(by_dimension, by_parent)
+            iterations = route(self.routing, votes, share)
             v[samples] = iterations[-1].v
-            return SliceCache(samples, predictions, iterations)
+            return SliceCache(samples, votes, iterations)
 
         return v, CapsuleCache(u, parallel(work, work_slices(len(u), u[0].size * J, xp)))
 
     def backward(self, dv: Array, cache: CapsuleCache) -> Array:
         u, W = cache.u, self.votes.params["W"]  # (B, I, D), (I, D, J, E)
         check_gradient("CapsuleLayer.backward", dv, (len(u), *W.shape[2:]), u)
-        du_hat = self._room_for_du_hat(dv, u)
+        gradient = self._empty_products(dv, u, len(cache.slices[0].iterations))
 
         def work(part: SliceCache) -> Array:
-            return route_backward(self.routing, dv[part.samples], part, du_hat.of(part.samples))
+            return route_backward(self.routing, dv[part.samples], part, gradient.of_samples(part.samples))
 
         dbias = sum(parallel(work, cache.slices))  # (J, E); in order, so it has the same bits each time
         if self.bias:
             self.routing.grads["bias"] += dbias
-        return self._votes_backward(du_hat, u)
+        return self._votes_backward(gradient, u)
 
-    def _room_for_du_hat(self, dv: Array, u: Array) -> OuterProducts:
-        (B, J, E), I, xp = dv.shape, u.shape[1], get_xp(dv)  # noqa: E741
-        K = 1 if self.routing.coupling.constant else 2 * self.routing.iterations - 1
+    def _empty_products(self, dv: Array, u: Array, iterations: int) -> OuterProducts:
+        (B, J, E), I, xp = dv.shape, u.shape[1], get_xp(dv)
+        K = 1 if is_constant(self.routing.coupling) else 2 * iterations - 1
         weights = xp.empty((J, B, K, I), dtype=dv.dtype)  # (J, B, K, I)
         return OuterProducts(weights, xp.empty((J, B, K, E), dtype=dv.dtype))
 
-    def _votes_backward(self, du_hat: OuterProducts, u: Array) -> Array:
+    def _votes_backward(self, gradient: OuterProducts, u: Array) -> Array:
         """Return du (B, I, D) and add dW, some lower capsules at a time."""
         xp, W, dW = get_xp(u), self.votes.params["W"], self.votes.grads["W"]  # (I, D, J, E)
         du = xp.empty_like(u)  # (B, I, D)
 
         def work(lower: slice) -> None:
             matrices = W[lower].reshape(*W[lower].shape[:2], -1)  # (i, D, J·E)
-            rows = du_hat.du_hat(lower).reshape(len(matrices), len(u), -1)  # (i, B, J·E)
+            rows = gradient.of_capsules(lower).reshape(len(matrices), len(u), -1)  # (i, B, J·E)
             products = u[:, lower].transpose(1, 2, 0) @ rows  # (i, D, B) @ (i, B, J·E) -> (i, D, J·E)
             dW[lower] += products.reshape(W[lower].shape)  # (i, D, J, E)
             du[:, lower] = (rows @ matrices.swapaxes(1, 2)).swapaxes(0, 1)  # (i, B, J·E) @ (i, J·E, D)
 
         parallel(work, work_slices(len(W), len(u) * W[0, 0].size, xp))
         return du
+
+
+def is_constant(coupling: Coupling) -> bool:
+    """Whether the coupling's backward is known to return 0 whatever it is handed; then K = 1."""
+    if type(coupling) is Leaky:
+        return is_constant(coupling.inner)
+    return type(coupling).backward in (Hard.backward, Stopped.backward, Frozen.backward)
 
 
 def even_share(coupling: Coupling, b: Array) -> float | None:
@@ -176,42 +183,42 @@ def even_share(coupling: Coupling, b: Array) -> float | None:
     return share if (c == share).all() else None
 
 
-def route(routing: DynamicRouting, predictions: Predictions, share: float | None) -> list[Iteration]:
-    """Do what DynamicRouting.forward does, for predictions by their factors: every iteration."""
-    (_, B, I), J, xp = predictions.u.shape, len(predictions.W), get_xp(predictions.u)  # noqa: E741
-    dtype, bias = predictions.u.dtype, routing.params.get("bias")  # (J, E)
+def route(routing: DynamicRouting, votes: FactoredVotes, share: float | None) -> list[Iteration]:
+    """Do what DynamicRouting.forward does, for votes by their factors: every iteration."""
+    (_, B, I), J, xp = votes.u.shape, len(votes.W), get_xp(votes.u)
+    dtype, bias = votes.u.dtype, routing.params.get("bias")  # (J, E)
     b = xp.broadcast_to(xp.zeros(1, dtype=dtype), (B, I, J))  # (B, I, J)
     iterations: list[Iteration] = []
     for r in range(routing.iterations):
         if r == 0 and share is not None:
             c, coupling = xp.broadcast_to(xp.full(1, share, dtype=dtype), (B, I, J)), None  # (B, I, J)
-            s = predictions.total() * share  # (B, J, E)
+            s = votes.total() * share  # (B, J, E)
         else:
             c, coupling = routing.coupling.forward(b)  # (B, I, J)
-            s = predictions.combine(c)  # (B, J, E)
+            s = votes.combine(c)  # (B, J, E)
         if bias is not None:
             s = s + bias  # (B, J, E)
         v, squash = routing.squash.forward(s)  # (B, J, E)
         iterations.append(Iteration(b, c, s, v, coupling, squash))
         if r < routing.iterations - 1:
-            b = b + predictions.agree(v)  # (B, I, J)
+            b = b + votes.agree(v)  # (B, I, J)
     return iterations
 
 
-def route_backward(routing: DynamicRouting, dv: Array, part: SliceCache, du_hat: OuterProducts) -> Any:
-    """Do what DynamicRouting.backward does, but put dû's outer products into du_hat; return dbias (J, E)."""
+def route_backward(routing: DynamicRouting, dv: Array, part: SliceCache, gradient: OuterProducts) -> Any:
+    """Do what DynamicRouting.backward does, but keep dû as outer products; return dbias (J, E)."""
     dbias: Any = 0
     db: Any = 0
-    for r in reversed(range(routing.iterations)):
+    for r in reversed(range(len(part.iterations))):
         iteration = part.iterations[r]
         ds = routing.squash.backward(dv, iteration.squash)  # (B, J, E)
         dbias = dbias + ds.sum(axis=0)  # (J, E)
-        k = 2 * (routing.iterations - 1 - r)
-        du_hat.put(k, iteration.c, ds)
-        if r == 0 or routing.coupling.constant:
+        k = 2 * (len(part.iterations) - 1 - r)
+        gradient.set_product(k, iteration.c, ds)
+        if r == 0 or is_constant(routing.coupling):
             break
-        dc = part.predictions.agree(ds)  # (B, I, J)
+        dc = part.votes.agree(ds)  # (B, I, J)
         db = db + routing.coupling.backward(dc, iteration.coupling)  # (B, I, J)
-        du_hat.put(k + 1, db, part.iterations[r - 1].v)
-        dv = part.predictions.combine(db)  # (B, J, E)
+        gradient.set_product(k + 1, db, part.iterations[r - 1].v)
+        dv = part.votes.combine(db)  # (B, J, E)
     return dbias

@@ -16,18 +16,16 @@ from minicaps.fast.bilinear import Geometry, multiplications
 from minicaps.fast.threads import in_groups, parallel, work_slices
 from minicaps.layers import Pair, im2col
 
-SPECTRAL_SHARE = 1.0  # im2col moves more memory for a multiplication, above all in backward
-
 
 class WindowsCache(NamedTuple):
     x: Array  # (B, H, W, C); its windows are laid out again in backward
 
 
 class Conv2d(layers.Conv2d):
-    """layers.Conv2d, by frequencies (spectral.py) where that needs less than SPECTRAL_SHARE of the
-    multiplications, and otherwise with the windows of a few samples at a time, on several threads.
+    """layers.Conv2d, by frequencies or points (spectral.py) where that needs fewer multiplications, and
+    otherwise with the windows of a few samples at a time, on several threads.
 
-    Laid out for the whole batch, the windows of the paper's second convolution take 382 MB.
+    Laid out for a batch of 128, the windows of the paper's second convolution take 382 MB.
     """
 
     def forward(self, x: Array) -> tuple[Array, Any]:
@@ -50,7 +48,7 @@ class Conv2d(layers.Conv2d):
         return dx
 
     def backward_params(self, dy: Array, cache: Any) -> None:
-        """As ``backward``; by windows, it does not compute the gradient of x, which a first layer spares."""
+        """As ``backward``; by windows, without the gradient of x, which a first layer does not need."""
         if isinstance(cache, spectral.SpectralCache):
             self.backward(dy, cache)
             return
@@ -118,7 +116,7 @@ class Conv2d(layers.Conv2d):
 
     def _takes_spectral(self, geometry: Geometry) -> bool:
         direct, by_frequency = multiplications(geometry, self.in_channels, self.out_channels)
-        return by_frequency < SPECTRAL_SHARE * direct
+        return by_frequency < direct
 
     def _transformed_weights(self, geometry: Geometry) -> Array:
         """Return the weights (T, C', K) as spectral.py needs them; a snapshot for inference keeps them."""

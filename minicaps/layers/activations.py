@@ -54,7 +54,7 @@ class Sigmoid(Layer):
 
 
 def softmax(x: Array) -> Array:
-    """Return e^x_k / Σ e^x over the last axis, of the shape of x.
+    """Return e^{x_k} / Σ_l e^{x_l} over the last axis, of the shape of x.
 
     The largest x is subtracted first, which changes nothing, so that no exponential can overflow.
     """

@@ -17,6 +17,7 @@ def generator(rng: Seed) -> np.random.Generator:
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, dtype: Any) -> Array:
-    """Draw U(-1/√fan_in, 1/√fan_in), the default start of every weight and bias but W of the votes."""
+    """Draw U(-1/√fan_in, 1/√fan_in), the start of all weights and biases but W of the votes and the
+    bias of the capsule layer."""
     bound = fan_in**-0.5
     return rng.uniform(-bound, bound, size=shape).astype(dtype)

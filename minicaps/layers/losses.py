@@ -41,7 +41,7 @@ class MarginLoss(Loss):
 
     def __init__(self, *, present: float = 0.9, absent: float = 0.1, down_weight: float = 0.5) -> None:
         check_number("MarginLoss", present=present, absent=absent, down_weight=down_weight)
-        self.present, self.absent, self.down_weight = present, absent, down_weight
+        self.present, self.absent, self.down_weight = float(present), float(absent), float(down_weight)
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, MarginCache]:
         """prediction v (B, J, E); target: classes (B,), or T (B, J) of 0 and 1 for several."""
@@ -52,7 +52,7 @@ class MarginLoss(Loss):
         n = n[..., 0]  # (B, J)
         cache = MarginCache(n, e, T, n < self.present, n > self.absent)
         too_short, too_long = self._hinges(cache)  # (B, J)
-        per_class = T * too_short**2 + self.down_weight * (1 - T) * too_long**2  # (B, J)
+        per_class = T * too_short**2 + self.down_weight * (1 - T) * too_long**2  # (B, J), eq. 4
         return (per_class / len(v)).sum(), cache
 
     def backward(self, cache: MarginCache) -> Array:
@@ -60,7 +60,7 @@ class MarginLoss(Loss):
         T = cache.T
         too_short, too_long = self._hinges(cache)  # (B, J)
         dn = -2 * T * too_short + 2 * self.down_weight * (1 - T) * too_long  # (B, J)
-        return (dn / len(dn))[..., None] * cache.e
+        return (dn / len(dn))[..., None] * cache.e  # (B, J, 1) (B, J, E) -> (B, J, E)
 
     def _hinges(self, cache: MarginCache) -> tuple[Array, Array]:
         return (self.present - cache.n) * cache.short, (cache.n - self.absent) * cache.long
@@ -73,7 +73,9 @@ class ReconstructionCache(NamedTuple):
 class ReconstructionLoss(Loss):
     r"""The scaled *sum* of squared errors over all pixels (Sabour et al. 2017, §4.1).
 
-    L = scale · Σ (reconstruction - image)². Gradient: 2 scale (reconstruction - image) / B.
+    L = scale · Σ (reconstruction - image)², the mean over the batch.
+
+    Gradient: 2 scale (reconstruction - image) / B.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ class ReconstructionLoss(Loss):
 
     def __init__(self, *, scale: float = 0.0005) -> None:
         check_number("ReconstructionLoss", scale=scale)
-        self.scale = scale
+        self.scale = float(scale)  # a number of NumPy's would make float64 of float32
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, ReconstructionCache]:
         """prediction and target: images (B, ...) of one shape."""
@@ -97,7 +99,7 @@ class ReconstructionLoss(Loss):
 
     def backward(self, cache: ReconstructionCache) -> Array:
         """-> the gradient of the reconstruction, of its shape."""
-        return (2 * self.scale / len(cache.difference)) * cache.difference
+        return (2 * self.scale / len(cache.difference)) * cache.difference  # (B, ...)
 
 
 class CrossEntropyCache(NamedTuple):
@@ -129,7 +131,7 @@ class CrossEntropyLoss(Loss):
     def backward(self, cache: CrossEntropyCache) -> Array:
         """-> the gradient of the logits (B, J)."""
         T = cache.T
-        return (cache.p * T.sum(axis=1, keepdims=True) - T) / len(T)
+        return (cache.p * T.sum(axis=1, keepdims=True) - T) / len(T)  # (B, J)
 
 
 class WeightedSum(Loss):
@@ -153,6 +155,9 @@ class WeightedSum(Loss):
                 "expected as many of each, and at least one"
             )
         check_number("WeightedSum", **{f"weight {k}": weight for k, weight in enumerate(self.weights)})
+        self.weights = tuple(map(float, self.weights))
+        if any(isinstance(loss, WeightedSum) for loss in self.losses):
+            raise ValueError("WeightedSum: a sum within a sum; write all losses and weights into one")
 
     def forward(self, prediction: tuple[Any, ...], target: tuple[Any, ...]) -> tuple[Array, list[Any]]:
         """prediction and target: one for each loss."""

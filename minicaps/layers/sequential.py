@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from minicaps.arrays import Array
 from minicaps.layers.contract import Layer
@@ -28,11 +28,15 @@ class Sequential(Layer):
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers in order."""
-        return tuple(self._sublayers.values())
+        return tuple(layer for _, layer in self.items())
+
+    def items(self) -> list[tuple[str, Layer]]:
+        """Return the layers by name, in order."""
+        return [(name, cast(Layer, layer)) for name, layer in self._sublayers.items()]
 
     def __getitem__(self, name: str) -> Layer:
         """Return the layer of this name."""
-        return self._sublayers[name]
+        return dict(self.items())[name]
 
     def forward(self, x: Array) -> tuple[Array, list[Any]]:
         """x of the shape that the first layer takes -> y of the shape that the last one returns."""

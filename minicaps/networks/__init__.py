@@ -1,7 +1,8 @@
 """Layers put together: the networks, by name, and their weights as files."""
 
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
-from minicaps.networks.capsnet import CapsNet, CapsNetCache, CapsNetConfig
+from minicaps.networks.capsnet import CapsNet, CapsNetCache
+from minicaps.networks.capsnet_config import CapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.networks.registry import NETWORKS, PRESETS, build, configure

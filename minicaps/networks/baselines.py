@@ -42,7 +42,7 @@ class _Chain(Network):
         return self.chain(images)
 
     def stages(self) -> list[tuple[str, Layer]]:
-        return list(self.chain._sublayers.items())
+        return self.chain.items()
 
 
 @dataclass(frozen=True)

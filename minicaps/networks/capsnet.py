@@ -2,126 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicaps.arrays import Array
-from minicaps.capsules import COUPLINGS, Coupling, Mask, Stopped
-from minicaps.checks import check_choice, check_flag, check_number, check_positive
+from minicaps.capsules import Coupling, Mask
 from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU
 from minicaps.layers import (
     Layer,
     Loss,
     MarginLoss,
-    Pair,
     ReconstructionLoss,
     Seed,
     WeightedSum,
-    as_pair,
     generator,
     length_and_direction,
 )
-from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
-
-
-@dataclass(frozen=True)
-class CapsNetConfig(NetworkConfig):
-    """The options of a CapsNet; the defaults are the network of the paper (Sabour et al. 2017, §4).
-
-    Attributes
-    ----------
-    image_shape : (int, int, int)
-        Height, width and channels.
-    classes : int
-        J.
-    conv_channels, conv_kernel, conv_stride
-        The first convolution.
-    primary_types, primary_dimension, primary_kernel, primary_stride
-        The primary capsules; their dimension is D.
-    class_dimension : int
-        E.
-    iterations : int
-        R, of the routing.
-    coupling : {"softmax", "leaky", "hard", "leaky hard"}
-        How a capsule shares itself out among the classes.
-    stopped_gradient : bool
-        Whether the last couplings count as constants in backward.
-    bias : bool
-        Whether the class capsules have a learned bias.
-    std : float
-        Standard deviation of the votes' first weights.
-    decoder : bool
-        Whether there is one.
-    decoder_hidden : (int, int)
-        Widths of its hidden layers.
-    reconstruction_scale : float
-        Weight of a squared pixel error in the loss.
-    """
-
-    conv_channels: int = 256
-    conv_kernel: int | Pair = 9
-    conv_stride: int | Pair = 1
-    primary_types: int = 32
-    primary_dimension: int = 8
-    primary_kernel: int | Pair = 9
-    primary_stride: int | Pair = 2
-    class_dimension: int = 16
-    iterations: int = 3
-    coupling: str = "softmax"
-    stopped_gradient: bool = False
-    bias: bool = False
-    std: float = 0.05
-    decoder: bool = True
-    decoder_hidden: Pair = (512, 1024)
-    reconstruction_scale: float = 0.0005
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
-        check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
-        check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
-        check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
-        check_flag("CapsNetConfig", decoder=self.decoder)
-        check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
-        check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
-
-    @property
-    def conv_grid(self) -> Pair:
-        """(rows, columns) of the first convolution's output."""
-        height, width, _ = self.image_shape
-        where = "CapsNet: the first convolution"
-        return window_grid(where, (height, width), self.conv_kernel, self.conv_stride)
-
-    @property
-    def grid(self) -> Pair:
-        """(P, Q), where the primary capsules stand."""
-        where = "CapsNet: the primary capsules"
-        return window_grid(where, self.conv_grid, self.primary_kernel, self.primary_stride)
-
-    @property
-    def primary_capsules(self) -> int:
-        """I."""
-        return math.prod(self.grid) * self.primary_types
-
-    def build_coupling(self) -> Coupling:
-        coupling = COUPLINGS[self.coupling]()
-        return Stopped(coupling) if self.stopped_gradient else coupling
-
-    def count_params(self) -> int:
-        channels, outputs = self.conv_channels, self.primary_types * self.primary_dimension
-        conv_window = math.prod(as_pair("CapsNet", "conv_kernel", self.conv_kernel)) * self.image_shape[2]
-        primary_window = math.prod(as_pair("CapsNet", "primary_kernel", self.primary_kernel)) * channels
-        upper = self.classes * self.class_dimension
-        count = (conv_window + 1) * channels + (primary_window + 1) * outputs
-        count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
-        if self.decoder:
-            widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
-            count += sum((n + 1) * m for n, m in pairwise(widths))
-        return count
+from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.network import Network, check_images
 
 
 class CapsNetCache(NamedTuple):
@@ -167,14 +66,14 @@ class CapsNet(Network):
 
     def __init__(
         self,
-        config: CapsNetConfig = CapsNetConfig(),
+        config: CapsNetConfig = CapsNetConfig(),  # noqa: B008, it is frozen
         *,
         coupling: Coupling | None = None,
         rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__(config)
-        self.grid, self.own_coupling = config.grid, coupling is not None
+        self.grid = config.grid
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
         self.conv = Conv2d(
             config.image_shape[2],
@@ -209,25 +108,26 @@ class CapsNet(Network):
         x, relu = self.relu.forward(x)  # (B, H', W', conv_channels)
         u, primary = self.primary.forward(x)  # (B, I, D)
         v, capsules = self.capsules.forward(u)  # (B, J, E)
-        by_label = labels is not None
         if self.decoder is None:
-            return v, CapsNetCache(conv, relu, primary, capsules, None, None, v, by_label)
-        image, mask, decoder = self.decode(v, labels)  # (B, H, W, C)
-        return (v, image), CapsNetCache(conv, relu, primary, capsules, mask, decoder, v, by_label)
+            return v, CapsNetCache(conv, relu, primary, capsules, None, None, v, labels is not None)
+        reconstruction, mask, decoder = self.decode(v, labels)  # (B, H, W, C)
+        cache = CapsNetCache(conv, relu, primary, capsules, mask, decoder, v, labels is not None)
+        return (v, reconstruction), cache
 
     def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
         """v (B, J, E), labels (B,) -> reconstruction (B, H, W, C), and the caches of mask and decoder."""
-        assert self.decoder is not None, "this network has no decoder"
+        if self.decoder is None:
+            raise ValueError("CapsNet.decode: this network has no decoder; build it with decoder=True")
         masked, mask = self.mask.forward(v, *([] if labels is None else [labels]))  # (B, J·E)
-        image, decoder = self.decoder.forward(masked)  # (B, H, W, C)
-        return image, mask, decoder
+        reconstruction, decoder = self.decoder.forward(masked)  # (B, H, W, C)
+        return reconstruction, mask, decoder
 
-    def decode_backward(self, dimage: Array, cache: CapsNetCache) -> Array:
-        """dimage (B, H, W, C) -> dv (B, J, E)."""
-        assert self.decoder is not None, "this network has no decoder"
-        dmasked = self.decoder.backward(dimage, cache.decoder)  # (B, J·E)
+    def decode_backward(self, dreconstruction: Array, cache: CapsNetCache) -> Array:
+        """dreconstruction (B, H, W, C) -> dv (B, J, E)."""
+        assert self.decoder is not None  # or there would be no such gradient
+        dmasked = self.decoder.backward(dreconstruction, cache.decoder)  # (B, J·E)
         dv = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
-        return dv[0] if cache.by_label else dv
+        return dv[0] if cache.mask.by_label else dv  # the labels have no gradient
 
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
         """dv, or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
@@ -241,8 +141,8 @@ class CapsNet(Network):
         if self.decoder is None:
             dv = dy  # (B, J, E)
         else:
-            dv, dimage = dy
-            dv = dv + self.decode_backward(dimage, cache)  # (B, J, E)
+            dv, dreconstruction = dy
+            dv = dv + self.decode_backward(dreconstruction, cache)  # (B, J, E)
         du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
         dx = self.primary.backward(du, cache.primary)  # (B, H', W', conv_channels)
         return self.relu.backward(dx, cache.relu)  # (B, H', W', conv_channels)
@@ -276,6 +176,16 @@ class CapsNet(Network):
     def scores(self, outputs: Any) -> Array:
         """Return the lengths of the class capsules (B, J), 0 to 1."""
         return length_and_direction(self.class_capsules(outputs))[0][..., 0]
+
+    def follows_config(self) -> bool:
+        """Whether the routing is what the configuration says, and no other was put in its place."""
+
+        def kinds(coupling: Layer) -> list[type]:
+            return [type(part) for _, part in coupling.walk()]
+
+        config, routing = self.config, self.capsules.routing
+        same_coupling = kinds(routing.coupling) == kinds(config.build_coupling())
+        return same_coupling and routing.iterations == config.iterations
 
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}

@@ -111,23 +111,36 @@ class Network(Layer):
         -------
         integer array (N,)
             Class numbers.
+
+        Raises
+        ------
+        TypeError
+            If the images are neither 8-bit nor floats.
+        ValueError
+            If they have another size than the network's.
         """
         check_positive("predict", batch_size=batch_size)
         if images.ndim == 3 and self.image_shape[2] == 1:
             images = images[..., None]  # (N, H, W, 1)
-        network, found = self.for_inference(), []
+        network, found = self if self._is_snapshot else self.for_inference(), []
+        dtype, xp = network.first_param.dtype, network.xp
         for start in range(0, len(images), batch_size):
             x = images[start : start + batch_size]  # (B, H, W, C)
-            x = to_float(x) if x.dtype == np.uint8 else x.astype(network.first_param.dtype)
-            scores = network.scores(network(to_backend(x, network.xp)))  # (B, J)
+            x = to_float(x) if x.dtype == np.uint8 else x  # (B, H, W, C)
+            x = x.astype(dtype) if x.dtype.kind == "f" else x  # else the network says what is wrong
+            scores = network.scores(network(to_backend(x, xp)))  # (B, J)
             found.append(to_numpy(scores.argmax(axis=1)))
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)  # (N,)
+
+    def follows_config(self) -> bool:
+        """Whether the network is still what its configuration says, so that a file of it says enough."""
+        return True
 
     # -- how it looks --------------------------------------------------------------------------
 
     def stages(self) -> list[tuple[str, Layer]]:
         """Return the parts that an image goes through, by name, in order."""
-        return list(self._sublayers.items())
+        return [(name, layer) for name, layer in self._sublayers.items() if isinstance(layer, Layer)]
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Run an empty image through the stages; return the shape of each output, without the batch."""

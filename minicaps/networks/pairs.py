@@ -56,10 +56,10 @@ class OverlapCapsNet(OfPairs, CapsNet):
         images, mask, decoder = super().decode(twice, labels.reshape(-1))  # (2B, H, W, C)
         return images.reshape(len(v), 2, *self.image_shape), mask, decoder
 
-    def decode_backward(self, dimage: Array, cache: CapsNetCache) -> Array:
-        """dimages (B, 2, H, W, C) -> dv (B, J, E)."""
-        dimages = dimage.reshape(-1, *self.image_shape)  # (2B, H, W, C)
-        dtwice = super().decode_backward(dimages, cache._replace(by_label=True))  # (2B, J, E)
+    def decode_backward(self, dreconstruction: Array, cache: CapsNetCache) -> Array:
+        """dreconstruction (B, 2, H, W, C) -> dv (B, J, E)."""
+        each = dreconstruction.reshape(-1, *self.image_shape)  # (2B, H, W, C)
+        dtwice = super().decode_backward(each, cache)  # (2B, J, E)
         return dtwice.reshape(-1, 2, *dtwice.shape[1:]).sum(axis=1)  # (B, J, E)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from minicaps.layers import Seed
 from minicaps.networks.baselines import CNN, MLP
-from minicaps.networks.capsnet import CapsNet, CapsNetConfig
+from minicaps.networks.capsnet import CapsNet
+from minicaps.networks.capsnet_config import CapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig
 
 NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "mlp": MLP}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,33 @@ def save_network(path: str | Path, network: Network, class_names: tuple[str, ...
     ------
     ValueError
         If the file would not say enough to build the network again: it is no network by name, or has a
-        coupling of its own.
+        routing of its own; or if the class names are not one text for each class.
     """
     name = next((name for name, kind in NETWORKS.items() if kind is type(network)), None)
-    if name is None or getattr(network, "own_coupling", False):
-        what = "a coupling of its own" if name else f"the class {type(network).__name__}"
+    if name is None or not network.follows_config():
+        what = "a routing of its own" if name else f"the class {type(network).__name__}"
         raise ValueError(
             f"{path}: a network with {what} cannot be built again from a file; save its state() yourself"
         )
     names = list(class_names) or [str(k) for k in range(network.classes)]
-    description = {"model": name, "network": vars(network.config), "class_names": names}
-    files.write(path, network.state(), description)
+    check_class_names(str(path), names, network.classes)
+    config = {option: plain(value) for option, value in vars(network.config).items()}
+    files.write(path, network.state(), {"model": name, "network": config, "class_names": names})
+
+
+def check_class_names(where: str, names: Sequence[str], classes: int) -> None:
+    """Raise ValueError unless there is a name for every class."""
+    if len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{where}: class names {tuple(names)} for {classes} classes, expected a text for each"
+        )
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON takes it: a number of NumPy's becomes Python's."""
+    if isinstance(value, (tuple, list)):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
@@ -66,11 +83,10 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
             raise ValueError(f"its network is {description['network']!r}, expected a mapping of options")
         if description["format"] < 3:
             arrays, description = upgrade(arrays, description)
-        network = _build(description, held=sum(array.size for array in arrays.values()))
+        network = _build(description, arrays)
         network.load_state(arrays)
         class_names = tuple(description["class_names"])
-        if len(class_names) != network.classes or not all(isinstance(name, str) for name in class_names):
-            raise ValueError(f"class names {class_names} for {network.classes} classes")
+        check_class_names("its description", class_names, network.classes)
         return network, class_names
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: no network that this minicaps can build ({error})") from None
@@ -87,13 +103,14 @@ def load(path: str | Path) -> Network:
     return load_network(path)[0]
 
 
-def _build(description: dict[str, Any], held: int) -> Network:
+def _build(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Network:
     """Build the described network, if it is about as large as what the file holds."""
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description["network"].items()
     }
     config = configure(description["model"], "paper", **fields)
+    held = sum(array.size for array in arrays.values())
     if config.count_params() > 2 * held:  # a little too many are told by name, by load_state
         raise ValueError("its description asks for more weights than the file holds")
     pixels, iterations = math.prod(config.image_shape), getattr(config, "iterations", 1)
@@ -102,7 +119,8 @@ def _build(description: dict[str, Any], held: int) -> Network:
             f"images of {pixels:,} numbers and {iterations:,} routing iterations, expected at most "
             f"{MAX_PIXELS:,} and {MAX_ITERATIONS:,}"
         )
-    return NETWORKS[description["model"]](config, rng=0, dtype=np.float32)
+    double = any(array.dtype == np.float64 for array in arrays.values())
+    return NETWORKS[description["model"]](config, rng=0, dtype=np.float64 if double else np.float32)
 
 
 def upgrade(

@@ -10,42 +10,47 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.capsules import Hard, Leaky, Softmax, Stopped
 from minicaps.layers import Example
-from minicaps.proof.examples import of
+from minicaps.proof.examples import examples_of
 
 # -- capsules ---------------------------------------------------------------------------------
 
 
-@of("Squash")
+@examples_of("Squash")
 def squash(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     for name, scale in {"short": 0.1, "medium": 1.0, "long": 10.0}.items():
         yield Example(name, cls(), ((scale * rng.normal(size=(2, 3, 4))).astype(dtype),))
 
 
-@of("Softmax", "Hard", "OverChildren")
-def coupling(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+@examples_of("Softmax")
+def softmax(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     yield Example("normal", cls(), (rng.normal(size=(2, 5, 3)).astype(dtype),))
 
 
-@of("Leaky")
+@examples_of("Hard")
+def hard(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    yield Example("normal", cls(), (rng.normal(size=(2, 5, 3)).astype(dtype),), zero_gradient=True)
+
+
+@examples_of("Leaky")
 def leaky(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     b = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, J)
     yield Example("softmax", cls(), (b,))
-    yield Example("hard", cls(Hard()), (b,))
+    yield Example("hard", cls(Hard()), (b,), zero_gradient=True)
 
 
-@of("Stopped")
+@examples_of("Stopped")
 def stopped(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     b = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, J)
     for name, inner in {"softmax": Softmax(), "leaky": Leaky()}.items():
         layer = cls(inner)
         c = layer(b)  # (B, I, J), what the gradient takes for constant
-        yield Example(name, layer, (b,), lambda _, c=c: (c, None))
+        yield Example(name, layer, (b,), lambda _, c=c: (c, None), zero_gradient=True)
 
 
-@of("Frozen")
+@examples_of("Frozen")
 def frozen(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     b, c = rng.normal(size=(2, 5, 3)).astype(dtype), rng.uniform(size=(5, 3)).astype(dtype)
-    yield Example("uniform", cls(c), (b,))
+    yield Example("uniform", cls(c), (b,), zero_gradient=True)
 
 
 def ways_to_route() -> dict[str, dict[str, Any]]:
@@ -69,7 +74,7 @@ def with_couplings(routing: Any, u_hat: Array, c: Array) -> tuple[Array, Any]:
     return routing.squash.forward((c[..., None] * u_hat).sum(axis=1) + routing.params.get("bias", 0))
 
 
-@of("DynamicRouting")
+@examples_of("DynamicRouting")
 def dynamic_routing(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     for name, options in ways_to_route().items():
         u_hat = rng.normal(size=(2, 5, 3, 4)).astype(dtype)  # (B, I, J, E)
@@ -90,21 +95,21 @@ def options_of_routing(options: dict[str, Any], bias_shape: tuple[int, int]) -> 
     return {**{name: value for name, value in options.items() if name != "bias"}, **bias}
 
 
-@of("Votes")
+@examples_of("Votes")
 def votes(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     u = rng.normal(size=(2, 5, 4)).astype(dtype)  # (B, I, D)
     yield Example("start", cls(5, 4, 3, 6, rng=rng, dtype=dtype), (u,))
     yield Example("large W", cls(5, 4, 3, 6, std=0.5, rng=rng, dtype=dtype), (u,))
 
 
-@of("PrimaryCaps")
+@examples_of("PrimaryCaps")
 def primary_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     x = rng.normal(size=(2, 6, 5, 3)).astype(dtype)  # (B, H, W, C)
     for name, options in {"plain": {}, "stride and padding": {"stride": 2, "padding": 1}}.items():
         yield Example(name, cls(3, 2, 4, (3, 2), rng=rng, dtype=dtype, **options), (x,))
 
 
-@of("CapsuleLayer")
+@examples_of("CapsuleLayer")
 def capsule_layer(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     for name, options in {**ways_to_route(), "small W": {"std": 0.1}}.items():
         u = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, D)
@@ -119,14 +124,14 @@ def capsule_layer(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Ex
         yield Example(name, layer, (u,), check_forward)
 
 
-@of("Mask")
+@examples_of("Mask")
 def mask(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     v = rng.normal(size=(3, 4, 5)).astype(dtype)  # (B, J, E)
     yield Example("by label", cls(), (v, np.array([1, 3, 0])))
     yield Example("longest", cls(), (v,))
 
 
-@of("Decoder")
+@examples_of("Decoder")
 def decoder(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     masked = rng.normal(size=(2, 6)).astype(dtype)  # (B, J·E)
     yield Example("paper's widths", cls(6, (4, 5, 3), rng=rng, dtype=dtype), (masked,))
@@ -136,27 +141,27 @@ def decoder(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]
 # -- networks ---------------------------------------------------------------------------------
 
 
-@of("MLP")
+@examples_of("MLP")
 def mlp(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     images = rng.uniform(size=(2, 5, 4, 3)).astype(dtype)
     for name, options in {"walk-through": {}, "narrow": {"hidden": 7}}.items():
         yield Example(name, cls(cls.Config((5, 4, 3), 6, **options), rng=rng, dtype=dtype), (images,))
 
 
-@of("CNN", "OverlapCNN")
+@examples_of("CNN", "OverlapCNN")
 def cnn(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     images = rng.uniform(size=(2, 29, 28, 3)).astype(dtype)
     for name, options in {"walk-through": {}, "narrow": {"filters": 4, "hidden": 7}}.items():
         yield Example(name, cls(cls.Config((29, 28, 3), 6, **options), rng=rng, dtype=dtype), (images,))
 
 
-@of("CapsNet")
+@examples_of("CapsNet")
 def capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
     yield from capsnets(cls, images, np.array([3, 1]), rng, dtype)
 
 
-@of("OverlapCapsNet")
+@examples_of("OverlapCapsNet")
 def overlap_capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     images = rng.uniform(size=(4, 9, 8, 3)).astype(dtype)
     yield from capsnets(cls, images, np.array([[3, 1], [0, 2], [4, 3], [1, 0]]), rng, dtype)

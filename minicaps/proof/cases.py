@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,13 @@ def cases_of(cls: Any) -> list[Case]:
 
 
 def arrays_in(value: Any) -> list[np.ndarray]:
-    """Return all NumPy arrays in nested tuples, lists and dictionaries."""
+    """Return all NumPy arrays in nested tuples, lists, mappings and dataclasses."""
     if isinstance(value, (np.ndarray, np.generic)):
         return [np.asarray(value)]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         value = list(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = list(vars(value).values())
     if isinstance(value, (tuple, list)):
         return [array for part in value for array in arrays_in(part)]
     return []
@@ -88,6 +90,7 @@ def assert_equal_bits(found: Any, expected: Any) -> None:
     found, expected = arrays_in(found), arrays_in(expected)
     assert len(found) == len(expected) > 0, f"{len(found)} arrays, expected {len(expected)}"
     for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype, f"{one.dtype}, expected {other.dtype}"
         np.testing.assert_array_equal(one, other)
 
 

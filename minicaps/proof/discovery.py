@@ -75,14 +75,14 @@ def find_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> list[Exam
 
     Raises
     ------
-    TypeError
+    ValueError
         If it has none, so that no proof can reach it.
     """
     make = cls.examples if hasattr(cls, "examples") else None
     if make is None and cls.__name__ in EXAMPLES:
         make = functools.partial(EXAMPLES[cls.__name__], cls)
     if make is None:
-        raise TypeError(
+        raise ValueError(
             f"{cls.__name__} has no examples, so no proof can reach it; give it a class method "
             "examples(cls, rng, dtype) that yields (name, layer, inputs)"
         )
@@ -94,7 +94,7 @@ def find_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> list[Exam
 
 def check_class(cls: Any, seed: int = 0, tolerance: float = 1e-6) -> Iterator[Report]:
     """Yield a report on the gradients of every example of a class."""
-    for name, layer, inputs, check_forward in find_examples(cls, seed):
+    for name, layer, inputs, check_forward, _ in find_examples(cls, seed):
         label = f"{cls.__name__} ({name})"
         yield gradcheck(
             layer, inputs, check_forward=check_forward, tolerance=tolerance, seed=seed, name=label

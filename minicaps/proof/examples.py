@@ -18,7 +18,7 @@ Maker = Callable[[Any, np.random.Generator, Any], Iterator[Example]]
 EXAMPLES: dict[str, Maker] = {}  # name of the class -> what yields its examples
 
 
-def of(*names: str) -> Callable[[Maker], Maker]:
+def examples_of(*names: str) -> Callable[[Maker], Maker]:
     """Register a function that yields the examples of the classes of these names."""
 
     def register(make: Maker) -> Maker:
@@ -36,30 +36,30 @@ def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarr
     return rng.uniform(0.1, 2.0, size=shape) * rng.choice([-1.0, 1.0], size=shape)
 
 
-@of("Dense")
+@examples_of("Dense")
 def dense(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     layer = cls(5, 4, rng=rng, dtype=dtype)
     yield Example("5 to 4", layer, (rng.normal(size=(3, 5)).astype(dtype),))
 
 
-@of("ReLU")
+@examples_of("ReLU")
 def relu(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     yield Example("away from 0", cls(), (away_from_zero(rng, (3, 4, 2)).astype(dtype),))
 
 
-@of("Sigmoid")
+@examples_of("Sigmoid")
 def sigmoid(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     yield Example("normal", cls(), (rng.normal(size=(3, 4, 2)).astype(dtype),))
 
 
-@of("Reshape")
+@examples_of("Reshape")
 def reshape(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     x = rng.normal(size=(2, 3, 4)).astype(dtype)
     yield Example("split", cls(2, 6), (x,))
     yield Example("to a row", cls(60), (rng.normal(size=(2, 3, 4, 5)).astype(dtype),))
 
 
-@of("Sequential")
+@examples_of("Sequential")
 def sequential(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     x, options = rng.normal(size=(3, 5)).astype(dtype), {"rng": rng, "dtype": dtype}
     chain = cls(fc1=Dense(5, 4, **options), sigmoid=Sigmoid(), fc2=Dense(4, 2, **options))
@@ -68,7 +68,7 @@ def sequential(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Examp
     yield Example("shared weights", cls(a=shared, sigmoid=Sigmoid(), b=shared), (x,))
 
 
-@of("Conv2d")
+@examples_of("Conv2d")
 def conv2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     x = rng.normal(size=(2, 7, 6, 3)).astype(dtype)
     few: dict[str, dict[str, Any]] = {
@@ -91,7 +91,7 @@ def conv2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
         yield Example(name, cls(channels, filters, rng=rng, dtype=dtype, **options), (x,))
 
 
-@of("MaxPool2d")
+@examples_of("MaxPool2d")
 def max_pool2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     numbers = rng.permutation(2 * 7 * 6 * 3)  # all different, so no window is near a tie
     x = (numbers.reshape(2, 7, 6, 3) / len(numbers)).astype(dtype)
@@ -104,7 +104,7 @@ def max_pool2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Examp
 SEVERAL = np.array([[1, 0, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]])  # (B, J), several classes present
 
 
-@of("MarginLoss")
+@examples_of("MarginLoss")
 def margin_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     v = rng.normal(size=(3, 4, 5))
     lengths = rng.permutation(np.linspace(0.03, 0.97, 12)).reshape(3, 4, 1)  # off the kinks
@@ -115,21 +115,21 @@ def margin_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Exam
     yield Example("other margins", other, (v, np.array([1, 0, 3])))
 
 
-@of("ReconstructionLoss")
+@examples_of("ReconstructionLoss")
 def reconstruction_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     images = [rng.uniform(size=(2, 4, 3, 5)).astype(dtype) for _ in range(2)]
     yield Example("paper", cls(), tuple(images))
     yield Example("strong", cls(scale=0.3), tuple(images))
 
 
-@of("CrossEntropyLoss")
+@examples_of("CrossEntropyLoss")
 def cross_entropy_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     logits = rng.normal(size=(3, 4)).astype(dtype)
     yield Example("one class", cls(), (logits, np.array([1, 3, 0])))
     yield Example("several classes", cls(), (logits, SEVERAL))
 
 
-@of("WeightedSum")
+@examples_of("WeightedSum")
 def weighted_sum(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     v, labels = next(margin_loss(MarginLoss, rng, dtype)).inputs
     images = [rng.uniform(size=(3, 4, 5, 2)).astype(dtype) for _ in range(2)]

@@ -205,7 +205,8 @@ class _Probe:
         difference = np.abs(analytic - numeric)
         where = np.unravel_index(difference.argmax(), difference.shape)  # also finds the first NaN
         scale = max(np.abs(analytic).max(), np.abs(numeric).max())
-        row.error = float(difference[where] / scale) if scale != 0 else 0.0
+        row.zero = bool(scale == 0)
+        row.error = 0.0 if row.zero else float(difference[where] / scale)
         row.analytic, row.numeric = float(analytic[where]), float(numeric[where])
         k = seen[where[1]]
         row.worst = tuple(int(n) for n in np.unravel_index(k, shape)) if each_entry else (k,)

@@ -1,0 +1,117 @@
+"""The options of a CapsNet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from minicaps.capsules import COUPLINGS, Coupling, Stopped
+from minicaps.checks import check_choice, check_flag, check_number, check_positive
+from minicaps.layers import Pair, as_pair
+from minicaps.networks.network import NetworkConfig, window_grid
+
+
+@dataclass(frozen=True)
+class CapsNetConfig(NetworkConfig):
+    """The options of a CapsNet; the defaults are the network of the paper (Sabour et al. 2017, §4).
+
+    Attributes
+    ----------
+    image_shape : (int, int, int)
+        Height, width and channels.
+    classes : int
+        J.
+    conv_channels, conv_kernel, conv_stride
+        The first convolution.
+    primary_types, primary_dimension, primary_kernel, primary_stride
+        The primary capsules; their dimension is D.
+    class_dimension : int
+        E.
+    iterations : int
+        R, of the routing.
+    coupling : {"softmax", "leaky", "hard", "leaky hard"}
+        How a capsule shares itself out among the classes.
+    stopped_gradient : bool
+        Whether the last couplings count as constants in backward.
+    bias : bool
+        Whether the class capsules have a learned bias.
+    std : float
+        Standard deviation of the votes' first weights.
+    decoder : bool
+        Whether there is one.
+    decoder_hidden : (int, int)
+        Widths of its hidden layers.
+    reconstruction_scale : float
+        Weight of a squared pixel error in the loss.
+    """
+
+    conv_channels: int = 256
+    conv_kernel: int | Pair = 9
+    conv_stride: int | Pair = 1
+    primary_types: int = 32
+    primary_dimension: int = 8
+    primary_kernel: int | Pair = 9
+    primary_stride: int | Pair = 2
+    class_dimension: int = 16
+    iterations: int = 3
+    coupling: str = "softmax"
+    stopped_gradient: bool = False
+    bias: bool = False
+    std: float = 0.05
+    decoder: bool = True
+    decoder_hidden: Pair = (512, 1024)
+    reconstruction_scale: float = 0.0005
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
+        check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
+        check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
+        check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
+        check_flag("CapsNetConfig", decoder=self.decoder)
+        check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
+        check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
+        if not isinstance(self.decoder_hidden, tuple) or len(self.decoder_hidden) != 2:
+            hidden = self.decoder_hidden
+            raise ValueError(
+                f"CapsNetConfig: decoder_hidden is {hidden!r}, expected the widths of two layers"
+            )
+        check_positive(
+            "CapsNetConfig", **{f"decoder_hidden {k}": n for k, n in enumerate(self.decoder_hidden)}
+        )
+        _ = self.grid  # says why, where a kernel does not fit the image
+
+    @property
+    def conv_grid(self) -> Pair:
+        """(rows, columns) of the first convolution's output."""
+        height, width, _ = self.image_shape
+        where = "CapsNet: the first convolution"
+        return window_grid(where, (height, width), self.conv_kernel, self.conv_stride)
+
+    @property
+    def grid(self) -> Pair:
+        """(P, Q), where the primary capsules stand."""
+        where = "CapsNet: the primary capsules"
+        return window_grid(where, self.conv_grid, self.primary_kernel, self.primary_stride)
+
+    @property
+    def primary_capsules(self) -> int:
+        """I."""
+        return math.prod(self.grid) * self.primary_types
+
+    def build_coupling(self) -> Coupling:
+        coupling = COUPLINGS[self.coupling]()
+        return Stopped(coupling) if self.stopped_gradient else coupling
+
+    def count_params(self) -> int:
+        channels, outputs = self.conv_channels, self.primary_types * self.primary_dimension
+        conv_window = math.prod(as_pair("CapsNet", "conv_kernel", self.conv_kernel)) * self.image_shape[2]
+        primary_window = math.prod(as_pair("CapsNet", "primary_kernel", self.primary_kernel)) * channels
+        upper = self.classes * self.class_dimension
+        count = (conv_window + 1) * channels + (primary_window + 1) * outputs
+        count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
+        if self.decoder:
+            widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
+            count += sum((n + 1) * m for n, m in pairwise(widths))
+        return count
