@@ -22,11 +22,10 @@ import time
 
 import numpy as np
 
-from minicaps import arrays as backend
+from minicaps.fast import keep_freed_memory, own_the_cores, thread_count
 from minicaps.networks import build
+from minicaps.training import Adam, DataParallel, train_step
 from minicaps.training.bench import sgemm_rate
-from minicaps.training.optimizers import Adam
-from minicaps.training.processes import DataParallel
 
 CONTENDERS = ("eager", "channels_last", "compile")
 MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways
@@ -40,6 +39,8 @@ def make_twin(net):
     import torch
     from torch import nn
     from torch.nn import functional as F
+
+    config = net.config
 
     def squash(s):
         n2 = (s * s).sum(-1, keepdim=True)
@@ -55,15 +56,15 @@ def make_twin(net):
         def forward(self, images, labels=None):
             """images (B, C, H, W) -> v (B, J, E), reconstruction (B, H·W·C)."""
             w, batch = self.weights, len(images)
-            x = F.relu(F.conv2d(images, w["conv_W"], w["conv_bias"], stride=net.conv_stride))
-            x = F.conv2d(x, w["primary_conv_W"], w["primary_conv_bias"], stride=net.primary_stride)
+            x = F.relu(F.conv2d(images, w["conv_W"], w["conv_bias"], stride=config.conv_stride))
+            x = F.conv2d(x, w["primary_conv_W"], w["primary_conv_bias"], stride=config.primary_stride)
             # as in minicaps: capsule (p, q, type), its dimensions are neighbouring channels
-            u = squash(x.permute(0, 2, 3, 1).reshape(batch, -1, net.primary_dimension))
-            u_hat = torch.einsum("bid,idje->bije", u, w["capsules_prediction_W"])
-            still = u_hat.detach() if net.gradient == "stopped" else u_hat
+            u = squash(x.permute(0, 2, 3, 1).reshape(batch, -1, config.primary_dimension))
+            u_hat = torch.einsum("bid,idje->bije", u, w["capsules_votes_W"])
+            still = u_hat.detach() if config.stopped_gradient else u_hat
             b = torch.zeros(u_hat.shape[:3], dtype=u_hat.dtype)
-            for r in range(net.iterations):
-                last = r == net.iterations - 1
+            for r in range(config.iterations):
+                last = r == config.iterations - 1
                 c = b.softmax(dim=2)
                 v = squash((c[..., None] * (u_hat if last else still)).sum(dim=1))
                 if not last:
@@ -71,7 +72,7 @@ def make_twin(net):
             chosen = (v * v).sum(-1).argmax(1) if labels is None else labels
             x = (F.one_hot(chosen, net.classes)[..., None] * v).reshape(batch, -1)
             for layer in ("fc1", "fc2", "fc3"):
-                x = x @ w[f"reconstruct_{layer}_W"] + w[f"reconstruct_{layer}_bias"]
+                x = x @ w[f"decoder_{layer}_W"] + w[f"decoder_{layer}_bias"]
                 x = x.sigmoid() if layer == "fc3" else F.relu(x)
             return v, x
 
@@ -84,15 +85,15 @@ def make_twin(net):
     return Twin()
 
 
-def twin_loss(net, v, drawn, images, labels):
+def twin_loss(net, v, reconstruction, images, labels):
     """Return the loss that minicaps trains with, on what the twin computed."""
     from torch.nn import functional as F
 
     T = F.one_hot(labels, net.classes)
     n = v.norm(dim=-1)
     margin = (T * F.relu(0.9 - n) ** 2 + 0.5 * (1 - T) * F.relu(n - 0.1) ** 2).sum()
-    flat = images.permute(0, 2, 3, 1).reshape(drawn.shape)
-    return (margin + net.reconstruction_scale * ((drawn - flat) ** 2).sum()) / len(v)
+    flat = images.permute(0, 2, 3, 1).reshape(reconstruction.shape)
+    return (margin + net.config.reconstruction_scale * ((reconstruction - flat) ** 2).sum()) / len(v)
 
 
 def images_for(net, batch, dtype=np.float32):
@@ -106,22 +107,29 @@ def prove_that_the_twins_agree():
     import torch
 
     for dtype, allowed in ((np.float32, 1e-4), (np.float64, 1e-9)):
-        for options in ({"preset": "small"}, {"preset": "paper"}, {"preset": "small", "gradient": "stopped"}):
+        for options in (
+            {"preset": "small"},
+            {"preset": "paper"},
+            {"preset": "small", "stopped_gradient": True},
+        ):
             net = build("capsnet", **options, rng=0, dtype=dtype)
-            net.params["capsules.prediction.W"][...] *= 5  # couplings that are not near uniform
+            net.params["capsules.votes.W"][...] *= 5  # couplings that are not near uniform
             images, labels = images_for(net, 4, dtype)
-            (v, drawn), cache = net.forward(images, labels)
-            loss, loss_cache = net.objective().forward((v, drawn), (labels, images))
+            (v, reconstruction), cache = net.forward(images, labels)
+            loss, loss_cache = net.objective().forward((v, reconstruction), (labels, images))
             net.backward(net.objective().backward(loss_cache), cache)
 
             twin = make_twin(net)
             x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
             y = torch.from_numpy(labels)
-            twin_v, twin_drawn = twin(x, y)
-            value = twin_loss(net, twin_v, twin_drawn, x, y)
+            twin_v, twin_reconstruction = twin(x, y)
+            value = twin_loss(net, twin_v, twin_reconstruction, x, y)
             value.backward()
-            pairs = {"v": (v, twin_v), "reconstruction": (drawn.reshape(len(v), -1), twin_drawn),
-                     "loss": (loss, value)}  # fmt: skip
+            pairs = {
+                "v": (v, twin_v),
+                "reconstruction": (reconstruction.reshape(len(v), -1), twin_reconstruction),
+                "loss": (loss, value),
+            }
             for name, grad in net.grads.items():
                 theirs = twin.weights[name.replace(".", "_")].grad
                 theirs = theirs.permute(2, 3, 1, 0) if theirs.ndim == 4 and "conv" in name else theirs
@@ -164,10 +172,14 @@ def peak_memory():
 
 
 def prepare(contender, options, task, batch):
+    options = {
+        name: tuple(x) if isinstance(x, list) else x for name, x in options.items()
+    }  # as JSON had them
     net = build("capsnet", **options, rng=0)
     images, labels = images_for(net, batch)
     if contender == "minicaps":
-        backend.keep_freed_memory()
+        own_the_cores()
+        keep_freed_memory()
         return prepare_minicaps(net, task, images, labels)
     return prepare_torch(net, contender, task, images, labels)
 
@@ -177,12 +189,11 @@ def prepare_minicaps(net, task, images, labels):
         ready = net.for_inference()
         return lambda count: [ready(images) for _ in range(count)]
     optimizer = Adam(net, 1e-3)
-    steps = DataParallel(net, net.objective(), len(images))  # what a run uses
+    source = DataParallel(net, net.objective(), len(images))  # what a run uses
 
     def train(count):
         for _ in range(count):
-            steps.gradients(images, labels)
-            optimizer.step()
+            train_step(source, optimizer, images, labels)
 
     return train
 
@@ -190,7 +201,7 @@ def prepare_minicaps(net, task, images, labels):
 def prepare_torch(net, contender, task, images, labels):
     import torch
 
-    torch.set_num_threads(backend.threads())
+    torch.set_num_threads(thread_count())
     twin = make_twin(net)
     x, y = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
     if contender == "channels_last":
@@ -278,7 +289,8 @@ def main():
         import torch
     except ImportError:
         sys.exit("against_torch: PyTorch is missing; install it with: pip install torch")
-    print(f"torch {torch.__version__}, numpy {np.__version__}, {backend.threads()} threads")
+    own_the_cores()
+    print(f"torch {torch.__version__}, numpy {np.__version__}, {thread_count()} threads")
     prove_that_the_twins_agree()
     figures = {}
 
@@ -295,11 +307,13 @@ def main():
         if preset == "paper":
             bound = 2 * MULTIPLY_ADDS_DIRECT * batch / sgemm_rate()
             note("sgemm_bound_ratio", bound / results["minicaps"][0])
-            print(f"{'':<34} the direct method at the machine's sgemm rate: {1e3 * bound:.1f} ms, "
-                  f"ratio {figures['sgemm_bound_ratio']:.2f}")  # fmt: skip
+            print(
+                f"{'':<34} the direct method at the machine's sgemm rate: {1e3 * bound:.1f} ms, "
+                f"ratio {figures['sgemm_bound_ratio']:.2f}"
+            )
     if not options.quick:
         for preset, batch in (("small", 100), ("paper", 128)):
-            stopped = {"preset": preset, "gradient": "stopped"}
+            stopped = {"preset": preset, "stopped_gradient": True}
             results = compare(stopped, "train", batch, ("eager",), options.rounds)
             show(f"train {preset}, stopped gradient", results)
             note(f"{preset}_stopped_train_vs_eager", np.median(results["eager"][1]))

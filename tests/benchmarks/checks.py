@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minicaps.layers import contract as layer
+import minicaps.checks
+from minicaps.fast import own_the_cores
 from minicaps.networks import PRESETS, build
-from minicaps.training.guards import sum_of_squares
-from minicaps.training.optimizers import Adam
-from minicaps.training.step import train_step
+from minicaps.training import Adam, OneProcess, train_step
+from minicaps.training.finite import sum_of_squares
 
 CHECKS = ("check_array", "check_shape", "check_gradient", "check_labels")
 ALLOWED = 0.01  # of a step
@@ -45,7 +45,7 @@ def recorded(step: Callable[[], object]) -> list[Callable[[], object]]:
 
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("minicaps")]
     for name in CHECKS:
-        check = getattr(layer, name)
+        check = getattr(minicaps.checks, name)
         for module in modules:
             if getattr(module, name, None) is check:
                 replaced.append((module, name, check))
@@ -77,10 +77,11 @@ def main() -> int:
     network, rng = build("capsnet", options.preset, rng=0), np.random.default_rng(0)
     images = rng.random((options.batch_size, *network.image_shape), dtype=np.float32)  # (B, H, W, C)
     labels = rng.integers(0, network.classes, options.batch_size)  # (B,)
-    objective, optimizer = network.objective(), Adam(network, 1e-3)
+    source, optimizer = OneProcess(network), Adam(network, 1e-3)
+    own_the_cores()
 
     def step() -> None:
-        train_step(network, objective, optimizer, images, labels)
+        train_step(source, optimizer, images, labels)
 
     calls = recorded(step)
     whole = seconds(step, options.rounds)

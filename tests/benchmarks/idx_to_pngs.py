@@ -18,8 +18,10 @@ from minicaps.datasets import Dataset, read_idx_folder
 
 def write_pngs(dataset: Dataset, out: Path) -> Path:
     """Write image k of a class as ``out/train/CLASS/k.png``, or ``out/test/CLASS/k.png``."""
-    parts = {"train": (dataset.train_images, dataset.train_labels),
-             "test": (dataset.test_images, dataset.test_labels)}  # fmt: skip
+    parts = {
+        "train": (dataset.train_images, dataset.train_labels),
+        "test": (dataset.test_images, dataset.test_labels),
+    }
     for part, (images, labels) in parts.items():
         for k, (image, label) in enumerate(zip(images, labels, strict=True)):
             folder = out / part / dataset.class_names[label]
