@@ -189,7 +189,8 @@ assert np.allclose(du_hat, measure(lambda x: (dv3 * routing(x[None])[0]).sum(), 
 assert np.allclose(du_hat, routing.backward(dv3[None], cache)[0])
 assert (np.linalg.matrix_rank(du_hat.swapaxes(0, 1)) == 5).all()  # J matrices (I, E)
 # Not even û is needed: Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, and ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩.
-# In the fast CapsuleLayer `FactoredVotes` moves the brackets so. Its u and W have their axes in another order.
+# In the fast CapsuleLayer `FactoredVotes` moves the brackets so. Its u and W have their axes in another
+# order.
 factors = capsule_layer.FactoredVotes(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
 assert np.allclose(factors.combine(c3[None])[0], s3) and np.allclose(factors.agree(v1[None])[0], b2)
 

@@ -47,12 +47,12 @@ def twin(words: str) -> list[str]:
 
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
 TESTS = {
-    "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ["tests/test_losses.py"]],
-    "layers/convolution.py": [CONV, contract("layers.Conv2d"), twin("Conv2d")],
+    "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ROUTING],
+    "layers/convolution.py": [CONV, contract("layers.Conv2d"), twin("Conv2d"), PITFALLS],
     "layers/dense.py": [contract("layers.Dense"), twin("Dense"), PITFALLS],
     "layers/losses.py": [["tests/test_losses.py"], contract("Loss", "WeightedSum"), PITFALLS],
     "layers/pooling.py": [CONV, contract("MaxPool")],
-    "layers/reshape.py": [contract("Reshape")],
+    "layers/reshape.py": [contract("Reshape"), ["tests/test_checks.py", "-k", "option"]],
     "layers/sequential.py": [contract("Sequential")],
     "layers/vectors.py": [["tests/test_squash.py"], PITFALLS],
     "layers/windows.py": [CONV, SPECTRAL],
@@ -69,7 +69,7 @@ TESTS = {
     "fast/convolution.py": [twin("Conv2d"), CONV, SPECTRAL, contract("fast.Conv2d")],
     "fast/dense.py": [twin("Dense"), contract("fast.Dense")],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
-    "fast/squash.py": [["tests/test_squash.py"], twin("Squash")],
+    "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
     "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],
     "training/schedules.py": [["tests/test_optim.py"]],
 }

@@ -47,6 +47,10 @@ def test_col2im_is_im2col_transposed(seed, kernel, stride, padding, size):
     x = rng.normal(size=(2, *size, 3))
     cols = im2col(x, kernel, stride, padding)
     dcols = rng.normal(size=cols.shape)
+    if padding == (0, 0):
+        np.testing.assert_array_equal(im2col(x, kernel, stride), cols)
+        both = col2im(dcols, size, kernel, stride), col2im_by_rows(dcols, size, kernel, stride)
+        np.testing.assert_allclose(*both, rtol=1e-12, atol=1e-12)
     for transposed in (col2im, col2im_by_rows):
         back = transposed(dcols, size, kernel, stride, padding)
         np.testing.assert_allclose((cols * dcols).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
@@ -88,6 +92,13 @@ def test_impossible_windows_are_refused(options):
 def test_a_kernel_larger_than_the_image_is_told_with_the_cure():
     with pytest.raises(ValueError, match=r"height 9 does not fit an image of height 8.*larger image"):
         fast.Conv2d(1, 1, 9, rng=0)(np.zeros((1, 8, 8, 1), np.float32))
+    for cls in (fast.Conv2d, layers.Conv2d):
+        with pytest.raises(
+            ValueError, match="Conv2d: a window of height 9 does not fit an image of height 8"
+        ):
+            cls(1, 1, 9, rng=0)(np.zeros((1, 8, 10, 1), np.float32))
+        with pytest.raises(ValueError, match="Conv2d: a window of width 9 does not fit an image of width 8"):
+            cls(1, 1, 9, rng=0)(np.zeros((1, 10, 8, 1), np.float32))
     assert output_size("here", (8, 8), (9, 9), (1, 1), (1, 1)) == (2, 2)
 
 

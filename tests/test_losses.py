@@ -81,6 +81,13 @@ def test_a_weighted_sum_weighs_values_and_gradients():
         (MarginLoss(), np.zeros((2, 3, 4)), np.array([0, 1, 2]), ValueError, "is 3, not 2"),
         (MarginLoss(), np.zeros((2, 3, 4)), np.array([0.0, 1.0]), TypeError, "expected integers"),
         (MarginLoss(), np.zeros((2, 3, 4)), np.full((2, 3), 2), ValueError, "holds 2, expected only 0 and 1"),
+        (
+            MarginLoss(),
+            np.zeros((2, 3, 4)),
+            np.array([[0, 1, 0], [1, 3, 0]]),
+            ValueError,
+            "holds 3, expected only 0 and 1",
+        ),
         (MarginLoss(), np.zeros((2, 3, 4)), np.zeros((2, 4)), ValueError, r"expected \(2, 3\)"),
         (CrossEntropyLoss(), np.zeros((2, 3)), np.array([0, 3]), ValueError, "expected 0 to 2"),
         (ReconstructionLoss(), np.zeros((2, 3)), np.zeros((3, 2)), ValueError, r"target has shape \(3, 2\)"),

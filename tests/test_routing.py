@@ -215,6 +215,22 @@ def test_frozen_couplings_follow_their_layer_to_another_dtype():
     assert layer.astype(np.float64)(np.ones((2, 5, 3))).dtype == np.float64
 
 
+def test_one_parent_takes_all():
+    layer = CapsuleLayer(5, 3, 1, 6, std=1.0, rng=0, dtype=np.float64)
+    _, cache = layer.forward(np.random.default_rng(0).normal(size=(2, 5, 3)))
+    assert all((c == 1).all() for c in cache.c)
+
+
+def test_frozen_couplings_name_the_axis_that_is_wrong():
+    coupling = Frozen(np.full((5, 4), 0.25))
+    for shape, message in (
+        ((0, 5, 4), r"axis 0 \(batch B\) is empty"),
+        ((2, 4, 4), r"axis 1 .* is 4, not 5"),
+    ):
+        with pytest.raises(ValueError, match=rf"Frozen.forward: b has shape .*{message}"):
+            coupling(np.zeros(shape))
+
+
 def test_parents_that_tie_share_evenly():
     b = np.array([[[0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 2.0, -1.0]]])
     np.testing.assert_array_equal(Hard()(b), [[[0.25] * 4, [0.0, 0.5, 0.5, 0.0]]])
