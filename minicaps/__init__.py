@@ -4,8 +4,8 @@
 its definition, a few lines long and equal to rounding, is in ``minicaps.layers`` or ``minicaps.capsules``.
 """
 
-from minicaps.capsules import Coupling, DynamicRouting, Frozen, Hard, Leaky, Mask, Softmax, Stopped, Votes
-from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash
+from minicaps.capsules import Coupling, Frozen, Hard, Leaky, Mask, Softmax, Stopped, Votes
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, PrimaryCaps, ReLU, Squash
 from minicaps.layers import (
     CrossEntropyLoss,
     Example,

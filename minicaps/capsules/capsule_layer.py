@@ -55,6 +55,8 @@ class CapsuleLayer(Layer):
     dtype : float32 or float64
     """
 
+    DynamicRouting = DynamicRouting  # fast.CapsuleLayer puts its own here
+
     def __init__(
         self,
         lower_capsules: int,
@@ -75,7 +77,8 @@ class CapsuleLayer(Layer):
         bias_shape = (upper_capsules, upper_dimension) if bias else None
         sizes = (lower_capsules, lower_dimension, upper_capsules, upper_dimension)
         self.votes = Votes(*sizes, std=std, rng=rng, dtype=dtype)
-        self.routing = DynamicRouting(iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)
+        routing_options: dict[str, Any] = {"bias_shape": bias_shape, "dtype": dtype}
+        self.routing = self.DynamicRouting(iterations, coupling=coupling, **routing_options)
 
     def forward(self, u: Array) -> tuple[Array, Any]:
         """u (B, I, D) -> v (B, J, E), of lengths 0 to 1."""

@@ -68,6 +68,8 @@ class DynamicRouting(Layer):
     dtype : float32 or float64, of the bias
     """
 
+    Squash = Squash  # fast.DynamicRouting puts its own here
+
     def __init__(
         self,
         iterations: int = 3,
@@ -81,7 +83,7 @@ class DynamicRouting(Layer):
         if bias_shape is not None and not (isinstance(bias_shape, tuple) and len(bias_shape) == 2):
             raise ValueError(f"DynamicRouting: bias_shape is {bias_shape!r}, expected (J, E)")
         self.iterations, self.bias_shape = iterations, bias_shape
-        self.coupling, self.squash = check_coupling("DynamicRouting", coupling), Squash()
+        self.coupling, self.squash = check_coupling("DynamicRouting", coupling), self.Squash()
         if bias_shape is not None:
             self.add_param("bias", np.full(bias_shape, 0.1, dtype=dtype))  # (J, E)
 

@@ -9,12 +9,13 @@ from minicaps.fast.capsule_layer import CapsuleLayer
 from minicaps.fast.convolution import Conv2d
 from minicaps.fast.decoder import Decoder
 from minicaps.fast.dense import Dense
+from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.platform import keep_freed_memory, own_the_cores
 from minicaps.fast.primary import PrimaryCaps
 from minicaps.fast.squash import Squash
 from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
 
-TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, PrimaryCaps, ReLU, Squash)
+TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, PrimaryCaps, ReLU, Squash)
 
 __all__ = [
     "TWINS",
@@ -22,6 +23,7 @@ __all__ = [
     "Conv2d",
     "Decoder",
     "Dense",
+    "DynamicRouting",
     "PrimaryCaps",
     "ReLU",
     "Squash",

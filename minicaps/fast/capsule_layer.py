@@ -18,8 +18,9 @@ import numpy as np
 
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import Coupling, DynamicRouting, Frozen, Hard, Iteration, Leaky, Stopped
+from minicaps.capsules import Coupling, Frozen, Hard, Iteration, Leaky, Softmax, Stopped
 from minicaps.checks import check_gradient
+from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.threads import parallel, work_slices
 
 
@@ -112,6 +113,8 @@ class CapsuleCache(NamedTuple):
 class CapsuleLayer(capsules.CapsuleLayer):
     """capsules.CapsuleLayer, without ever building û, and some samples on each thread."""
 
+    DynamicRouting = DynamicRouting
+
     def forward(self, u: Array) -> tuple[Array, CapsuleCache]:
         self._check_input(u)
         xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
@@ -176,6 +179,8 @@ def even_share(coupling: Coupling, b: Array) -> float | None:
 
     On a GPU a look at it would have to wait, so there each coupling is computed.
     """
+    if type(coupling) is Softmax:
+        return 1 / b.shape[2]  # asked for in every forward, and known
     if get_xp(b) is not np or coupling.params:
         return None
     c = coupling(b)  # (1, I, J)
@@ -183,7 +188,7 @@ def even_share(coupling: Coupling, b: Array) -> float | None:
     return share if (c == share).all() else None
 
 
-def route(routing: DynamicRouting, votes: FactoredVotes, share: float | None) -> list[Iteration]:
+def route(routing: capsules.DynamicRouting, votes: FactoredVotes, share: float | None) -> list[Iteration]:
     """Do what DynamicRouting.forward does, for votes by their factors: every iteration."""
     (_, B, I), J, xp = votes.u.shape, len(votes.W), get_xp(votes.u)
     dtype, bias = votes.u.dtype, routing.params.get("bias")  # (J, E)
@@ -205,7 +210,9 @@ def route(routing: DynamicRouting, votes: FactoredVotes, share: float | None) ->
     return iterations
 
 
-def route_backward(routing: DynamicRouting, dv: Array, part: SliceCache, gradient: OuterProducts) -> Any:
+def route_backward(
+    routing: capsules.DynamicRouting, dv: Array, part: SliceCache, gradient: OuterProducts
+) -> Any:
     """Do what DynamicRouting.backward does, but keep dû as outer products; return dbias (J, E)."""
     dbias: Any = 0
     db: Any = 0

@@ -103,8 +103,9 @@ class Parameters:
             if id(layer) not in seen:  # a layer used twice shares its weights: they count once
                 seen.add(id(layer))
                 yield prefix, layer
-                inside = [(f"{prefix}{name}.", sublayer) for name, sublayer in layer._sublayers.items()]
-                waiting += reversed(inside)
+                if layer._sublayers:
+                    inside = [(f"{prefix}{name}.", sublayer) for name, sublayer in layer._sublayers.items()]
+                    waiting += reversed(inside)
 
     @property
     def params(self) -> Arrays:
@@ -208,21 +209,21 @@ class Parameters:
             If a vector has another length than there are parameters, or another dtype.
         """
         self._refuse_snapshot("use_memory")
-        count, dtype = self.count_params(), self.first_param.dtype
         for vector, which in ((params, "_params"), (grads, "_grads")):
             if vector is None:
                 continue
+            owners = [own for _, layer in self.walk() if (own := vars(layer)[which])]
+            arrays = [(own, name, array) for own in owners for name, array in own.items()]
+            count, dtype = sum(array.size for _, _, array in arrays), arrays[0][2].dtype
             if vector.shape != (count,) or vector.dtype != dtype:
                 raise ValueError(
                     f"{type(self).__name__}.use_memory: got {vector.dtype} of shape {vector.shape}, expected "
                     f"{dtype} of shape ({count},)"
                 )
             start = 0
-            for _, layer in self.walk():
-                own = vars(layer)[which]
-                for name, array in own.items():
-                    own[name] = vector[start : start + array.size].reshape(array.shape)
-                    start += array.size
+            for own, name, array in arrays:
+                own[name] = vector[start : start + array.size].reshape(array.shape)
+                start += array.size
 
     def _convert(self, convert: Callable[[Array], Array]) -> None:
         """Replace this layer's own arrays, those of contained layers not included."""

@@ -138,6 +138,9 @@ class Adam(Optimizer):
     m ← β₁ m + (1 - β₁) g;  v ← β₂ v + (1 - β₂) g²;
     w ← w - learning_rate · m̂/(√v̂ + ε)  with  m̂ = m/(1 - β₁ᵗ), v̂ = v/(1 - β₂ᵗ).
 
+    The last line is written as at the end of the paper's section 2, the same number without two passes:
+    w ← w - α m/(√v + ε √(1 - β₂ᵗ))  with  α = learning_rate √(1 - β₂ᵗ)/(1 - β₁ᵗ).
+
     Parameters
     ----------
     layer, learning_rate
@@ -180,9 +183,9 @@ class Adam(Optimizer):
         m += (1 - self.beta1) * grad  # m ← β₁ m + (1 - β₁) g
         v *= self.beta2
         v += (1 - self.beta2) * grad**2  # v ← β₂ v + (1 - β₂) g²
-        m_hat = m / (1 - self.beta1**t)
-        v_hat = v / (1 - self.beta2**t)
-        param -= learning_rate * m_hat / (get_xp(grad).sqrt(v_hat) + self.epsilon)
+        root = (1 - self.beta2**t) ** 0.5
+        alpha = learning_rate * root / (1 - self.beta1**t)
+        param -= alpha * m / (get_xp(grad).sqrt(v) + self.epsilon * root)
 
 
 def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:
