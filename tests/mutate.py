@@ -1,6 +1,6 @@
 """Proof that the tests bite: change one operator, sign, axis, comparison or constant, and see who notices.
 
-    python tests/mutate.py                    # 400 mutants, about twenty minutes on two cores
+    python tests/mutate.py                    # 400 mutants, some minutes on two cores
     python tests/mutate.py --count 40 --only capsules/squash.py
 
 Every mutant is one small wrong edit of one file. The fast tests of that file run on it, in a temporary copy

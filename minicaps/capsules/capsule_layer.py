@@ -53,6 +53,11 @@ class CapsuleLayer(Layer):
         Add a learned bias (J, E) to every s.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 2.
     """
 
     DynamicRouting = DynamicRouting  # fast.CapsuleLayer puts its own here

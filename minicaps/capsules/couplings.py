@@ -37,6 +37,11 @@ class Softmax(Coupling):
     r"""c_ij = exp b_ij / Σ_k exp b_ik: a softmax over the parents j (Sabour et al. 2017, eq. 3).
 
     Gradient: db_ij = c_ij (dc_ij - Σ_k c_ik dc_ik).
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    eq. 3.
     """
 
     def forward(self, b: Array) -> tuple[Array, SoftmaxCache]:
@@ -67,6 +72,10 @@ class Leaky(Coupling):
     ----------
     inner : Coupling, optional
         What shares out among J + 1 parents; by default ``Softmax()``.
+
+    References
+    ----------
+    The code of Sabour et al., `Sarasra/models <https://github.com/Sarasra/models/tree/master/research/capsules>`_.
     """
 
     def __init__(self, inner: Coupling | None = None) -> None:

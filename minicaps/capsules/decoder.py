@@ -26,6 +26,11 @@ class Mask(Layer):
     y_j = T_j v_j, flattened, where T is 1 for the label, or for the longest capsule if no label is given.
 
     Gradient: dv_j = T_j dy_j. The choice has none.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 4.1.
     """
 
     def forward(self, v: Array, labels: Array | None = None) -> tuple[Array, MaskCache]:
@@ -79,6 +84,11 @@ class Decoder(Layer):
         Widths of the two hidden layers.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 4.1 and figure 2.
     """
 
     Dense, ReLU = layers.Dense, layers.ReLU  # fast.Decoder puts its own here

@@ -66,6 +66,11 @@ class DynamicRouting(Layer):
         (J, E): add a learned bias, which starts at 0.1, to every s (the authors' code does, the
         paper does not).
     dtype : float32 or float64, of the bias
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    procedure 1.
     """
 
     Squash = Squash  # fast.DynamicRouting puts its own here

@@ -40,6 +40,11 @@ class PrimaryCaps(Layer):
         Of the convolution.
     rng, dtype
         As for Conv2d.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 4.
     """
 
     Conv2d, Squash = layers.Conv2d, Squash  # fast.PrimaryCaps puts its own here

@@ -24,6 +24,11 @@ class Squash(Layer):
 
     With q = min(n, 1/n), g = q/(1 + q²) and n g' = ± g (1 - q²)/(1 + q²), + for n ≤ 1: the same
     numbers without n², which is too large for float32 from n = 1e19 on.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    eq. 1.
     """
 
     def forward(self, s: Array) -> tuple[Array, SquashCache]:

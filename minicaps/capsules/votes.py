@@ -30,6 +30,11 @@ class Votes(Layer):
         Standard deviation: W (I, D, J, E) starts as N(0, std²).
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    eq. 2.
     """
 
     def __init__(

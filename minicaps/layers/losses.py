@@ -37,6 +37,11 @@ class MarginLoss(Loss):
         The margins m⁺ and m⁻.
     down_weight : float
         λ, the weight of absent classes.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    eq. 4.
     """
 
     def __init__(self, *, present: float = 0.9, absent: float = 0.1, down_weight: float = 0.5) -> None:
@@ -81,6 +86,11 @@ class ReconstructionLoss(Loss):
     ----------
     scale : float
         0.0005 in the paper, for a sum over 784 pixels; as a mean it would be 784 times weaker.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 4.1.
     """
 
     def __init__(self, *, scale: float = 0.0005) -> None:

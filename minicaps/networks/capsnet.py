@@ -58,6 +58,11 @@ class CapsNet(Network):
     ------
     ValueError
         If the kernels do not fit the image.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 4 and figure 1.
     """
 
     Config = CapsNetConfig

@@ -46,6 +46,11 @@ class OverlapCapsNet(OfPairs, CapsNet):
     the two longest. Each reconstruction is compared with its own part.
 
     Gradient: that of CapsNet; v receives the sum over both reconstructions.
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 6.
     """
 
     def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
