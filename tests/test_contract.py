@@ -33,6 +33,9 @@ class Cube(Layer):
 CLASSES = find_classes(package_modules())
 CASES = [case for cls in CLASSES for case in cases_of(cls)]
 
+SLICED = [case for case in CASES if ".fast." in case.cls.__module__]  # definitions slice nothing
+MADE_OF_SLICED = [case for case in CASES if issubclass(case.cls, Network)]
+
 every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 
@@ -65,14 +68,14 @@ def test_a_layer_in_a_subfolder_is_found_and_its_wrong_backward_told(tmp_path, m
 # -- the work sliced for threads, and the array switch ----------------------------------------
 
 
-@every_case
+@pytest.mark.parametrize("case", SLICED, ids=lambda case: case.label)
 @pytest.mark.usefixtures("small_slices")
 def test_backward_agrees_with_central_differences_when_the_work_is_sliced_for_threads(case):
     _, layer, inputs, check_forward, _ = case.make()
     gradcheck(layer, inputs, check_forward=check_forward).raise_if_failed()
 
 
-@every_case
+@pytest.mark.parametrize("case", SLICED + MADE_OF_SLICED, ids=lambda case: case.label)
 def test_slices_for_the_threads_change_nothing_but_rounding(case, request):
     _, layer, inputs, *_ = case.make()
     whole = run(layer, inputs)
