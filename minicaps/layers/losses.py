@@ -104,7 +104,7 @@ class ReconstructionLoss(Loss):
         axes = [(f"axis {k}", size) for k, size in enumerate(prediction.shape)]
         check_array(where, "target", target, *axes, like=prediction)
         difference = prediction - target  # (B, ...)
-        loss = ((self.scale / len(difference)) * (difference * difference)).sum()
+        loss = ((self.scale / len(difference)) * (difference * difference)).sum()  # a scalar
         return loss, ReconstructionCache(difference)
 
     def backward(self, cache: ReconstructionCache) -> Array:
@@ -135,7 +135,7 @@ class CrossEntropyLoss(Loss):
         shifted = prediction - prediction.max(axis=1, keepdims=True)  # (B, J), exp cannot overflow
         exp_x = xp.exp(shifted)  # (B, J)
         total = exp_x.sum(axis=1, keepdims=True)  # (B, 1)
-        loss = (T * (xp.log(total) - shifted) / len(T)).sum()
+        loss = (T * (xp.log(total) - shifted) / len(T)).sum()  # a scalar
         return loss, CrossEntropyCache(exp_x / total, T)
 
     def backward(self, cache: CrossEntropyCache) -> Array:

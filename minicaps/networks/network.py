@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -17,7 +18,7 @@ ImageShape: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(ABC):
     """What decides a network but its weights; the options of each kind are added by subclasses.
 
     Attributes
@@ -39,9 +40,9 @@ class NetworkConfig:
         height, width, channels = self.image_shape
         check_positive(name, height=height, width=width, channels=channels, classes=self.classes)
 
+    @abstractmethod
     def count_params(self) -> int:
         """Return how many weights such a network has, without building it."""
-        raise NotImplementedError(f"{type(self).__name__}.count_params")
 
 
 class Network(Layer):
@@ -53,7 +54,7 @@ class Network(Layer):
         What it was built from.
     """
 
-    Config: ClassVar[type[NetworkConfig]] = NetworkConfig
+    Config: ClassVar[type[NetworkConfig]]  # of its configuration
     config: NetworkConfig
 
     def __init__(self, config: NetworkConfig, *, rng: Seed = None, dtype: Any = np.float32) -> None:
