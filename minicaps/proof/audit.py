@@ -144,7 +144,8 @@ def _by_dials(caller: Caller, settings: dict[str, str], distance: float) -> Iter
             yield dial.name, HOLDS, dial.means
             continue
         kind, does, cost = dial.others[settings[dial.name]]
-        evidence = f"{small_numbers(caller, {dial.name: settings[dial.name]})}; all results agree to {max(distance, 1e-12):.0e}"
+        example = small_numbers(caller, {dial.name: settings[dial.name]})
+        evidence = f"{example}; all results agree to {max(distance, 1e-12):.0e}"
         yield dial.name, kind, f"the code {does}; the paper: {dial.means}", evidence, cost
 
 
