@@ -390,8 +390,19 @@ def test_gradients_are_held_to_central_differences_and_known_wrong_ones_are_told
     code = {"routing": einsum_routing, "routing_vjp": frozen}
     (found,) = [f for f in audit(code) if f.check == "gradient"]
     assert found.verdict == FAULT and "couplings for constants" in found.says and "-0.45" in found.cost
+    assert "STOPPED_GRADIENT" in found.says
     (found,) = [f for f in audit(code | {"STOPPED_GRADIENT": True}) if f.check == "gradient"]
     assert found.verdict == CHOICE
+    wrong = partial(variants.capsule_layer, softmax_over="children")
+
+    def stopped(u, W, iterations, dv):
+        c = variants.route(variants.votes(u, W), iterations, softmax_over="children").c
+        dv = right.squash_vjp((c[..., None] * variants.votes(u, W)).sum(axis=1), dv)
+        return np.einsum("bij,bje,idje->bid", c, dv, W), np.einsum("bij,bje,bid->idje", c, dv, u)
+
+    code = {"capsule_layer": wrong, "capsule_layer_vjp": stopped}
+    (found,) = [f for f in audit(code) if f.check == "gradient"]
+    assert "couplings for constants" in found.says  # known beside a fault of the forward pass, too
     code = {"squash": adapt(norm_squash, dtype="float32"), "squash_vjp": right.squash_vjp}
     assert (FAULT, "gradient") not in [(f.verdict, f.check) for f in audit(code)]
     code = {"capsule_layer": right.capsule_layer, "capsule_layer_vjp": lambda u, W, R, dv: (u, W)}

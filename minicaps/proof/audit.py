@@ -109,7 +109,7 @@ def _audit_subject(caller: Caller, vjp: Any, stopped: bool, rng: np.random.Gener
         yield from zeros_are_finite(caller, probes[-1], subject.at_zero)
     if callable(vjp):
         gradient = Caller(f"{caller.name}_vjp", vjp, caller.limit)
-        yield from check_gradient_of(caller, gradient, probes[0], stopped, rng)
+        yield from check_gradient_of(caller, gradient, probes[0], settings, stopped, rng)
 
 
 def closest(bank: Bank, probes: list[Inputs], results: list[Array]) -> tuple[dict[str, str], float]:

@@ -74,8 +74,9 @@ def route(
     length: str = "paper",
     bias: str = "none",
     leaky: str = "no",
+    couplings: Array | None = None,
 ) -> Trace:
-    """Procedure 1 on votes (B, I, J, E)."""
+    """Procedure 1 on votes (B, I, J, E); with given couplings (B, I, J) nothing is routed."""
     b = np.zeros(u_hat.shape[:3], u_hat.dtype)  # (B, I, J)
     c, s = b, u_hat[:, 0]  # (B, I, J), (B, J, E)
     for r in range(max(1, iterations + STEPS[count])):
@@ -84,7 +85,9 @@ def route(
             agreement = SHARES[logits]((u_hat * v[:, None]).sum(axis=3))  # (B, I, J)
             b = agreement if update == "replace" else b + agreement
         over = SOFTMAX_AXES[softmax_over]
-        if leaky == "yes":  # one more parent, of logit 0, that takes what fits none
+        if couplings is not None:
+            c = couplings
+        elif leaky == "yes":  # one more parent, of logit 0, that takes what fits none
             c = softmax(np.concatenate([np.zeros_like(b[:, :, :1]), b], axis=2), over)[:, :, 1:]
         else:
             c = softmax(b, over)  # (B, I, J)
@@ -168,11 +171,16 @@ def error_rate(scores: Array, labels: Array, counts: str = "wrong") -> Array:
     return np.asarray(correct if counts == "correct" else 1 - correct)
 
 
-def routing(u_hat: Array, iterations: int, **settings: str) -> Array:
+def votes(u: Array, W: Array) -> Array:
+    """u (B, I, D), W (I, D, J, E) -> û (B, I, J, E): û_ij = u_i W_ij."""
+    return np.einsum("bid,idje->bije", u, W)
+
+
+def routing(u_hat: Array, iterations: int, **settings: Any) -> Array:
     """u_hat (B, I, J, E) -> v (B, J, E): procedure 1."""
     return route(u_hat, iterations, **settings).v
 
 
-def capsule_layer(u: Array, W: Array, iterations: int, **settings: str) -> Array:
-    """u (B, I, D), W (I, D, J, E) -> v (B, J, E): û_ij = u_i W_ij, then routing."""
-    return routing(np.einsum("bid,idje->bije", u, W), iterations, **settings)
+def capsule_layer(u: Array, W: Array, iterations: int, **settings: Any) -> Array:
+    """u (B, I, D), W (I, D, J, E) -> v (B, J, E): votes, then routing."""
+    return routing(votes(u, W), iterations, **settings)
