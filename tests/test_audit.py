@@ -231,6 +231,10 @@ def loop_margin(lengths, labels):
     return float(total / len(lengths))
 
 
+def vector_margin(v, labels):
+    return where_margin(np.linalg.norm(v, axis=-1), labels)
+
+
 def product_layer(u, W, iterations):
     votes = u[:, :, None, None] @ W.transpose(0, 2, 1, 3)  # (B, I, 1, 1, D) (I, J, D, E) -> (B, I, J, 1, E)
     return einsum_routing(votes[..., 0, :], iterations)
@@ -264,6 +268,7 @@ RIGHT = [
     ("capsule_layer", product_layer),
     ("margin_loss", where_margin),
     ("margin_loss", loop_margin),
+    ("margin_loss", vector_margin),
     ("reconstruction_loss", norm_loss),
     ("reconstruction_loss", lambda x, y: float(np.vdot(x - y, x - y)) / len(x) / 2000),
     ("mask", lambda v, y: np.eye(v.shape[1])[y][:, :, None] * v),
@@ -365,6 +370,26 @@ def test_nan_at_zero_is_found(function):
 
     code = bare if function == "squash" else lambda u_hat, R: bare(variants.route(u_hat, R, end="none").v)
     assert verdicts({function: code}) == {(function, "zero"): FAULT}
+
+
+def test_a_gradient_of_nan_at_zero_is_found():
+    def vjp(s, dv):
+        n = np.linalg.norm(s, axis=-1, keepdims=True)
+        return n / (1 + n**2) * dv + (1 - n**2) / (1 + n**2) ** 2 / n * (s * dv).sum(-1, keepdims=True) * s
+
+    code = {"squash": norm_squash, "squash_vjp": vjp}
+    assert verdicts(code) == {("squash", "zero"): FAULT}
+    (finding,) = [f for f in audit(code) if f.check == "zero"]
+    assert "the gradient is not finite" in finding.says
+
+
+def test_a_code_that_refuses_float32_is_told_of_all_the_same():
+    def picky(s):
+        if s.dtype != np.float64:
+            raise TypeError("float64 only")
+        return norm_squash(s)
+
+    assert verdicts({"squash": picky}) == {}
 
 
 # -- gradients --------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def primary(x: np.ndarray) -> np.ndarray:
 
 
 def margin_loss(lengths: np.ndarray, labels: np.ndarray) -> float:
-    """lengths (B, J) of the class capsules, labels (B,) -> the loss."""
+    """lengths (B, J) of the class capsules, labels (B,) -> the loss; or with v (B, J, E), called v."""
     raise NotImplementedError
 
 

@@ -16,29 +16,52 @@ Found: TypeAlias = tuple[str, ...]  # check, verdict, what it says, and if there
 PIXELS = 40  # how many are changed, one at a time, to see what a primary capsule sees
 
 
-def zeros_are_finite(caller: Caller, inputs: Inputs, places: Sequence[int]) -> Iterator[Found]:
-    """Yield whether the result is finite where a vector is 0, as all are before anything is seen."""
-    zeros = list(inputs)
-    for place in places:
-        zeros[place] = np.zeros_like(inputs[place])
-    result = np.asarray(caller.raw(zeros), float)
-    if not np.isfinite(result).all():
+def zeros_are_finite(
+    caller: Caller, vjp: Caller | None, inputs: Inputs, places: Sequence[int]
+) -> Iterator[Found]:
+    """Yield whether results are finite where a vector is 0, as all are before anything is seen."""
+
+    def scaled(scale: float, dtype: Any) -> Inputs:
+        arrays = [x.astype(dtype) if isinstance(x, np.ndarray) else x for x in inputs]
+        return tuple(x * dtype(scale) if k in places else x for k, x in enumerate(arrays))
+
+    result = np.asarray(caller.raw(scaled(0, np.float64)), float)
+    if (found := _not_finite(result)) is not None:
         says = "the result is not finite for vectors of zeros: a division by their length"
-        yield (
-            "zero",
-            FAULT,
-            says,
-            f"got {result.reshape(-1)[~np.isfinite(result).reshape(-1)][0]}, expected 0",
-        )
+        yield "zero", FAULT, says, f"got {found}, expected 0"
         return
-    huge = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in inputs]
-    for place in places:
-        huge[place] *= np.float32(1e30)
-    if np.isfinite(np.asarray(caller.raw(huge), float)).all():
-        yield "zero", HOLDS, "vectors of zeros, and of 1e30 in float32, have finite results"
-    else:
+    if (
+        vjp is not None
+        and (found := _not_finite(_gradients_at_zero(vjp, scaled(0, np.float64), result))) is not None
+    ):
+        says = "the gradient is not finite for vectors of zeros: that of the root of their square is 0/0"
+        yield "zero", FAULT, says, f"got {found}"
+        return
+    try:
+        overflows = _not_finite(np.asarray(caller.raw(scaled(1e30, np.float32)), float)) is not None
+    except Unusable:
+        overflows = False  # the code does not take float32
+    if overflows:
         says = "zeros have finite results; vectors of 1e30 in float32 do not, since their squares overflow"
         yield "zero", CHOICE, says
+    else:
+        yield "zero", HOLDS, "vectors of zeros, and large ones, have finite results"
+
+
+def _gradients_at_zero(vjp: Caller, zeros: Inputs, result: Array) -> Array:
+    """Return all numbers of the gradients as one vector."""
+    try:
+        gradients = vjp.raw((*zeros, np.ones_like(result)))
+    except Unusable:
+        return np.zeros(0)  # the check of the gradient says why
+    several = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
+    return np.concatenate([np.asarray(gradient, float).reshape(-1) for gradient in several])
+
+
+def _not_finite(numbers: Array) -> float | None:
+    """Return the first number that is not finite."""
+    wrong = numbers.reshape(-1)[~np.isfinite(numbers.reshape(-1))]
+    return float(wrong[0]) if len(wrong) else None
 
 
 def _batch_alone(caller: Caller, x: Array) -> Found:
