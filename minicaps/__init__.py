@@ -5,6 +5,7 @@ its definition, a few lines long and equal to rounding, is in ``minicaps.layers`
 """
 
 from minicaps.capsules import Coupling, Frozen, Hard, Leaky, Mask, Softmax, Stopped, Votes
+from minicaps.estimator import CapsNetClassifier
 from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, PrimaryCaps, ReLU, Squash
 from minicaps.layers import (
     CrossEntropyLoss,
@@ -26,6 +27,7 @@ from minicaps.training import evaluate
 
 __all__ = [
     "CapsNet",
+    "CapsNetClassifier",
     "CapsNetConfig",
     "CapsuleLayer",
     "Conv2d",
