@@ -33,12 +33,12 @@ def warn_of_column(where: str) -> None:
     warnings.warn(text, _theirs("DataConversionWarning", UserWarning), stacklevel=3)
 
 
-def seed_of(random_state: Any) -> int:
-    """Return a seed from a random_state: a number, a generator of NumPy's old kind, or None."""
+def generators_of(random_state: Any) -> list[np.random.Generator]:
+    """Return two generators, of first weights and of the order, from a number, None or an old generator."""
     if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31))
+        random_state = random_state.randint(2**31)
     entropy = None if random_state is None else int(random_state)
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    return [np.random.default_rng(seed) for seed in np.random.SeedSequence(entropy).spawn(2)]
 
 
 def _theirs(name: str, ours: type) -> Any:

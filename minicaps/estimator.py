@@ -11,7 +11,7 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.checks import check_positive, check_whole
-from minicaps.conventions import Estimator, not_fitted, seed_of, warn_of_column
+from minicaps.conventions import Estimator, generators_of, not_fitted, warn_of_column
 from minicaps.datasets import ImageForm, check_classes, check_numbers
 from minicaps.networks import Network, build, files
 from minicaps.training import fit_epochs
@@ -62,7 +62,7 @@ class CapsNetClassifier(Estimator):
     history_ : list of dict
         Of each epoch: loss, accuracy and, where images are kept apart, validation_accuracy.
     n_iter_ : int
-        Epochs that were trained.
+        Epochs trained.
 
     Notes
     -----
@@ -139,9 +139,8 @@ class CapsNetClassifier(Estimator):
             raise ValueError(f"{where}: y has one class, {self.classes_[0]}; expected at least two")
         self.n_features_in_, self._form = math.prod(X.shape[1:]), ImageForm.of(where, X, self.image_shape)
         images = self._form.images(X)  # (N, H, W, C)
-        seed = seed_of(self.random_state)
-        self.network_ = self._build(images.shape[1:], np.random.default_rng([seed, 0]))
-        rng = np.random.default_rng([seed, 1])
+        weights_rng, rng = generators_of(self.random_state)
+        self.network_ = self._build(images.shape[1:], weights_rng)
         order, count = rng.permutation(len(images)), round(self.validation_fraction * len(images))
         kept, trained = order[:count], order[count:]
         validation = (images[kept], targets[kept]) if count else None
@@ -155,10 +154,10 @@ class CapsNetClassifier(Estimator):
             name, epochs=epochs, batch_size=self.batch_size, n_iter_no_change=self.n_iter_no_change
         )
         check_whole(name, 0, shift=self.shift)
-        if not 0 <= self.validation_fraction < 1 or (self.early_stopping and not self.validation_fraction):
-            least = "above 0, since early_stopping needs it," if self.early_stopping else "0"
-            got = f"validation_fraction is {self.validation_fraction!r}"
-            raise ValueError(f"{name}: {got}, expected {least} to below 1")
+        share, stops = self.validation_fraction, self.early_stopping
+        if not 0 <= share < 1 or (stops and share == 0):
+            least = "above 0, since early_stopping needs it," if stops else "0"
+            raise ValueError(f"{name}: validation_fraction is {share!r}, expected {least} to below 1")
 
     def _build(self, image_shape: tuple[int, ...], rng: np.random.Generator | None = None) -> Network:
         options = {"classes": len(self.classes_), "iterations": self.iterations, "decoder": self.decoder}
@@ -236,8 +235,7 @@ class CapsNetClassifier(Estimator):
         name = type(self).__name__
         if not hasattr(self, "network_"):
             raise not_fitted(name)
-        X = check_numbers(name, X)
-        features = math.prod(X.shape[1:])
+        features = math.prod((X := check_numbers(name, X)).shape[1:])
         if features != self.n_features_in_:
             expected = f"{name} is expecting {self.n_features_in_} features as input"
             raise ValueError(f"X has {features} features, but {expected}")

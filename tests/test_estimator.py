@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minicaps import CapsNetClassifier, build, save
-from minicaps.conventions import NotFittedError
+from minicaps.conventions import NotFittedError, generators_of
 
 QUICK = {"preset": "tiny", "epochs": 3, "batch_size": 20, "random_state": 0}
 
@@ -126,12 +126,8 @@ def test_early_stopping_keeps_the_best_weights():
     classifier = CapsNetClassifier(**options).fit(images, labels)
     accuracies = [row["validation_accuracy"] for row in classifier.history_]
     assert classifier.n_iter_ < 60 and classifier.n_iter_ == 1 + np.argmax(accuracies) + 3
-    order = np.random.default_rng([_seed(0), 1]).permutation(120)[:30]
+    order = generators_of(0)[1].permutation(120)[:30]
     assert classifier.score(images[order], labels[order]) == max(accuracies)
-
-
-def _seed(random_state):
-    return int(np.random.SeedSequence(random_state).generate_state(1)[0])
 
 
 def test_a_saved_classifier_is_the_same(fitted, tmp_path):
