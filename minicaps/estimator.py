@@ -75,7 +75,7 @@ class CapsNetClassifier(Estimator):
     >>> images = np.zeros((40, 8, 8))
     >>> images[:20, 1:7, 3:5] = images[20:, 3:5, 1:7] = 1
     >>> labels = ["standing"] * 20 + ["lying"] * 20
-    >>> classifier = CapsNetClassifier(preset="tiny", epochs=8, random_state=0).fit(images, labels)
+    >>> classifier = CapsNetClassifier(preset="tiny", epochs=20, random_state=0).fit(images, labels)
     >>> classifier.predict(images[[0, -1]])
     array(['standing', 'lying'], dtype='<U8')
     """
