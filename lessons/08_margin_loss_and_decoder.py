@@ -87,9 +87,10 @@ with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(7.2, 2.2))
     names = "A 3: all say it", "3 and 5: softmax halves", "Nothing: softmax as it began"
     for k, axes in enumerate(figure.subplots(1, 3, sharey=True)):
-        for shift, output, name in (-1, lengths, "length"), (0, p, "softmax"), (1, q, "sigmoid"):
-            look = {"zorder": 2, "color": figures.COLOURS[(0, 5, 2)[shift + 1]], "label": name}
-            axes.bar(np.arange(10) + 0.27 * shift, output[k], 0.27, **look)
+        outputs = (-0.27, lengths, "length", 0), (0, p, "softmax", 5), (0.27, q, "sigmoid", 2)
+        for shift, output, name, colour in outputs:
+            look = {"zorder": 2, "color": figures.COLOURS[colour], "label": name}
+            axes.bar(np.arange(10) + shift, output[k], 0.27, **look)
         axes.set(xlabel="Class", xticks=range(10), ylabel="" if k else "Length, probability")
         axes.set_title(names[k], fontsize=9)
     axes.legend()
@@ -302,8 +303,8 @@ assert abs(read["trained without"] - read["trained with a decoder"]) < 0.01
 # ## Summary
 # - A present class should be longer than 0.9, an absent one shorter than 0.1. Each class answers for itself.
 # - Ten sigmoids can say two digits or none as well. A length has a direction beside it.
-# - The margin gradient points along v, the decoder's turns v too. In a network the pose is in v without it: v
-#   is computed from the image.
+# - The margin gradient points along v, the decoder's turns v too. In a network the slant is in v without it:
+#   v is computed from the image.
 # - The decoder sees one capsule: the label's in training, the longest otherwise.
 # - The reconstruction loss is 0.0005 times the *sum* over the pixels.
 #
