@@ -5,7 +5,7 @@
 #
 # **You will learn:** how a length gets between 0 and 1, and what gradients do along and across a vector.
 #
-# **You need:** lesson 1, the chain rule, the package hypothesis (`pip install hypothesis`), 5 seconds.
+# **You need:** lesson 1, the chain rule, the package hypothesis (`pip install hypothesis`), 7 seconds.
 #
 # **Figures:** `02_squash_curve`, `02_jacobian`
 

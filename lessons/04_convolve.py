@@ -7,7 +7,7 @@
 # **You will learn:** what im2col and col2im do, why a convolution's backward is two more matrix products,
 # and where its memory goes.
 #
-# **You need:** NumPy and the chain rule; lesson 3 says more about checking gradients. 3 seconds.
+# **You need:** NumPy and the chain rule; lesson 3 says more about checking gradients; 4 seconds.
 #
 # **Figures:** `04_im2col`, `04_digit_features`
 

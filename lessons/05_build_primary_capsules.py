@@ -6,7 +6,7 @@
 #
 # **You will learn:** what a primary capsule is, which number it has, and which test finds a wrong reshape.
 #
-# **You need:** lessons 2 (squash) and 4 (convolution), 4 seconds.
+# **You need:** lessons 2 (squash) and 4 (convolution), 5 seconds.
 #
 # **Figures:** `05_edge_capsules`, `05_what_a_capsule_sees`
 

@@ -6,7 +6,7 @@
 # **You will learn:** what lengths can say that a softmax cannot, what the decoder does to v and what it does
 # not, and the 784 trap.
 #
-# **You need:** lesson 2 (squash), the chain rule, 5 seconds.
+# **You need:** lesson 2 (squash), the chain rule, 9 seconds.
 #
 # **Figures:** `08_hinges`, `08_lengths_or_softmax`, `08_direction_means_slant`
 

@@ -6,7 +6,7 @@
 #
 # **You will learn:** what one training step is, and what to check before, during and after training.
 #
-# **You need:** lessons 6 (routing) and 8 (losses), 20 seconds.
+# **You need:** lessons 6 (routing) and 8 (losses), 25 seconds.
 #
 # **Figures:** `09_learning_curves`, `09_lengths`, `09_mistakes`
 
@@ -191,7 +191,7 @@ with matplotlib.rc_context(figures.STYLE):
         look = {"color": figures.COLOURS[k], "linestyle": figures.LINES[k], "linewidth": 1.6, "zorder": 2}
         axes.stairs(100 * count / part.sum(), edges, label=name, **look)
     axes.set(xlabel="Length of the longest capsule", ylabel="Share of the images (%)")
-    axes.set_title("Where the network is wrong, its longest capsule is shorter on average")
+    axes.set_title("Where the network is wrong, v is shorter on average")
     axes.legend(loc="upper left")
 figures.show(figure, "09_lengths")
 

@@ -6,7 +6,7 @@
 # **You will learn:** that a number in a capsule can stand for an angle, though nobody mentioned angles to it;
 # how far that goes; and that the couplings of a trained network decide next to nothing.
 #
-# **You need:** lessons 6 (routing) and 8 (decoder), 10 seconds.
+# **You need:** lessons 6 (routing) and 8 (decoder), 20 seconds.
 #
 # **Figures:** `10_drawings`, `10_ten_capsules`, `10_dimensions`, `10_couplings`, `10_turned`, `10_pose`
 
@@ -286,7 +286,7 @@ with matplotlib.rc_context(figures.STYLE):
             f"number {number}", (encoder[number], decoder[number]), (-60, -3), textcoords="offset points"
         )
     dots.set(xlabel="Encoder: change in 40 degrees", ylabel="Decoder: drawing turns by (degrees)")
-    dots.set_title(f"Correlation {agreement:.2f}, of the other 14 numbers {without:.2f}", fontsize=10)
+    dots.set_title(f"Correlation {agreement:.2f}, without these two {without:.2f}", fontsize=10)
 figures.show(figure, "10_pose")
 
 # %% [markdown]
