@@ -219,6 +219,9 @@ figures.show(figure, "01_equivariance")
 # is 6 rows down, 5 columns to the right." In a face the predictions agree, in a wreck they do not. Capsule
 # networks look for such agreement (lesson 6), with learned matrices in place of our offsets. Pooling gets it
 # wrong again: move the whole face by one pixel, an eye enters another window, and the 27 numbers change.
+#
+# That is the idea, with poses made by hand. A network has to learn its own, and what it then does has to be
+# measured: lesson 10 does, and finds less of all this than the idea promises.
 
 # %%
 offsets = [(6, 5), (6, -5), (0, 0), (-6, 0)]  # from eye, eye, nose, mouth to the middle
@@ -251,7 +254,7 @@ figures.show(figure, "01_votes")
 #   disorder look the same. Small pools with convolutions between them lose less.
 # - A capsule is a vector: its length says whether, its direction says where (in general: how).
 # - Invariant: the output stays, as a length within its window. Equivariant: it moves along, as a direction.
-# - Poses allow predictions of the whole, and a true whole shows in their agreement.
+# - Poses made by hand predict the whole, and a true whole shows in their agreement.
 #
 # ## Exercises
 # 1. An eye moves one pixel to the right, within its window. Which matrix M makes its new pose from the old

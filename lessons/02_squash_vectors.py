@@ -148,7 +148,7 @@ figures.show(figure, "02_jacobian")
 # %% [markdown]
 # ## What happens at zero?
 # The zero vector has no direction: s/n is 0/0, NaN. A capsule without bias that sees a black patch gets such
-# an s, and one NaN spreads to all weights. Many codes therefore divide by √(n² + ε), with ε around 1e-7. That
+# an s, and one NaN spreads to the weights. Many codes therefore divide by √(n² + ε), with ε around 1e-7. That
 # hides the NaN and changes the function: a vector of length 1e-5 is divided by √(1e-10 + 1e-7) ≈ 3.2e-4
 # instead, and comes out about 30 times too short. (At lengths from 0.01 on it is off by less than 0.1 %.)
 #

@@ -20,8 +20,8 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## How can we know that a derivative is right?
-# A wrong backward pass rarely crashes. The network still learns, a little worse, and nobody sees why. So we
-# measure. Move x by a small step h and see how far f moves:
+# A wrong backward pass rarely crashes. Often the network still learns, a little worse (lesson 7 has an
+# example), and nobody sees why. So we measure. Move x by a small step h and see how far f moves:
 #
 #     one-sided:  [f(x + h) - f(x)] / h           = f'(x) + h/2 f''(x) + ...
 #     central:    [f(x + h) - f(x - h)] / (2h)    = f'(x) + h²/6 f'''(x) + ...

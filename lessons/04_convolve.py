@@ -147,7 +147,7 @@ assert np.array_equal(col2im(ones, size=(4, 4), kernel=(2, 2), stride=(1, 1))[0,
 # %% [markdown]
 # Hand and package agree. They could still agree on something wrong. A gradient is a slope, so measure one:
 # nudge a pixel up and down by h, and see how L = Σ dy y changes (its ∂L/∂y is dy). That is a central
-# difference. `gradcheck` takes one for every pixel, every weight and every bias.
+# difference. Here `gradcheck` takes one for every pixel, every weight and every bias.
 
 # %%
 h, pixel = 1e-5, (0, 2, 2, 1)  # this pixel lies in four windows

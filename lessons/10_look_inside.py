@@ -4,7 +4,7 @@
 # **You will do:** ask a trained network what it draws, what its numbers mean, and what a turn changes.
 #
 # **You will learn:** that a number in a capsule can stand for an angle, though nobody mentioned angles to it;
-# how far that goes; and that the couplings of a trained network decide next to nothing.
+# how far that goes; and that the couplings of this network decide next to nothing.
 #
 # **You need:** lessons 6 (routing) and 8 (decoder), 20 seconds.
 #
