@@ -201,13 +201,12 @@ assert np.allclose(by_2, np.roll(by_none, 1, axis=2), atol=1e-6) and moved_by_1 
 
 # %% [markdown]
 # ## What it costs
-# Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of
-# 20×20 pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window
-# of 9×9 with stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row (with a padding of p it would be
-# (20 + 2p - 9) // 2 + 1). So there are 36 windows; laid out they
-# take 382 MB. The definition keeps them all in its cache, for backward. So the fast form, where it works by
-# windows (minicaps/fast/convolution.py), lays out a few images at a time, keeps only x for backward, and lays
-# the windows out again there.
+# Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of 20×20
+# pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window of 9×9 with
+# stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row (with a padding of p it would be (20 + 2p - 9) // 2 + 1).
+# So there are 36 windows; laid out they take 382 MB. The definition keeps them all in its cache, for
+# backward. So the fast form, where it works by windows (minicaps/fast/convolution.py), lays out a few images
+# at a time, keeps only x for backward, and lays the windows out again there.
 
 # %%
 images = 128 * 20 * 20 * 256 * 4 / 1e6

@@ -239,10 +239,9 @@ assert round(plain / fast, 1) == 2.7
 # cell again, and see how far it moves. On busy machines both came out on either side of 1. What was
 # measured with care is a whole training step of the paper's network, alone on two cores: 865 ms, where the
 # direct method could not do it in less than 1165 ms
-# ([data/experiments](../data/experiments/README.md#beside-pytorch)). So 1.35 times as fast is what is left
-# there of the saved products.
-
-# %% [markdown]
+# ([data/experiments](../data/experiments/README.md#beside-pytorch)). So of the saved products a factor of at
+# least 1.35 is left there, in a step that does more than convolve.
+#
 # ## Summary
 # - A convolution multiplies each wave by one number. Half of the waves do, with three products each (Gauss).
 # - So y = A [(G w) ⊙ (D x)] with constant matrices: T = 148 products instead of 900 on a 10×10 grid.
