@@ -215,7 +215,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ("train-images", np.zeros((20, 4, 5), np.int16), r"train-images.*: holds int16 .* expected uint8"),
         ("train-images", np.zeros((20, 4), np.uint8), r"holds uint8 of shape \(20, 4\), expected"),
         ("train-images", np.zeros((20, 0, 5), np.uint8), r"holds uint8 of shape \(20, 0, 5\), expected"),
-        ("train-labels", np.zeros(20, np.int32), "train-labels.*: holds int32 .* expected uint8 labels"),
+        ("train-labels", np.zeros(20, np.float32), "train-labels.*: holds float32 .* expected integer"),
         ("t10k-labels", np.zeros((6, 1), np.uint8), r"t10k-labels.*: holds uint8 of shape \(6, 1\)"),
         ("t10k-images", np.zeros((6, 4, 4), np.uint8), r"\(4, 5\) pixels, test images \(4, 4\)"),
         ("t10k-labels", np.full(6, 3, np.uint8), "training labels run from 0 to 2, test labels to 3"),
