@@ -61,7 +61,7 @@ def load(data: str | Path | None = None, size: int | tuple[int, int] | None = No
     if not path.exists() and path.name in find_sets(path.parent):
         return read_idx_folder(path.parent, path.name, size)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder")
+        raise FileNotFoundError(f"{path}: no such folder or file")
     if path.suffix.lower() == ".npz":
         return read_npz(path, size)
     if path.suffix.lower() == ".csv":
