@@ -13,8 +13,9 @@ import pytest
 from helpers import idx_bytes, mnist, small_dataset, write_folder, write_idx
 from PIL import Image
 
-from minicaps.datasets import Dataset, fit_picture, load, read_csv, read_idx_folder, read_npz
+from minicaps.datasets import Dataset, cache_folder, fit_picture, load, read_csv, read_idx_folder, read_npz
 from minicaps.datasets.pixels import to_8_bit, turn
+from minicaps.networks import find_pretrained
 
 load_module = importlib.import_module("minicaps.datasets.load")  # datasets.load is the function in it
 
@@ -605,6 +606,46 @@ def test_the_home_folder_is_expanded_in_every_path(home, monkeypatch):
     assert same(load(), dataset)
     assert refused("~/absent", FileNotFoundError).endswith("absent: no such folder or file")
     assert "~nobody-of-this-name" in refused("~nobody-of-this-name/x", FileNotFoundError)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    assert cache_folder() == home / "cache" / "minicaps"
+
+
+def test_the_trained_weights_are_found_in_the_home_folder_too(home, monkeypatch):
+    (home / "digits").mkdir()
+    (home / "digits" / find_pretrained().name).touch()
+    monkeypatch.setenv("MINICAPS_DATA", "~/digits")
+    assert find_pretrained().parent == home / "digits"
+
+
+def without_home(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(load_module.Path, "home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("MINICAPS_DATA", raising=False)
+
+
+def test_without_a_home_folder_mnist_is_found_where_it_is(tmp_path, monkeypatch):
+    without_home(monkeypatch)
+    monkeypatch.setattr(load_module, "REPOSITORY_DATA", write_folder(tmp_path, dataset := random_set()))
+    assert same(load(), dataset)
+
+
+def test_without_a_home_folder_a_download_is_refused_with_the_cure(tmp_path, monkeypatch):
+    without_home(monkeypatch)
+    monkeypatch.setattr(load_module, "REPOSITORY_DATA", tmp_path)
+    with pytest.raises(RuntimeError, match=r"no folder to keep MNIST in .*XDG_CACHE_HOME.*--data"):
+        load()
+
+
+def test_a_cache_that_cannot_be_made_is_told_with_the_cure(tmp_path, monkeypatch):
+    monkeypatch.delenv("MINICAPS_DATA", raising=False)
+    monkeypatch.setattr(load_module, "REPOSITORY_DATA", tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(RuntimeError, match=r"cannot be kept in .*file.minicaps .*XDG_CACHE_HOME"):
+        load()
 
 
 def test_an_empty_path_is_refused():

@@ -48,14 +48,14 @@ def load(data: str | Path | None = None, size: int | tuple[int, int] | None = No
     ValueError
         If files are damaged or do not belong together, or an argument is not as above.
     RuntimeError
-        If MNIST has to be downloaded and no mirror serves it.
+        If MNIST has to be downloaded, and no mirror serves it or there is no folder for it.
     """
     size = _as_pair(size)
     if data is None:
         data = os.environ.get("MINICAPS_DATA") or _find_mnist()
     if not str(data):
         raise ValueError("load: data is '', expected the path of a data set, or None for MNIST")
-    path = _expand(data)
+    path = Path(os.path.expanduser(data))
     if path.is_dir():
         return _load_folder(path, size)
     if not path.exists() and path.name in find_sets(path.parent):
@@ -79,13 +79,6 @@ def _as_pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     for number in pair:
         check_whole("load", 1, size=number)
     return int(pair[0]), int(pair[1])
-
-
-def _expand(data: str | Path) -> Path:
-    try:
-        return Path(data).expanduser()
-    except RuntimeError as error:  # no such user, or no home
-        raise FileNotFoundError(f"{data}: {error}") from None
 
 
 def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
@@ -161,15 +154,39 @@ def _find_inside(visible: list[Path]) -> Path | None:
 
 
 def _find_mnist() -> Path:
+    if _holds_mnist(REPOSITORY_DATA):
+        return REPOSITORY_DATA
     cache = cache_folder()
-    for folder in (REPOSITORY_DATA, cache):
-        if all(role in find_sets(folder).get("", {}) for role in ROLES):
-            return folder
-    download_mnist(cache)
+    if not _holds_mnist(cache):
+        try:
+            download_mnist(cache)
+        except OSError as error:
+            raise RuntimeError(
+                f"MNIST is not on this machine and cannot be kept in {cache} ({error.strerror or error}); "
+                "name another folder with XDG_CACHE_HOME, or that of MNIST with --data or MINICAPS_DATA"
+            ) from None
     return cache
 
 
+def _holds_mnist(folder: Path) -> bool:
+    return all(role in find_sets(folder).get("", {}) for role in ROLES)
+
+
 def cache_folder() -> Path:
-    """Return the user's cache for minicaps: ``$XDG_CACHE_HOME/minicaps`` or ``~/.cache/minicaps``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "minicaps"
+    """Return the user's cache for minicaps: ``$XDG_CACHE_HOME/minicaps`` or ``~/.cache/minicaps``.
+
+    Raises
+    ------
+    RuntimeError
+        If there is neither that variable nor a home folder.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(os.path.expanduser(named)) / "minicaps"
+    try:
+        return Path.home() / ".cache" / "minicaps"
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"there is no folder to keep MNIST in ({str(error).rstrip('.')}); set XDG_CACHE_HOME, or name "
+            "the folder of MNIST with --data or MINICAPS_DATA"
+        ) from None

@@ -39,7 +39,7 @@ def _missing(labels: Array, classes: int) -> Array:
 
 def name_classes(class_names: Sequence[str], chosen: Array) -> str:
     """Name the chosen classes: "class 0 has", "classes 10 to 254 have", "classes a, c and 7 more have"."""
-    members = [class_names[k] for k in np.flatnonzero(chosen)]
+    members = [class_names[k] for k in np.flatnonzero(chosen).tolist()]
     names: list[str] = []
     for _, run in groupby(enumerate(members), key=lambda pair: _value(pair[1]) - pair[0]):
         row = [name for _, name in run]  # each follows the one before: 3, 4, 5 or C, D, E
