@@ -694,8 +694,9 @@ def pack_zip(path):
     [
         ("train-images-idx3-ubyte", write_nothing, "an IDX file, one of four; name the folder"),
         ("emnist-digits-test-labels-idx1-ubyte.gz", pack_idx, "an IDX file, one of four; name the folder"),
-        ("train.zip", pack_zip, "an archive; unpack it"),
-        ("train.tar.gz", pack_tar, "an archive; unpack it"),
+        ("train.zip", pack_zip, "a packed file; unpack it, and name what"),
+        ("train.tar.gz", pack_tar, "a packed file; unpack it, and name what"),
+        ("mnist.pkl.gz", write_nothing, "a packed file; unpack it"),
         ("a.PNG", write_nothing, "a single picture; a data set is a folder"),
         ("data.mat", write_nothing, "a file that is no data set, which is four IDX files"),
     ],

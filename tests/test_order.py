@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -206,6 +208,28 @@ def test_few_images_are_of_all_classes_even_if_few_are_as_many_as_the_classes(tm
         for seed in range(3):
             _, batches = experiment.start("capsnet", count, seed)
             assert set(next(batches)[1]) == set(range(10))
+
+
+def test_affine_sweeps_over_images_of_every_class(monkeypatch):
+    module, seen, dataset = experiment_module("affine"), [], sorted_mnist()
+    monkeypatch.setattr(module, "SWEEP_IMAGES", 50)
+    monkeypatch.setattr(module, "warped_test", lambda images: (images, images))
+    monkeypatch.setattr(module, "evaluate", lambda *_: SimpleNamespace(accuracy=0))
+    monkeypatch.setattr(module, "sweep", lambda network, images, labels, kind: seen.append(labels))
+    module.test(None, dataset.test_images, dataset.test_labels)
+    assert seen and all(len(labels) == 50 and set(labels) == set(range(10)) for labels in seen)
+
+
+def test_rotate_turns_images_of_every_class(monkeypatch):
+    module, seen, dataset = experiment_module("rotate"), [], sorted_mnist()
+    monkeypatch.setattr(module, "IMAGES", 50)
+    monkeypatch.setattr(module, "class_capsules", lambda *_: None)
+    monkeypatch.setattr(module, "compare_with", lambda upright, v, labels: seen.append(labels) or {})
+    for name in ("one_digit", "report"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(module.figures, "turning", lambda *_: None)
+    module.rotate(Mock(), Mock(), dataset)
+    assert seen and all(len(labels) == 50 and set(labels) == set(range(10)) for labels in seen)
 
 
 # -- remarks -----------------------------------------------------------------------------------

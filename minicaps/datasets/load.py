@@ -8,17 +8,13 @@ from pathlib import Path
 from minicaps.checks import check_whole
 from minicaps.datasets.dataset import Dataset
 from minicaps.datasets.folders import list_visible, read_image_folder
-from minicaps.datasets.idx_sets import NAME, ROLES, find_sets, read_idx_folder
-from minicaps.datasets.mnist import PARTS, download_mnist
+from minicaps.datasets.hints import EXPECTED, find_inside, hint, what_is
+from minicaps.datasets.idx_sets import ROLES, find_sets, read_idx_folder
+from minicaps.datasets.mnist import download_mnist
 from minicaps.datasets.npz import read_npz
 from minicaps.datasets.tables import is_train_table, read_csv
 
 REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
-ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-EXPECTED = (
-    f"four IDX files ({PARTS[0]}, …), one .npz or .csv file, or one subfolder of pictures for every class"
-)
 
 
 def load(data: str | Path | None = None, size: int | tuple[int, int] | None = None) -> Dataset:
@@ -66,7 +62,7 @@ def load(data: str | Path | None = None, size: int | tuple[int, int] | None = No
         return read_npz(path, size)
     if path.suffix.lower() == ".csv":
         return read_csv(path, size)
-    raise FileNotFoundError(f"{path}: {_what_is(path)}")
+    raise FileNotFoundError(f"{path}: {what_is(path)}")
 
 
 def _as_pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -95,59 +91,13 @@ def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
     if tables:
         return read_npz(tables[0], size) if tables[0].suffix.lower() == ".npz" else read_csv(tables[0], size)
     if not subfolders:
-        raise FileNotFoundError(f"{folder}: holds no data set, which is {EXPECTED}{_hint(visible)}")
+        raise FileNotFoundError(f"{folder}: holds no data set, which is {EXPECTED}{hint(visible)}")
     try:
         return Dataset(*read_image_folder(folder, size), source=str(folder))
     except ValueError:
-        if inner := _find_inside(visible):
+        if inner := find_inside(visible):
             raise FileNotFoundError(f"{folder}: holds no data set, but {inner} does; name that") from None
         raise
-
-
-# -- what was meant ----------------------------------------------------------------------------
-
-
-def _what_is(path: Path) -> str:
-    """Say what a file is that is no data set, and what to name instead."""
-    if NAME.fullmatch(path.name):
-        return f"an IDX file, one of four; name the folder that holds them, {path.parent}"
-    if path.suffix.lower() in ARCHIVES:
-        return "an archive; unpack it, and name the folder that comes out"
-    if path.suffix.lower() in PICTURES:
-        return "a single picture; a data set is a folder with one subfolder of pictures for every class"
-    return f"a file that is no data set, which is {EXPECTED}"
-
-
-def _hint(visible: list[Path]) -> str:
-    """Say what a folder without a data set holds, if that is a common case."""
-    for path in visible:
-        if path.suffix.lower() in ARCHIVES:
-            return f"; unpack {path.name} first"
-        if path.suffix.lower() in PICTURES:
-            return f"; {path.name} lies beside the subfolders, expected within one"
-    return ""
-
-
-def _find_inside(visible: list[Path]) -> Path | None:
-    """Return a set of IDX files, an .npz or a table that lies up to two folders deeper, or None."""
-    folders = [path for path in visible if path.is_dir()]
-    for path in visible:
-        if path.suffix.lower() == ".npz":
-            return path
-    deeper = [inner for folder in folders for inner in list_visible(folder)]
-    for path in [*folders, *(path for path in deeper if path.is_dir())]:
-        if find_sets(path):
-            return path
-    for path in deeper:
-        if path.suffix.lower() == ".npz" or is_train_table(path):
-            return path
-    if (
-        len(folders) == 1
-        and folders[0].name not in ("train", "test")
-        and sum(path.is_dir() for path in deeper) > 1
-    ):
-        return folders[0]  # classes within one folder more
-    return None
 
 
 # -- MNIST -------------------------------------------------------------------------------------

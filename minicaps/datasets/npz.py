@@ -52,6 +52,8 @@ def read_npz(path: str | Path, size: tuple[int, int] | None = None) -> Dataset:
         If it is no .npz file, is damaged, lacks the arrays, or they do not belong together.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     length = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as file:

@@ -38,8 +38,8 @@ class TrainConfig:
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
     data: str | None = _option(
         None,
-        "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, or "
-        "a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and test/; "
+        "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
+        "or a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and test/; "
         "without a test part every fifth image of a class is for the test (default: MNIST)",
     )
     size: int | None = _option(
