@@ -39,8 +39,8 @@ class TrainConfig:
     data: str | None = _option(
         None,
         "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
-        "or a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and test/; "
-        "without a test part every fifth image of a class is for the test (default: MNIST)",
+        "or a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and "
+        "test/; without a test part every fifth image of a class is for the test (default: MNIST)",
     )
     size: int | None = _option(
         None, "scale PNG and JPEG files to NxN pixels (default: their size, if they all have the same)"
