@@ -89,7 +89,7 @@ def _check_part(part: Part) -> None:
     if labels.dtype.kind not in "iuU" or labels.ndim != 1:
         raise ValueError(
             f"{part.labels_from}: holds {labels.dtype} of shape {labels.shape}, expected integer labels "
-            "(N,); convert them, as in labels.astype(int), or labels.argmax(axis=1) where each is a row of 0 and 1"
+            "(N,); convert them, as in labels.astype(int), or labels.argmax(axis=1) of one-hot rows"
         )
     if len(images) != len(labels):
         name = part.images_from.replace("\\", "/").rpartition("/")[2]
