@@ -92,6 +92,14 @@ def test_a_cut_that_distorts_a_class_is_not_made(labels):
         assert (np.abs(np.bincount(labels[part], minlength=len(due)) - due) <= 1).all()
 
 
+def test_classes_of_one_image_do_not_all_come_first():
+    labels = np.r_[
+        np.zeros(90, int), np.ones(90, int), np.arange(2, 22)
+    ]  # sorted, and 20 classes of one image
+    few = np.bincount(labels[first(labels, 20)], minlength=22)
+    assert abs(few[0] - 9) <= 2 and abs(few[1] - 9) <= 2
+
+
 @given(st.integers(0, 1000), st.integers(2, 12))
 def test_an_order_that_is_mixed_is_kept(seed, classes):
     labels = np.random.default_rng(seed).integers(classes, size=2_000)
