@@ -1,14 +1,18 @@
-"""Images with labels: MNIST wherever it is, other IDX files, folders of pictures, and new images from old."""
+"""Images with labels: MNIST wherever it is, IDX, .npz, CSV, folders of pictures; new images from old."""
 
 from minicaps.datasets import augment
 from minicaps.datasets.augment import Warps
 from minicaps.datasets.dataset import Dataset, to_float
 from minicaps.datasets.folders import read_image_folder
 from minicaps.datasets.forms import ImageForm, check_classes, check_numbers
-from minicaps.datasets.idx import read_idx, read_idx_folder
+from minicaps.datasets.idx import read_idx
+from minicaps.datasets.idx_sets import read_idx_folder
 from minicaps.datasets.load import REPOSITORY_DATA, cache_folder, load
 from minicaps.datasets.mnist import PARTS, download_mnist
+from minicaps.datasets.npz import read_npz
+from minicaps.datasets.order import cut, first
 from minicaps.datasets.pictures import border_is_light, fit_picture, read_picture
+from minicaps.datasets.tables import read_csv
 
 __all__ = [
     "PARTS",
@@ -21,12 +25,16 @@ __all__ = [
     "cache_folder",
     "check_classes",
     "check_numbers",
+    "cut",
     "download_mnist",
+    "first",
     "fit_picture",
     "load",
+    "read_csv",
     "read_idx",
     "read_idx_folder",
     "read_image_folder",
+    "read_npz",
     "read_picture",
     "to_float",
 ]

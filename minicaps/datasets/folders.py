@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from minicaps.arrays import Array
+from minicaps.datasets.order import ORDER_SEED, TEST_EVERY, natural
 from minicaps.datasets.pictures import fit_picture, is_in_colour, read_picture
 
-TEST_EVERY = 5  # where there is no split into train/ and test/
-ORDER_SEED = 0  # of the order of the pictures: always the same, whatever the seed of a run
 LEFTOVERS = {"thumbs.db", "desktop.ini", "__macosx"}  # of other systems, beside what they hide
 
 Classes = dict[str, list[Path]]  # the pictures of every class, both in natural order
@@ -26,7 +24,7 @@ def read_image_folder(
     folder has both ``train/`` and ``test/``, the classes are subfolders of these, and what else lies
     beside them is not read. Otherwise every fifth picture of a class, the 5th, the 10th and so on, is
     for the test. Then the pictures of each part are put into an order that is random but always the
-    same; sorted, the last of them (which ``Dataset.split`` takes to validate) would show one class.
+    same.
 
     Every file in a class must be a picture, for one that is left out without a word may matter; only
     hidden files and the like of Thumbs.db are passed over. One file in colour (RGB or a palette, grey
@@ -55,7 +53,7 @@ def read_image_folder(
     class_names = tuple(train)
     train_paths, train_labels = _in_fixed_order(train, class_names)
     test_paths, test_labels = _in_fixed_order(test, class_names)
-    images = _read_images(train_paths + test_paths, size)
+    images = read_images(train_paths + test_paths, size)
     count = len(train_paths)
     return images[:count], train_labels, images[count:], test_labels, class_names
 
@@ -67,13 +65,7 @@ def list_visible(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if not path.name.startswith(".") and path.name.lower() not in LEFTOVERS
     ]
-    return sorted(paths, key=lambda path: _natural(path.name))
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Return what to sort a name by, so that "2" comes before "10"."""
-    parts = re.split(r"(\d+)", name)  # text and digits in turn
-    return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
+    return sorted(paths, key=lambda path: natural(path.name))
 
 
 # -- which pictures ---------------------------------------------------------------------------
@@ -134,8 +126,8 @@ def _in_fixed_order(classes: Classes, class_names: tuple[str, ...]) -> tuple[lis
 # -- their pixels -----------------------------------------------------------------------------
 
 
-def _read_images(paths: list[Path], size: tuple[int, int] | None) -> Array:
-    """Read pictures as one uint8 array (N, H, W, C)."""
+def read_images(paths: list[Path], size: tuple[int, int] | None) -> Array:
+    """Read pictures as one uint8 array (N, H, W, C), scaled to `size`; without it they must have one size."""
     channels = 3 if any(map(is_in_colour, paths)) else 1
     height, width = size or read_picture(paths[0], channels).shape[:2]
     images = np.empty((len(paths), height, width, channels), dtype=np.uint8)  # (N, H, W, C)

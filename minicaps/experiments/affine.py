@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
-from minicaps.datasets import Dataset, Warps, augment, load
+from minicaps.datasets import Dataset, Warps, augment, first, load
 from minicaps.experiments import figures, pictures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import percent, seeds_in_words, table
@@ -177,11 +177,11 @@ def tidy(study: Study, seed: int) -> None:
 def test(network: Network, images: Array, labels: Array) -> Row:
     """Test a network on placed and on warped images, and along each kind of warp alone."""
     placed, warped = warped_test(images)
-    few = images[:SWEEP_IMAGES], labels[:SWEEP_IMAGES]
+    few = first(labels, SWEEP_IMAGES)
     return {
         "placed": evaluate(network, placed, labels).accuracy,
         "warped": evaluate(network, warped, labels).accuracy,
-        "sweeps": {kind: sweep(network, *few, kind) for kind in SWEEPS},
+        "sweeps": {kind: sweep(network, images[few], labels[few], kind) for kind in SWEEPS},
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.datasets import augment, load
+from minicaps.datasets import augment, cut, first, load
 from minicaps.experiments import figures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, mean_and_spread, percent, seeds_in_words, table
@@ -88,8 +88,9 @@ class Comparison:
         self.study, self.dataset = study, load(study.settings.data)
         self.plans = [plan for plan in PLANS.values() if plan.network in study.settings.networks]
         images, labels = self.dataset.train_images, self.dataset.train_labels
-        order = np.random.default_rng([study.settings.seed, 2]).permutation(len(images))[:IMAGES]  # (N,)
-        chosen, held_out = np.split(order, [7 * len(order) // 10])  # (0.7 N,), (0.3 N,)
+        order = np.random.default_rng([study.settings.seed, 2]).permutation(len(images))
+        order = order[first(labels[order], IMAGES)]  # (N,)
+        chosen, held_out = (order[part] for part in cut(labels[order], 7 * len(order) // 10))
         self.images, self.labels = images[chosen], labels[chosen]
         self.validation = images[held_out], labels[held_out]
         in_epoch = self.steps_in_epoch(REFERENCE)

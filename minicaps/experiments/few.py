@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.datasets import augment, load
+from minicaps.datasets import augment, first, load
 from minicaps.experiments import figures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, percent, seeds_in_words, table
@@ -43,7 +43,8 @@ class FewImages:
 
     def start(self, name: str, count: int, seed: int) -> tuple[Network, Batches]:
         """Return a network with its first weights, and batches of `count` images."""
-        chosen = np.random.default_rng([seed, 2]).permutation(len(self.images))[:count]  # (count,)
+        order = np.random.default_rng([seed, 2]).permutation(len(self.images))
+        chosen = order[first(self.labels[order], count)]  # (count,)
         rng = np.random.default_rng([seed, 1])
         change = partial(augment.shift, largest=SHIFT, rng=rng)
         batches = endless(self.images[chosen], self.labels[chosen], BATCH, rng, change)

@@ -98,9 +98,8 @@ class Run:
             self._check_unused()
         own_the_cores()
         self.dataset = load(config.data, config.size)
-        images, labels, validation_images, validation_labels = self.dataset.split()
-        self.images, self.labels = images[: config.limit], labels[: config.limit]
-        self.validation = validation_images, validation_labels
+        self.images, self.labels, *validation = self.dataset.split(config.limit)
+        self.validation = validation[0], validation[1]
         self.network = config.network(self.dataset).to(resolve(config.backend))
         self.objective = self.network.objective()
         self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
