@@ -4,16 +4,17 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from helpers import press_ctrl_c_at, read_metrics, small_dataset, tiny_config, write_folder
 
 from minicaps import figures
 from minicaps.commands.common import ProgressLine
-from minicaps.commands.train import new_folder
-from minicaps.training import TrainConfig, read_config
+from minicaps.networks import save_network
+from minicaps.training import Run, TrainConfig, read_config
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -30,7 +31,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, small_folder, tmp_path):
     code, output, errors = call(*QUICK, "--seed", 3, "--data", small_folder, "--out", tmp_path / "run")
     assert code == 0 and errors == ""
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json", ".lock"),
+        *("config.json", "metrics.jsonl", "model.npz", "best.npz", "checkpoint.npz", "summary.json", ".lock"),
         *("learning_curves.png", "mistakes.png", "confusion_matrix.png", "reconstructions.png"),
     }
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -44,6 +45,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, small_folder, tmp_path):
 
 
 def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no_figures):
+    save_network(tmp_path / "tiny.npz", tiny_config().network(small_dataset()))
     options = {
         "model": "capsnet",
         "preset": "tiny",
@@ -59,6 +61,8 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "seed": 7,
         "backend": "numpy",
         "data": str(small_folder),
+        "channels": 1,
+        "init": str(tmp_path / "tiny.npz"),
     }
     assert {*options, "decoder"} == {field.name for field in fields(TrainConfig)}
     flags = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
@@ -78,12 +82,37 @@ def test_figures_that_cannot_be_drawn_are_a_warning_and_the_run_is_complete(
     assert (tmp_path / "run" / "summary.json").exists()
 
 
-def test_train_without_out_numbers_the_folders(tmp_path):
-    config = tiny_config(model="cnn")
-    assert str(new_folder(config)) == os.path.join("runs", "cnn-001")
-    (tmp_path / "runs" / "cnn-001").mkdir(parents=True)
-    assert str(new_folder(config)) == os.path.join("runs", "cnn-002")
-    assert str(new_folder(tiny_config())) == os.path.join("runs", "capsnet-tiny-001")
+def test_train_without_out_numbers_the_folders(small_folder, tmp_path):
+    (tmp_path / "runs" / "capsnet-tiny-001").mkdir(parents=True)
+    config = tiny_config(data=str(small_folder), limit=50)
+    folders = [
+        Run(config).folder,
+        Run(config).folder,
+        Run(replace(config, model="mlp", preset="small")).folder,
+    ]
+    names = ("capsnet-tiny-002", "capsnet-tiny-003", "mlp-001")
+    assert list(map(str, folders)) == [os.path.join("runs", name) for name in names]
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "run"]])
+def test_trainings_started_together_take_a_folder_each_or_one_trains(small_folder, tmp_path, out):
+    command = [sys.executable, "-m", "minicaps", *map(str, QUICK), "--data", str(small_folder), *out]
+    started = [
+        subprocess.Popen(
+            [*command, "--seed", str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for seed in range(3)
+    ]
+    errors = [process.communicate()[1] for process in started]
+    trained = [process.returncode == 0 for process in started]
+    if out:
+        assert sum(trained) == 1
+        for error in (error for error, well in zip(errors, trained, strict=True) if not well):
+            assert re.fullmatch(r"minicaps: run: (another process|holds a run already).*\n", error)
+        assert read_config(tmp_path / "run").seed == trained.index(True)
+    else:
+        seeds = {read_config(folder).seed for folder in (tmp_path / "runs").iterdir()}
+        assert all(trained) and seeds == {0, 1, 2}
 
 
 def test_a_missing_data_folder_ends_with_2(complaint, tmp_path):
@@ -164,9 +193,10 @@ def test_resuming_a_missing_run_ends_with_2(complaint, tmp_path):
 @pytest.mark.parametrize(
     "options, named",
     [
-        (["--epochs", "9"], "--epochs"),
-        (["--epochs", "4", "--batch-size", "100"], "--batch-size, --epochs"),
+        (["--epochs", "4", "--batch-size", "100"], "--batch-size"),
+        (["--seed", "4", "--batch-size", "100"], "--batch-size, --seed"),
         (["--no-decoder"], "--no-decoder"),
+        (["--init", "pretrained"], "--init"),
         (["--out", "elsewhere"], "--out"),
     ],
 )

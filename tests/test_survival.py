@@ -31,7 +31,7 @@ from minicaps.training import (
 )
 from minicaps.training import run as runs
 from minicaps.training.finite import all_finite, first_not_finite, sum_of_squares
-from minicaps.training.guards import CtrlC, locked
+from minicaps.training.guards import CtrlC, FolderLock
 
 BATCHES = 9  # of 30 images each, in an epoch
 
@@ -345,18 +345,51 @@ def test_a_second_run_in_the_same_folder_is_refused(config, tmp_path):
     Run.resume(tmp_path, say=meanwhile).train()
 
 
-def test_two_runs_that_begin_at_once_in_one_folder_do_not_mix(config, tmp_path, monkeypatch):
+def test_two_runs_that_begin_at_once_in_one_folder_do_not_mix(straight, config, tmp_path, monkeypatch):
+    load, quicker = runs.load, []
+
+    def load_slowly(*arguments):
+        monkeypatch.setattr(runs, "load", load)
+        quicker.append(Run(tiny_config(seed=7, data=config.data), tmp_path))
+        return load(*arguments)
+
+    monkeypatch.setattr(runs, "load", load_slowly)
+    slower = Run(config, tmp_path, say=quiet)
+    with pytest.raises(RuntimeError, match="another process has begun or trained this run meanwhile"):
+        quicker[0].train()
+    slower.train()
+    assert read_config(tmp_path).seed == 0 and weights(tmp_path) == weights(straight)
+
+
+def test_a_run_that_trained_meanwhile_is_not_begun_again(config, tmp_path, monkeypatch):
     load = runs.load
 
     def load_slowly(*arguments):
         monkeypatch.setattr(runs, "load", load)
-        Run(tiny_config(seed=7, data=config.data), tmp_path)  # is quicker
+        Run(tiny_config(seed=7, data=config.data), tmp_path, say=quiet).train()
         return load(*arguments)
 
     monkeypatch.setattr(runs, "load", load_slowly)
     with pytest.raises(FileExistsError, match="holds a run already"):
         Run(config, tmp_path)
     assert read_config(tmp_path).seed == 7
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_that_two_have_resumed_is_trained_by_one(straight, config, tmp_path, stopped):
+    with pytest.raises(KeyboardInterrupt):
+        Run(config, tmp_path, say=quiet, progress=press_ctrl_c_at(3)).train()
+    one, other = Run.resume(tmp_path, say=quiet), Run.resume(tmp_path, say=quiet)
+    if stopped:
+        one.progress = press_ctrl_c_at(2)
+    with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
+        one.train()
+    with pytest.raises(RuntimeError, match="another process has begun or trained this run meanwhile"):
+        other.train()
+    if stopped:
+        one.progress = quiet
+        one.train()  # the same object may go on
+    assert weights(tmp_path) == weights(straight)
 
 
 def test_a_process_that_trains_keeps_others_out_until_it_is_killed(straight, config, start, tmp_path):
@@ -374,7 +407,7 @@ def test_a_process_that_trains_keeps_others_out_until_it_is_killed(straight, con
 
 def test_the_lock_ends_with_its_block_and_leaves_an_empty_file(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        with pytest.raises(ZeroDivisionError), FolderLock(tmp_path):
             raise ZeroDivisionError
     assert (tmp_path / ".lock").read_bytes() == b""
 
@@ -402,8 +435,10 @@ def test_files_that_may_not_grow_end_the_run_in_one_line_with_the_checkpoint_int
     with pytest.raises(KeyboardInterrupt):
         Run(config, tmp_path, say=quiet, progress=press_ctrl_c_at(3)).train()
     before = (tmp_path / "checkpoint.npz").read_bytes()
-    line = one_line(tmp_path, 1, limit=100_000)
+    line = one_line(tmp_path, 1, limit=500_000)  # of the 320 and 950 kB of weights and checkpoint
     assert f"{tmp_path / 'checkpoint.npz'}: could not be written (File too large)" in line
+    line = one_line(tmp_path, 1, limit=100_000)
+    assert f"{tmp_path / 'best.npz'}: could not be written (File too large)" in line
     assert (tmp_path / "checkpoint.npz").read_bytes() == before and not list(tmp_path.glob(".*.tmp"))
     assert resumes_like(straight, tmp_path)
 
@@ -412,16 +447,17 @@ def test_files_that_may_not_grow_end_the_run_in_one_line_with_the_checkpoint_int
 def test_a_full_or_forbidden_disk_stops_the_run_with_the_checkpoint_intact(
     straight, config, tmp_path, monkeypatch, often, number, words
 ):
-    mkstemp, calls = files.tempfile.mkstemp, iter(range(100))
+    fdopen, calls = os.fdopen, iter(range(100))
 
-    def fail_later(**options):
+    def fail_later(descriptor, mode):
         if next(calls) == 8:
+            os.close(descriptor)
             raise OSError(number, os.strerror(number), "temporary")
-        return mkstemp(**options)
+        return fdopen(descriptor, mode)
 
     run = Run(config, tmp_path, say=quiet)
     with monkeypatch.context() as patch:
-        patch.setattr(files.tempfile, "mkstemp", fail_later)
+        patch.setattr(files.os, "fdopen", fail_later)
         with pytest.raises(OSError, match=words) as caught:
             run.train()
     assert caught.value.filename == str(tmp_path / "metrics.jsonl") and position(tmp_path) == (0, 3)

@@ -15,6 +15,8 @@ from minicaps.commands.common import (
     add_debug,
     checking_arguments,
     complain,
+    data_path,
+    given_path,
     load_capsnet,
     load_data,
     run_path,
@@ -31,11 +33,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             name, help=each.text, description=each.text[0].upper() + each.text[1:] + "."
         )
         add_debug(parser)
-        parser.add_argument("--data", metavar="FOLDER", help="folder of four IDX files (default: MNIST)")
+        of_run = "" if each.defaults else ", or the data of RUN"
+        parser.add_argument(
+            "--data",
+            metavar="FOLDER",
+            type=data_path,
+            help=f"folder of four IDX files (default: MNIST{of_run})",
+        )
         parser.add_argument(
             "--out",
             metavar="FOLDER",
-            type=Path,
+            type=given_path,
             default=Path("runs") / "experiments" / name,
             help=f"folder of the result (default: runs/experiments/{name})",
         )
@@ -98,4 +106,6 @@ def command(options: argparse.Namespace) -> int:
 def load_trained(options: argparse.Namespace) -> tuple[CapsNet, Dataset]:
     """Load the CapsNet of --run, and the data set of --data or of the run."""
     network, class_names = load_capsnet(options.run)
-    return network, load_data(options.data, options.run, network, class_names)
+    dataset = load_data(options.data, options.run, network, class_names)
+    print(f"data: {dataset.source}")
+    return network, dataset

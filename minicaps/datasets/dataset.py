@@ -40,6 +40,10 @@ class Dataset:
         """The number of classes."""
         return len(self.class_names)
 
+    def remarks(self) -> list[str]:
+        """Return what is odd about the data, a line for each."""
+        return []
+
     def split(self) -> tuple[Array, Array, Array, Array]:
         """Keep the last 5,000 training images apart (of fewer than 50,000 a tenth, and one at least).
 
