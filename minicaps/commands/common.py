@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,20 +102,19 @@ RUN_HELP = (
 )
 
 
-def given_path(text: str) -> Path:
-    """Return a path as it is written on the command line, with ``~`` for one's home."""
-    with checking_arguments():
-        return as_path("a path", text)
+def path_of(flag: str) -> Callable[[str], Path]:
+    """Return what reads the path of a flag, with ``~`` for one's home."""
 
+    def read(text: str) -> Path:
+        with checking_arguments():
+            return as_path(flag, text)
 
-def data_path(text: str) -> str:
-    """Return the path of a data set, as ``datasets.load`` takes it."""
-    return str(given_path(text))
+    return read
 
 
 def run_path(text: str) -> Path:
     """Return the path that RUN names (``./pretrained`` is a folder of that name)."""
-    return find_pretrained() if text == PRETRAINED else given_path(text)
+    return find_pretrained() if text == PRETRAINED else path_of("RUN")(text)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +125,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add --data, for a command that has RUN."""
     text = "folder of IDX files or of pictures, as for train (default: the run's)"
-    parser.add_argument("--data", metavar="FOLDER", type=data_path, help=text)
+    parser.add_argument("--data", metavar="FOLDER", type=path_of("--data"), help=text)
 
 
 def load_run(path: Path) -> tuple[Network, tuple[str, ...]]:
@@ -159,7 +158,7 @@ def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
     return network, class_names
 
 
-def load_data(data: str | None, path: Path, network: Network, class_names: tuple[str, ...]) -> Dataset:
+def load_data(data: str | Path | None, path: Path, network: Network, class_names: tuple[str, ...]) -> Dataset:
     """Load the data set of --data, or else that which a network was trained on.
 
     Whatever --data names is taken, if it suits the network. Without it, the data of the run must be those
@@ -168,7 +167,7 @@ def load_data(data: str | None, path: Path, network: Network, class_names: tuple
 
     Parameters
     ----------
-    data : str or None
+    data : path or None
         What --data says.
     path : path
         Of the run, or of the file of weights.

@@ -15,10 +15,9 @@ from minicaps.commands.common import (
     add_debug,
     checking_arguments,
     complain,
-    data_path,
-    given_path,
     load_capsnet,
     load_data,
+    path_of,
     run_path,
 )
 from minicaps.datasets import Dataset
@@ -37,13 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--data",
             metavar="FOLDER",
-            type=data_path,
+            type=path_of("--data"),
             help=f"folder of four IDX files (default: MNIST{of_run})",
         )
         parser.add_argument(
             "--out",
             metavar="FOLDER",
-            type=given_path,
+            type=path_of("--out"),
             default=Path("runs") / "experiments" / name,
             help=f"folder of the result (default: runs/experiments/{name})",
         )
@@ -83,6 +82,8 @@ def command(options: argparse.Namespace) -> int:
     name, out = options.experiment, options.out
     names = {field.name for field in fields(Settings)}
     given = {key: value for key, value in vars(options).items() if key in names}
+    if given.get("data"):
+        given["data"] = str(given["data"])
     if given.get("networks"):
         given["networks"] = tuple(dict.fromkeys(given["networks"]))
     with checking_arguments():

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from minicaps import figures
-from minicaps.commands.common import OK, UsageError, add_data, add_run, given_path, load_capsnet, load_data
+from minicaps.commands.common import OK, UsageError, add_data, add_run, load_capsnet, load_data, path_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FOLDER",
-        type=given_path,
+        type=path_of("--out"),
         help="folder of the figures (default: RUN/figures; figures for a file)",
     )
     parser.add_argument(

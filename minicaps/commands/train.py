@@ -17,22 +17,23 @@ from minicaps.commands.common import (
     UsageError,
     checking_arguments,
     complain,
-    given_path,
+    path_of,
 )
-from minicaps.training import Evaluation, Run, TrainConfig
-
-NOT_OF_THE_RUN = ("data", "backend", "epochs")  # what --resume may change
+from minicaps.training import MAY_CHANGE, Evaluation, Run, TrainConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, TrainConfig)
     parser.add_argument(
-        "--out", metavar="FOLDER", type=given_path, help="folder of the run (default: a new one under runs/)"
+        "--out",
+        metavar="FOLDER",
+        type=path_of("--out"),
+        help="folder of the run (default: a new one under runs/)",
     )
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        type=given_path,
+        type=path_of("--resume"),
         help="continue the run in this folder, with its own options, but for: --data, where the same data "
         "lie now; --backend; and --epochs, to train it until it has so many, also if it is complete: from "
         "there on the learning rate is that of a run of so many epochs, and the test is made again",
@@ -116,7 +117,7 @@ def prepare(options: argparse.Namespace, progress: ProgressLine) -> Run:
     names = {field.name for field in fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
     if options.resume is not None:
-        refused = [name for name in sorted(given) if name not in NOT_OF_THE_RUN]
+        refused = [name for name in sorted(given) if name not in MAY_CHANGE]
         flags = [flag(name, given[name]) for name in refused] + ["--out"] * (options.out is not None)
         if flags:
             raise UsageError(f"--resume continues a run with its own options; leave out {', '.join(flags)}")

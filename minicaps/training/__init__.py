@@ -2,7 +2,7 @@
 
 from minicaps.training.batch import batches, to_batch
 from minicaps.training.bench import Bench, bench
-from minicaps.training.config import PRETRAINED, BadOption, TrainConfig, read_config
+from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.files import fingerprint
 from minicaps.training.folder import Origin, as_path, data_may_have_moved, find_weights, run_of, trained_on
@@ -14,6 +14,7 @@ from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, OneProcess, Result, backpropagate, train_step
 
 __all__ = [
+    "MAY_CHANGE",
     "PRETRAINED",
     "SGD",
     "Adam",

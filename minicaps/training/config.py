@@ -21,6 +21,7 @@ from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
+MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
 OF_CAPSNETS = ("preset", "routing_iterations", "decoder")  # options that no other network has
 
 
@@ -197,6 +198,19 @@ class TrainConfig:
                 f"expected less than {min(height, width)}"
             )
 
+    def but_for(self, **changes: Any) -> TrainConfig:
+        """Return the same but for what a run may change when it is resumed: `data`, `backend`, `epochs`.
+
+        Raises
+        ------
+        BadOption
+            If it is anything else.
+        """
+        for name in changes:
+            if name not in MAY_CHANGE:
+                raise BadOption(f"train: a run is resumed with its own {name}, expected one of {MAY_CHANGE}")
+        return replace(self, **changes)
+
     def with_whole_paths(self) -> TrainConfig:
         """Return the same with absolute paths, which mean the same wherever one stands."""
         paths = {
@@ -229,7 +243,7 @@ def read_config(folder: str | Path) -> TrainConfig:
     ValueError
         If the file is damaged, or its values are not allowed.
     """
-    path = Path(folder) / CONFIG
+    path = Path(os.path.expanduser(folder)) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG})")
     if path.stat().st_size > MAX_CONFIG:

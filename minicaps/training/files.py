@@ -13,12 +13,11 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset
 from minicaps.networks import files
-from minicaps.training.config import CONFIG, TrainConfig, config_of
+from minicaps.training.config import CONFIG, MAY_CHANGE, TrainConfig, config_of
 from minicaps.training.progress import EpochProgress
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.npz"
 MODEL, BEST, SUMMARY = "model.npz", "best.npz", "summary.json"  # weights of the last epoch, of the best one
-NOT_THE_RUN = {"data", "init", "backend", "epochs"}  # where things lie or compute, and how far it goes
 FIRST_FORMAT = 3  # of checkpoints; older ones hold the state of a generator that nothing draws from now
 
 
@@ -91,7 +90,7 @@ class Checkpoint(NamedTuple):
     def check_origin(self, config: TrainConfig, dataset: Dataset, data: str) -> None:
         """Raise ValueError unless the run began with this data, wherever it lies, and configuration."""
         for option in fields(config):
-            if option.name in NOT_THE_RUN:
+            if option.name in (*MAY_CHANGE, "init"):
                 continue
             there, here = getattr(self.config, option.name), getattr(config, option.name)
             if there != here:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,8 @@ class Run:
         say: Say = print,
         progress: Say = lambda line: None,
     ) -> None:
-        self.config, self.say, self.progress = config.with_whole_paths(), say, progress
+        self.config = config = config.with_whole_paths()
+        self.say, self.progress = say, progress
         given = None if folder is None else as_path("Run: folder", folder)
         if given is not None and not resume:
             check_unused(given)
@@ -133,8 +133,8 @@ class Run:
         is that of a run of so many epochs: with the schedules constant and exponential, it ends with the
         bits of one. It raises what ``Run`` does, and FileNotFoundError if the folder holds no run.
         """
-        folder = as_path("Run.resume: folder", folder)
-        return cls(replace(read_config(folder), **changes), folder, resume=True, say=say, progress=progress)
+        config = read_config(folder).but_for(**changes)
+        return cls(config, folder, resume=True, say=say, progress=progress)
 
     @property
     def finished(self) -> bool:
