@@ -66,7 +66,8 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
                 _sync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):  # Ctrl-C may come when it has its name already
+                os.unlink(temporary)
             raise
     except OSError as error:  # its own file name would be the temporary one
         raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from None
