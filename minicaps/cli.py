@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader of our output has left, as in `… | head`
             end_quietly()
             return FAILED
+        except OSError as error:  # of the flush: what it is written to is full
+            end_quietly()
+            return tell(error)
 
 
 def run_command(arguments: Sequence[str]) -> int:

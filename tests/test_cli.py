@@ -165,6 +165,19 @@ def test_closed_pipes_end_a_command_quietly(finished_run, command, streams, unbu
     assert ended.returncode <= 2 and not re.search("Traceback|Exception|Broken", ended.stderr or "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no file that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_full_is_told(finished_run, unbuffered):
+    command = [sys.executable, "-m", "minicaps", "evaluate", str(finished_run)]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert re.fullmatch(r"minicaps: .*No space left on device\n", ended.stderr)
+
+
 def test_output_that_cannot_be_encoded_is_written_otherwise(small_folder, tmp_path):
     for k, encoding in enumerate(("ascii", "cp1251", "cp437", "utf-8")):
         options = ["--preset", "tiny", "--epochs", "1", "--data", str(small_folder), "--out", f"run-{k}"]

@@ -6,9 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,18 +251,6 @@ def test_what_is_odd_about_the_data_is_said(call, small_folder, monkeypatch, no_
     assert f"start: weights of {PRETRAINED}: conv, primary.conv, capsules.votes, decoder.fc1" in output
 
 
-def test_without_a_home_and_a_cache_mnist_is_told_to_be_missing(complaint, tmp_path, monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", no_home)
-    monkeypatch.setattr(sys.modules["minicaps.datasets.load"], "REPOSITORY_DATA", tmp_path / "absent")
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "file"))
-    (tmp_path / "file").write_text("not a folder")
-    line = complaint("train", code=1)
-    assert "MNIST is not on this machine" in line and "--data or MINICAPS_DATA" in line
-
-
 def test_a_gpu_that_is_not_there_ends_with_1(complaint, small_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert "pip install 'minicaps[gpu]'" in complaint(
@@ -350,6 +336,17 @@ def test_resuming_a_missing_run_ends_with_2(complaint, tmp_path):
 def test_resume_takes_no_other_options(complaint, unfinished_run, options, named):
     line = complaint("train", "--resume", unfinished_run, *options, code=2)
     assert line.endswith(f"leave out {named}\n")
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--epochs", "0"], "epochs is 0, expected"),
+        (["--data", ""], "data is '', expected"),
+    ],
+)
+def test_what_resume_takes_is_checked(complaint, unfinished_run, options, reason):
+    assert reason in complaint("train", "--resume", unfinished_run, *options, code=2)
 
 
 def test_resuming_with_a_broken_checkpoint_ends_with_1(complaint, unfinished_run, tmp_path):

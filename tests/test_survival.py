@@ -453,7 +453,11 @@ def test_without_locks_a_run_trains_and_says_so_once(straight, config, tmp_path,
     "number, kind, words",
     [
         (errno.EAGAIN, RuntimeError, "another process is training this run; wait for it"),
-        (errno.EACCES, RuntimeError, r"lock was refused \(Permission denied\); if another process .* on another one"),
+        (
+            errno.EACCES,
+            RuntimeError,
+            r"lock was refused \(Permission denied\); if another process .* on another one",
+        ),
         (errno.EIO, OSError, "could not be locked"),
     ],
 )

@@ -27,10 +27,10 @@ def usable_streams() -> Iterator[None]:
 
 
 def end_quietly() -> None:
-    """Let what is still to be written go nowhere, once the reader of an output has left."""
+    """Let what is still to be written go nowhere, once the reader of an output has left, or it is full."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             with suppress(OSError, ValueError):  # no file of the system
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from minicaps.datasets.dataset import Dataset
@@ -66,24 +65,11 @@ def _find_mnist() -> Path:
     for folder in (REPOSITORY_DATA, cache):
         if all(find_part(folder, part) for part in PARTS):
             return folder
-    try:
-        download_mnist(cache)
-    except OSError as error:
-        raise RuntimeError(
-            f"MNIST is not on this machine, and {cache} cannot be written ({error.strerror or error}); put "
-            "its four files elsewhere, and name their folder with --data or MINICAPS_DATA"
-        ) from None
+    download_mnist(cache)
     return cache
 
 
 def cache_folder() -> Path:
-    """Return the user's cache for minicaps: ``$XDG_CACHE_HOME/minicaps`` or ``~/.cache/minicaps``.
-
-    Without a home it is in the folder of temporary files.
-    """
-    if home := os.environ.get("XDG_CACHE_HOME"):
-        return Path(home) / "minicaps"
-    try:
-        return Path.home() / ".cache" / "minicaps"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / "minicaps"
+    """Return the user's cache for minicaps: ``$XDG_CACHE_HOME/minicaps`` or ``~/.cache/minicaps``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "minicaps"

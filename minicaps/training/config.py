@@ -204,12 +204,15 @@ class TrainConfig:
         Raises
         ------
         BadOption
-            If it is anything else.
+            If it is anything else, or its value cannot be.
         """
         for name in changes:
             if name not in MAY_CHANGE:
                 raise BadOption(f"train: a run is resumed with its own {name}, expected one of {MAY_CHANGE}")
-        return replace(self, **changes)
+        try:
+            return replace(self, **changes)
+        except ValueError as error:
+            raise BadOption(str(error)) from None
 
     def with_whole_paths(self) -> TrainConfig:
         """Return the same with absolute paths, which mean the same wherever one stands."""
