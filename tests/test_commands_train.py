@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from minicaps.commands.common import ProgressLine
 from minicaps.datasets import Dataset
 from minicaps.networks import save_network
 from minicaps.training import Run, TrainConfig, read_config
+from minicaps.training.folder import take_new_folder
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -95,6 +97,12 @@ def test_train_without_out_numbers_the_folders(small_folder, tmp_path):
     ]
     names = ("capsnet-tiny-002", "capsnet-tiny-003", "mlp-001")
     assert list(map(str, folders)) == [os.path.join("runs", name) for name in names]
+
+
+def test_a_new_folder_is_taken_by_making_it_not_by_a_look(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # what a look may say that comes too early
+    taken = [take_new_folder(tiny_config()) for _ in range(3)]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [path.name for path in taken]
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "run"]])
