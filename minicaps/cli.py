@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from minicaps import __version__
-from minicaps.commands import FAILED, INTERRUPTED, OK, WRONG_USE, UsageError, add_debug, complain, one_line
+from minicaps.commands import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    WRONG_USE,
+    UsageError,
+    add_debug,
+    complain,
+    end_quietly,
+    one_line,
+    usable_streams,
+)
 from minicaps.fast import keep_freed_memory, own_the_cores
+from minicaps.training import BadOption
 
 __all__ = ["COMMANDS", "FAILED", "INTERRUPTED", "OK", "WRONG_USE", "UsageError", "build_parser", "main"]
 
@@ -34,19 +45,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     own_the_cores()
     keep_freed_memory()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with usable_streams():
+        try:
+            code = run_command(list(sys.argv[1:] if arguments is None else arguments))
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the reader of our output has left, as in `… | head`
+            end_quietly()
+            return FAILED
+        except OSError as error:  # of the flush: what it is written to is full
+            end_quietly()
+            return tell(error)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command, and say what goes wrong."""
     options = argparse.Namespace(debug=False)
     try:
-        build_parser(given).parse_args(given, options)
+        build_parser(arguments).parse_args(arguments, options)
         return options.command(options)
     except SystemExit as ending:  # argparse has said what is wrong, or has shown the help
         return int(ending.code or 0)
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has left, as in `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if options.debug:
             raise
@@ -79,7 +103,7 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def tell(error: Exception) -> int:
     """Say in one line what went wrong, and return the exit code for it."""
     line = one_line(error)
-    if isinstance(error, (UsageError, FileNotFoundError, FileExistsError)):
+    if isinstance(error, (UsageError, BadOption, FileNotFoundError, FileExistsError)):
         complain(line)
         return WRONG_USE
     if isinstance(error, MemoryError):

@@ -208,7 +208,7 @@ def test_class_names_are_numbers_unless_they_are_given(tmp_path):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "fdopen", "replace"])
 @pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(path, monkeypatch, step, error):
     before = path.read_bytes()

@@ -173,11 +173,11 @@ def call(capsys):
     return call
 
 
-def test_explore_writes_the_figures_into_the_run_and_prints_their_paths(call, run, no_screen):
+def test_explore_writes_the_figures_into_the_run_and_prints_their_paths(call, run, data, no_screen):
     code, output, errors = call(run)
     paths = [str(run / "figures" / f"{name}.png") for name in OF_A_RUN]
     assert (code, errors) == (0, "")
-    assert output.splitlines() == [*paths, "no window: there is no display"]
+    assert output.splitlines() == [f"data: {data}", *paths, "no window: there is no display"]
     assert all(os.path.getsize(path) > 1000 for path in paths)
 
 
@@ -214,7 +214,7 @@ def test_without_a_decoder_the_other_figures_are_drawn_and_the_window_is_left_ou
     path = save(tmp_path / "plain.npz", build("capsnet", "tiny", decoder=False, rng=0))
     code, output, errors = call(path, "--data", data)
     assert (code, errors) == (0, "")
-    names = [line.split(os.sep)[-1] for line in output.splitlines()[:-1]]
+    names = [line.split(os.sep)[-1] for line in output.splitlines()[1:-1]]
     assert names == ["couplings.png", "couplings_over_image.png", "confusion_matrix.png", "mistakes.png"]
     assert output.splitlines()[-1].startswith("no window: the network has no decoder")
     code, output, errors = call(path, "--data", data, "--interactive")

@@ -24,7 +24,7 @@ from minicaps import cli
 from minicaps.datasets import read_csv, read_idx, read_npz
 from minicaps.datasets.idx import MAX_GZIP_RATIO
 from minicaps.networks import build, files, save_network
-from minicaps.training import read_config
+from minicaps.training import TrainConfig, read_config
 
 FUZZ = settings(
     max_examples=max(200, settings().max_examples),
@@ -253,8 +253,8 @@ def test_any_configuration_is_refused_or_could_train(tmp_path, content):
         lambda path: read_config(path.parent), tmp_path / "config.json", content, 6 * MEGABYTE
     )
     if config is not None:
-        assert json.loads(json.dumps(asdict(config))) == asdict(config)
-        rates = config.learning_rates(config.epochs * 1000)
+        assert TrainConfig(**json.loads(json.dumps(asdict(config)))) == config
+        rates = config.learning_rates(max(config.epochs * 1000, config.warmup))
         assert all(math.isfinite(rates(step)) and rates(step) >= 0 for step in (0, 1, 10**6))
         np.random.default_rng([config.seed, 0]).integers(-config.shift, config.shift, endpoint=True)
 

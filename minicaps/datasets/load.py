@@ -17,7 +17,9 @@ from minicaps.datasets.tables import is_train_table, read_csv
 REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
 
 
-def load(data: str | Path | None = None, size: int | tuple[int, int] | None = None) -> Dataset:
+def load(
+    data: str | Path | None = None, size: int | tuple[int, int] | None = None, channels: int | None = None
+) -> Dataset:
     """Load a data set.
 
     Parameters
