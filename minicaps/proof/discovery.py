@@ -94,8 +94,8 @@ def find_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> list[Exam
 
 def check_class(cls: Any, seed: int = 0, tolerance: float = 1e-6) -> Iterator[Report]:
     """Yield a report on the gradients of every example of a class."""
-    for name, layer, inputs, check_forward, _ in find_examples(cls, seed):
-        label = f"{cls.__name__} ({name})"
+    for name, layer, inputs, check_forward, zero_gradient in find_examples(cls, seed):
         yield gradcheck(
-            layer, inputs, check_forward=check_forward, tolerance=tolerance, seed=seed, name=label
-        )
+            layer, inputs, check_forward=check_forward, tolerance=tolerance, seed=seed,
+            name=f"{cls.__name__} ({name})", zero_gradient=zero_gradient,
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,13 +64,15 @@ def evaluate(network: Network, images: Array, labels: Array, batch_size: int = 1
     check_positive("evaluate", batch_size=batch_size)
     objective, xp = network.objective(), network.xp
     network = network.for_inference()
-    loss_sum, correct, found = 0.0, 0, []
+    loss_sum, found = 0.0, []
+    correct: Any = 0
     for start in range(0, len(images), batch_size):
         x, y = to_batch(images[start : start + batch_size], labels[start : start + batch_size], xp)
         outputs = network(*network.training_inputs(x, y))
         loss_sum += float(to_numpy(objective(outputs, network.targets(x, y)))) * len(x)
-        correct += int(to_numpy(network.correct(outputs, y)).sum())
+        correct = correct + network.correct(outputs, y).sum()  # on a device it stays there until the end
         found.append(to_numpy(network.scores(outputs)))  # (B, J)
     scores = np.concatenate(found)  # (N, J)
     predictions = scores.argmax(axis=1)  # (N,)
-    return Evaluation(loss_sum / len(images), correct / len(images), predictions, scores)
+    accuracy = int(to_numpy(correct)) / len(images)
+    return Evaluation(loss_sum / len(images), accuracy, predictions, scores)
