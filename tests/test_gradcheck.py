@@ -290,8 +290,8 @@ def hole(x):
 
 
 SPOILT = {
-    "in place": (in_place, lambda dy, c: 4 * c * dy, "forward changes its argument 0 in place"),
-    "in-place softmax": (softmax_in_place, lambda dy, p: dy, "forward changes its argument 0 in place"),
+    "in place": (in_place, lambda dy, c: 4 * c * dy, "forward changes its argument x in place"),
+    "in-place softmax": (softmax_in_place, lambda dy, p: dy, "forward changes its argument x in place"),
     "dropout": (dropout, lambda dy, mask: dy * mask, "forward is not deterministic: called twice"),
     "random choices": (random_kinks, lambda dy, c: 2 * dy, "forward is not deterministic: called twice"),
     "counting": (counting, lambda dy, c: dy, "forward is not deterministic: called twice"),

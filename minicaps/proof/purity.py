@@ -6,6 +6,7 @@ Each is said in its own words, so that nobody looks for it in a gradient that is
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,8 +136,9 @@ def hidden_layers(layer: Any) -> list[str]:
 
 def _given(layer: Any, inputs: tuple[Any, ...]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what is handed in, with its name: every argument, and every parameter."""
-    for k, value in enumerate(inputs):
-        yield from ((f"its argument {k}", array) for array in every_array(value))
+    names = [*inspect.signature(layer.forward).parameters, *map(str, range(len(inputs)))]
+    for name, value in zip(names, inputs, strict=False):
+        yield from ((f"its argument {name}", array) for array in every_array(value))
     yield from ((f"the parameter {name}", param) for name, param in getattr(layer, "params", {}).items())
 
 
