@@ -190,6 +190,7 @@ def test_what_does_not_lie_beside_a_file_stays_imported(call, tmp_path, monkeypa
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     file.write_text("import cube_installed, cube_beside.part\n" + TWICE)
+    (file.parent / "cube_installed").mkdir()  # of that name, but no code
     (file.parent / "cube_beside").mkdir()  # a package without __init__.py
     (file.parent / "cube_beside" / "part.py").write_text("")
     monkeypatch.syspath_prepend(package.parent)
