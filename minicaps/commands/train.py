@@ -136,7 +136,7 @@ def describe(run: Run, resumed: bool) -> None:
         f"{len(run.validation[0]):,} to validate, {len(dataset.test_images):,} to test, "
         f"{dataset.classes} classes, {' × '.join(map(str, dataset.image_shape))} pixels"
     )
-    for line in dataset.remarks():
+    for line in dataset.remarks(run.config.limit):
         print(f"warning: {line}")
     if run.start is not None:
         print(f"start: {run.start}")

@@ -3,7 +3,14 @@
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import CapsNetConfig
-from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
+from minicaps.networks.network import (
+    Network,
+    NetworkConfig,
+    check_images,
+    check_network_labels,
+    warn_of_255,
+    window_grid,
+)
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
 from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
@@ -24,6 +31,7 @@ __all__ = [
     "OverlapCapsNet",
     "build",
     "check_images",
+    "check_network_labels",
     "configure",
     "find_pretrained",
     "highest_two",
@@ -31,5 +39,6 @@ __all__ = [
     "load_network",
     "load_pretrained",
     "save_network",
+    "warn_of_255",
     "window_grid",
 ]

@@ -182,16 +182,6 @@ class CapsNet(Network):
         """Return the lengths of the class capsules (B, J), 0 to 1."""
         return length_and_direction(self.class_capsules(outputs))[0][..., 0]
 
-    def follows_config(self) -> bool:
-        """Whether the routing is what the configuration says, and no other was put in its place."""
-
-        def kinds(coupling: Layer) -> list[type]:
-            return [type(part) for _, part in coupling.walk()]
-
-        config, routing = self.config, self.capsules.routing
-        same_coupling = kinds(routing.coupling) == kinds(config.build_coupling())
-        return same_coupling and routing.iterations == config.iterations
-
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
         return [*parts.items(), *([] if self.decoder is None else [("decoder", self.decoder)])]

@@ -11,6 +11,8 @@ from minicaps.checks import check_choice, check_flag, check_number, check_positi
 from minicaps.layers import Pair, as_pair
 from minicaps.networks.network import NetworkConfig, window_grid
 
+MAX_ITERATIONS = 1000  # each takes time and memory, and three are enough
+
 
 @dataclass(frozen=True)
 class CapsNetConfig(NetworkConfig):
@@ -29,7 +31,7 @@ class CapsNetConfig(NetworkConfig):
     class_dimension : int
         E.
     iterations : int
-        R, of the routing.
+        R, of the routing, 1 to 1,000.
     coupling : {"softmax", "leaky", "hard", "leaky hard"}
         How a capsule shares itself out among the classes.
     stopped_gradient : bool
@@ -68,6 +70,10 @@ class CapsNetConfig(NetworkConfig):
         check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
         check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
         check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
+        if self.iterations > MAX_ITERATIONS:
+            raise ValueError(
+                f"CapsNetConfig: iterations is {self.iterations:,}, expected at most {MAX_ITERATIONS:,}"
+            )
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
         check_flag("CapsNetConfig", decoder=self.decoder)
         check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
