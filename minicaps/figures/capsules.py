@@ -21,6 +21,7 @@ from minicaps.figures.style import (
     foremost,
     headline,
     name_ticks,
+    room_for_names,
     short_name,
     shown_of,
     title_only,
@@ -99,6 +100,7 @@ def _heat_maps(
     few = lower * upper <= MAX_NUMBERS and 0.42 * upper * len(c) <= MAX_INCHES
     width = min(MAX_INCHES, max(2.0, 0.42 * upper if few else 0.2 * upper) * len(c)) + 1.2
     height = 0.3 * lower + 1.6 if few else min(9.0, max(3.6, lower / 130))
+    height += max(0.0, room_for_names(upper_names) - 0.6)  # there is room for six letters
     largest = 1 if few else max(each.max() for each in c.values())
     figure = Figure(figsize=(max(4.0, width), height))
     panels = figure.subplots(1, len(c), sharey=True, squeeze=False)[0]

@@ -221,8 +221,16 @@ def name_ticks(axes: Axes, columns: Sequence[str] | None, rows: Sequence[str] | 
             whole_numbers(axis)
         else:
             axis.set_ticks(range(len(names)), [as_text(name) for name in names])
-    if columns is not None and len(columns) <= MAX_NAMES and sum(len(as_text(name)) for name in columns) > 30:
+    if room_for_names(columns):
         axes.tick_params("x", rotation=90)
+
+
+def room_for_names(columns: Sequence[str] | None) -> float:
+    """Return the height in inches of the names below a heat map: 0 where they lie, and need none."""
+    if columns is None or len(columns) > MAX_NAMES:
+        return 0.0
+    lengths = [len(as_text(name)) for name in columns]
+    return 0.08 * max(lengths) if sum(lengths) > 30 else 0.0
 
 
 def write_numbers(heat_map: AxesImage, values: Array, text: Callable[[Any], str]) -> None:

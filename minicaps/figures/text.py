@@ -7,8 +7,9 @@ import unicodedata
 
 from matplotlib import font_manager
 
-MAX_LENGTH = 24  # of a name, in narrow characters
-NAMELESS = "(no name)"
+MAX_LENGTH = 20  # of a name, in narrow characters
+MAX_DIGITS = 4  # at its end, which are kept when it is shortened
+NAMELESS = "(empty)"
 FONT = "DejaVu Sans"  # comes with matplotlib
 MORE_FONTS = (  # which have Chinese, Japanese and Korean, on some machine or other
     "Noto Sans CJK SC",
@@ -40,7 +41,8 @@ def as_text(name: str, maximum: int = MAX_LENGTH) -> str:
     """Return a name as it can be drawn, in one line of at most `maximum` narrow characters.
 
     What the fonts lack is written by its number, as in ``\\u72d7``, and bytes that no text encodes as �.
-    Control characters are left out, and a longer name is cut and ends with "…".
+    Control characters are left out. Of a longer name its beginning is kept, and the number at its end,
+    with "…" for the rest.
 
     Parameters
     ----------
@@ -54,9 +56,12 @@ def as_text(name: str, maximum: int = MAX_LENGTH) -> str:
         return NAMELESS[:maximum]
     if sum(map(_width, pieces)) <= maximum:
         return "".join(pieces)
-    while sum(map(_width, pieces)) > maximum - 1:
+    end = ""
+    while pieces[-1].isdecimal() and len(end) < min(MAX_DIGITS, maximum // 2):
+        end = pieces.pop() + end
+    while pieces and sum(map(_width, pieces)) > maximum - 1 - len(end):
         pieces.pop()
-    return f"{''.join(pieces)}…"
+    return f"{''.join(pieces)}…{end}"
 
 
 def _drawn(character: str) -> str:
