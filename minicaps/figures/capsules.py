@@ -212,17 +212,19 @@ def dimension_grid(reconstructions: Array, offsets: Sequence[float] | Array) -> 
     shown = foremost(change)  # (d,)
     sheet, (height, width) = _sheet(images[shown])
     rows, columns = len(shown), len(offsets)
+    note = shown_of(shown, len(images), "dimensions that change it most")
     with matplotlib.rc_context(STYLE):
         wide = min(0.5, MAX_INCHES / columns, MAX_INCHES / rows * width / height)  # of a column, in inches
-        figure = Figure(figsize=(max(3.6, wide * columns + 0.7), wide * rows * height / width + 1.1))
+        upright = wide < 0.4  # the numbers below the columns
+        high = max(0.7, wide * rows * height / width) + (1.6 if upright else 1.1)
+        figure = Figure(figsize=(max(4.6 if note else 3.6, wide * columns + 0.7), high))
         axes = figure.subplots()
         draw_image(axes, sheet, "")
         axes.set_xticks((width + 1) * (np.arange(columns) + 0.5), [f"{x:+.2f}" for x in offsets])
         axes.set_yticks((height + 1) * (np.arange(rows) + 0.5), map(str, shown))
-        axes.tick_params("x", length=0, rotation=0 if wide > 0.4 else 90)
+        axes.tick_params("x", length=0, rotation=90 if upright else 0)
         axes.tick_params("y", length=0)
         axes.set(xlabel="Added to this dimension", ylabel="Dimension")
-        note = shown_of(shown, len(images), "dimensions that change it most")
         text = f"number {change.argmax()} changes the image most{note}"
         headline(figure, f"In each row one dimension moves;\n{text}")
         return figure
