@@ -29,6 +29,15 @@ from minicaps.networks import MLP, MLPConfig, load_pretrained
 from minicaps.proof import gradcheck
 from minicaps.training import DataParallel, Result
 
+FIGURES = {
+    "compare": {"validation_curves", "validation_curves_batch_100"},
+    "few": {"accuracy_against_images"},
+    "folds": {"folds"},
+    "ablation": {"variants", "iterations"},
+    "affine": {"images", "sweeps", "validation_curves"},
+    "overlap": {"reconstructions", "validation_curves"},
+    "rotate": {"turning", "one_digit"},
+}
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
 
 
@@ -80,7 +89,7 @@ def test_every_experiment_writes_its_result_its_table_and_its_figures(results, n
     lines = (folder / "table.md").read_text().splitlines()
     assert lines[1].startswith("| --- |") and len({line.count("|") for line in lines[: lines.index("")]}) == 1
     assert not re.search(r"\bnan\b|None", (folder / "table.md").read_text())
-    assert list(folder.glob("*.png"))
+    assert {path.stem for path in folder.glob("*.png")} == FIGURES[name]
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -174,6 +183,12 @@ def test_compare_trains_as_many_epochs_whatever_the_batch(data, tmp_path):
     assert rows.keys() == compare.PLANS.keys()
     figures = {path.stem for path in tmp_path.glob("*.png")}
     assert figures == {"validation_curves", "validation_curves_batch_100"}
+
+
+def test_compare_of_one_network_draws_what_there_is(data, tmp_path, capsys):
+    assert main([*arguments("compare", data, tmp_path, "--networks", "mlp"), "--seeds", "1"]) == 0
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"validation_curves"}
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_the_cosine_of_a_plan_ends_with_its_training(data, tmp_path, monkeypatch):
