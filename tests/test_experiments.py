@@ -185,12 +185,6 @@ def test_compare_trains_as_many_epochs_whatever_the_batch(data, tmp_path):
     assert figures == {"validation_curves", "validation_curves_batch_100"}
 
 
-def test_compare_of_one_network_draws_what_there_is(data, tmp_path, capsys):
-    assert main([*arguments("compare", data, tmp_path, "--networks", "mlp"), "--seeds", "1"]) == 0
-    assert {path.stem for path in tmp_path.glob("*.png")} == {"validation_curves"}
-    assert "warning" not in capsys.readouterr().out
-
-
 def test_the_cosine_of_a_plan_ends_with_its_training(data, tmp_path, monkeypatch):
     told, adam = {}, compare.Plan.adam
 

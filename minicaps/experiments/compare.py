@@ -138,9 +138,8 @@ def compare(study: Study) -> None:
             )
     plans = comparison.plans
     published, batch_100 = ([p for p in plans if p.published], [p for p in plans if p.batch_size < 1000])
-    for name, some in (("validation_curves", published), ("validation_curves_batch_100", batch_100)):
-        if some:
-            study.draw(name, curves, study, some)
+    study.draw("validation_curves", curves, study, published)
+    study.draw("validation_curves_batch_100", curves, study, batch_100)
     finals = {plan.label: mean_and_spread(study.values("accuracy", label=plan.label)) for plan in plans}
     study.finish(report(study, comparison), accuracy=finals)
 
