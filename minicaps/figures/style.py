@@ -29,7 +29,6 @@ DEFAULTS = {
 STYLE: dict[Any, Any] = {  # for matplotlib.rc_context: all that a user's matplotlibrc may have set
     **DEFAULTS,
     "font.family": font_families(),
-    "text.parse_math": False,  # a "$" in the name of a class is a dollar
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
     "font.size": 9,

@@ -41,8 +41,8 @@ def as_text(name: str, maximum: int = MAX_LENGTH) -> str:
     """Return a name as it can be drawn, in one line of at most `maximum` narrow characters.
 
     What the fonts lack is written by its number, as in ``\\u72d7``, and bytes that no text encodes as �.
-    Control characters are left out. Of a longer name its beginning is kept, and the number at its end,
-    with "…" for the rest.
+    Control characters are left out, and a dollar is no sign of mathematics. Of a longer name its
+    beginning is kept, and the number at its end, with "…" for the rest.
 
     Parameters
     ----------
@@ -55,13 +55,18 @@ def as_text(name: str, maximum: int = MAX_LENGTH) -> str:
     if not any(pieces):
         return NAMELESS[:maximum]
     if sum(map(_width, pieces)) <= maximum:
-        return "".join(pieces)
+        return _escaped(pieces)
     end = ""
     while pieces[-1].isdecimal() and len(end) < min(MAX_DIGITS, maximum // 2):
         end = pieces.pop() + end
     while pieces and sum(map(_width, pieces)) > maximum - 1 - len(end):
         pieces.pop()
-    return f"{''.join(pieces)}…{end}"
+    return f"{_escaped(pieces)}…{end}"
+
+
+def _escaped(pieces: list[str]) -> str:
+    """Join the pieces of a name so that matplotlib draws "$" as a dollar."""
+    return "".join(pieces).replace("$", r"\$")
 
 
 def _drawn(character: str) -> str:
