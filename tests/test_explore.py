@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from minicaps import cli, figures
-from minicaps.figures import explore
+from minicaps.figures import explore, style
 from minicaps.figures import runs as figures_of_runs
 from minicaps.networks import CapsNet, CapsNetConfig, build, load_pretrained, save_network
 
@@ -139,7 +139,7 @@ def run(tmp_path_factory, data, network):
 @pytest.fixture
 def empty_files(monkeypatch):
     """Write figures as empty files, which takes no time."""
-    monkeypatch.setattr(explore, "save", lambda figure, path: path.touch())
+    monkeypatch.setattr(style, "save", lambda figure, path: path.touch())
 
 
 @pytest.fixture

@@ -73,6 +73,13 @@ def add_settings(parser: argparse.ArgumentParser, default: dict[str, Any]) -> No
     parser.add_argument(
         "--preset", choices=PRESETS, help=f"size of the CapsNet (default: {default['preset']})"
     )
+    if "folds" in default:
+        parser.add_argument(
+            "--folds",
+            type=int,
+            metavar="K",
+            help=f"parts that are held out in turn (default: {default['folds']})",
+        )
     if "networks" in default:
         parser.add_argument("--networks", nargs="+", choices=default["networks"], help="train these only")
 

@@ -146,4 +146,6 @@ def describe(run: Run, resumed: bool) -> None:
 
 def draw(run: Run, test: Evaluation) -> None:
     """Draw the figures of a run, once it is trained."""
-    figures.draw_run(run.folder, epochs=run.epochs, network=run.network, dataset=run.dataset, test=test)
+    figures.draw_run(
+        run.folder, epochs=run.epochs, network=run.network, dataset=run.dataset, test=test, say=run.say
+    )

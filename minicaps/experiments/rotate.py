@@ -53,8 +53,8 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
         study.progress(pictures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
         rows.append({"angle": angle, **compare_with(upright, v, labels)})
-    study.draw("turning", figures.turning(rows, dataset.class_names))
-    study.draw("one_digit", one_digit(network, dataset))
+    study.draw("turning", figures.turning, rows, dataset.class_names)
+    study.draw("one_digit", one_digit, network, dataset)
     study.finish(report(rows, len(images)), rows=rows)
 
 
