@@ -16,7 +16,7 @@ from PIL import Image
 
 from minicaps import cli
 from minicaps.datasets import Dataset, fit_picture, load, read_picture, to_float
-from minicaps.datasets.folders import list_visible
+from minicaps.datasets.listing import list_visible
 from minicaps.networks import weights as checkpoint
 from minicaps.training import run as runs
 
