@@ -281,13 +281,6 @@ def test_idx_files_come_before_subfolders(tmp_path):
     assert "holds no t10k-labels-idx1-ubyte" in refused(tmp_path, FileNotFoundError)
 
 
-def test_idx_files_are_not_scaled(tmp_path):
-    small_folder(tmp_path, 20, 10)
-    assert load(tmp_path, 28).image_shape == (28, 28, 1)
-    with pytest.raises(ValueError, match=r"IDX files of 28×28 pixels, expected 32×32; only pictures are"):
-        load(tmp_path, 32)
-
-
 def test_one_class_is_refused(tmp_path):
     assert "expected a subfolder for each of at least two classes, got 1" in refused(fill(tmp_path, cat=9))
 

@@ -46,13 +46,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_views(parser)
     add_forms(parser)
+    parser.set_defaults(refuse=parser.error)
 
 
 def command(options: argparse.Namespace) -> int:
     """Print the accuracy on the test images, and that of each class; or a line for every image."""
     paths = list(options.data)
     if options.run is None and len(paths) < 2:
-        raise UsageError("evaluate: RUN is missing: the folder of a run, its model.npz, or pretrained")
+        options.refuse("the following arguments are required: RUN")
     if "" in paths:
         raise UsageError("--data: an empty path, expected that of a folder or file")
     run = run_path(options.run or paths.pop())

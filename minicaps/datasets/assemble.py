@@ -91,7 +91,8 @@ def check_part(part: Part) -> None:
         )
     if labels.dtype.kind not in "iuU" or labels.ndim != 1:
         raise ValueError(
-            f"{part.labels_from}: holds {labels.dtype} of shape {labels.shape}, expected integer labels (N,)"
+            f"{part.labels_from}: holds {labels.dtype} of shape {labels.shape}, expected integer labels "
+            "(N,); convert them, as in labels.astype(int), or labels.argmax(axis=1) of one-hot rows"
         )
     if len(images) != len(labels):
         name = part.images_from.replace("\\", "/").rpartition("/")[2]

@@ -25,13 +25,13 @@ Files: TypeAlias = dict[str, Path]  # the files of a set, by their roles
 def find_sets(folder: Path) -> dict[str, Files]:
     """Return the sets of IDX files in a folder, by what stands before "train-images": "", "emnist-letters".
 
-    MNIST's is "". Of two files with one role the plain one is taken, and the name with "-idx".
+    MNIST's is "". Of two files with one role the name with "-idx" is taken, and then the plain one.
     """
     sets: dict[str, Files] = {}
     if not folder.is_dir():
         return sets
     for path in sorted(
-        folder.iterdir(), key=lambda path: (path.suffix == ".gz", ".idx" in path.name, path.name)
+        folder.iterdir(), key=lambda path: (".idx" in path.name, path.suffix == ".gz", path.name)
     ):
         if (found := NAME.fullmatch(path.name)) and path.is_file():
             part = "train" if found["part"] == "train" else "test"

@@ -9,19 +9,15 @@ from pathlib import Path
 from minicaps.checks import check_whole
 from minicaps.datasets.dataset import Dataset
 from minicaps.datasets.folders import read_image_folder
-from minicaps.datasets.idx_sets import NAME, ROLES, find_sets, read_idx_folder
+from minicaps.datasets.hints import EXPECTED, find_inside, hint, what_is
+from minicaps.datasets.idx_sets import ROLES, find_sets, read_idx_folder
 from minicaps.datasets.listing import list_visible
-from minicaps.datasets.mnist import PARTS, download_mnist
+from minicaps.datasets.mnist import download_mnist
 from minicaps.datasets.npz import read_npz
 from minicaps.datasets.pictures import to_channels
 from minicaps.datasets.tables import is_train_table, read_csv
 
 REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
-ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-EXPECTED = (
-    f"four IDX files ({PARTS[0]}, …), one .npz or .csv file, or one subfolder of pictures for every class"
-)
 
 
 def load(
@@ -55,7 +51,7 @@ def load(
     ValueError
         If files are damaged or do not belong together, or an argument is not as above.
     RuntimeError
-        If MNIST has to be downloaded and no mirror serves it.
+        If MNIST has to be downloaded, and no mirror serves it or there is no folder for it.
     """
     size = _as_pair(size)
     if data is None:
@@ -64,7 +60,7 @@ def load(
         raise ValueError("load: data is '', expected the path of a data set, or None for MNIST")
     if channels not in (None, 1, 3):
         raise ValueError(f"load: channels is {channels!r}, expected 1 (grey), 3 (colour) or None")
-    dataset = _load_path(_expand(data), size, channels)
+    dataset = _load_path(Path(os.path.expanduser(data)), size, channels)
     if channels is None or channels == dataset.image_shape[2]:
         return dataset
     train, test = (to_channels(images, channels) for images in (dataset.train_images, dataset.test_images))
@@ -77,12 +73,12 @@ def _load_path(path: Path, size: tuple[int, int] | None, channels: int | None) -
     if not path.exists() and path.name in find_sets(path.parent):
         return read_idx_folder(path.parent, path.name, size)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such folder")
+        raise FileNotFoundError(f"{path}: no such folder or file")
     if path.suffix.lower() == ".npz":
         return read_npz(path, size)
     if path.suffix.lower() == ".csv":
         return read_csv(path, size)
-    raise FileNotFoundError(f"{path}: {_what_is(path)}")
+    raise FileNotFoundError(f"{path}: {what_is(path)}")
 
 
 def _as_pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -95,13 +91,6 @@ def _as_pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     for number in pair:
         check_whole("load", 1, size=number)
     return int(pair[0]), int(pair[1])
-
-
-def _expand(data: str | Path) -> Path:
-    try:
-        return Path(data).expanduser()
-    except RuntimeError as error:  # no such user, or no home
-        raise FileNotFoundError(f"{data}: {error}") from None
 
 
 def _load_folder(folder: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
@@ -118,74 +107,52 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, channels: int | Non
     if tables:
         return read_npz(tables[0], size) if tables[0].suffix.lower() == ".npz" else read_csv(tables[0], size)
     if not subfolders:
-        raise FileNotFoundError(f"{folder}: holds no data set, which is {EXPECTED}{_hint(visible)}")
+        raise FileNotFoundError(f"{folder}: holds no data set, which is {EXPECTED}{hint(visible)}")
     try:
         return Dataset(*read_image_folder(folder, size, channels), source=str(folder))
     except ValueError:
-        if inner := _find_inside(visible):
+        if inner := find_inside(visible):
             raise FileNotFoundError(f"{folder}: holds no data set, but {inner} does; name that") from None
         raise
-
-
-# -- what was meant ----------------------------------------------------------------------------
-
-
-def _what_is(path: Path) -> str:
-    """Say what a file is that is no data set, and what to name instead."""
-    if NAME.fullmatch(path.name):
-        return f"an IDX file, one of four; name the folder that holds them, {path.parent}"
-    if path.suffix.lower() in ARCHIVES:
-        return "an archive; unpack it, and name the folder that comes out"
-    if path.suffix.lower() in PICTURES:
-        return "a single picture; a data set is a folder with one subfolder of pictures for every class"
-    return f"a file that is no data set, which is {EXPECTED}"
-
-
-def _hint(visible: list[Path]) -> str:
-    """Say what a folder without a data set holds, if that is a common case."""
-    for path in visible:
-        if path.suffix.lower() in ARCHIVES:
-            return f"; unpack {path.name} first"
-        if path.suffix.lower() in PICTURES:
-            return f"; {path.name} lies beside the subfolders, expected within one"
-    return ""
-
-
-def _find_inside(visible: list[Path]) -> Path | None:
-    """Return a set of IDX files, an .npz or a table that lies up to two folders deeper, or None."""
-    folders = [path for path in visible if path.is_dir()]
-    for path in visible:
-        if path.suffix.lower() == ".npz":
-            return path
-    deeper = [inner for folder in folders for inner in list_visible(folder)]
-    for path in [*folders, *(path for path in deeper if path.is_dir())]:
-        if find_sets(path):
-            return path
-    for path in deeper:
-        if path.suffix.lower() == ".npz" or is_train_table(path):
-            return path
-    if (
-        len(folders) == 1
-        and folders[0].name not in ("train", "test")
-        and sum(path.is_dir() for path in deeper) > 1
-    ):
-        return folders[0]  # classes within one folder more
-    return None
 
 
 # -- MNIST -------------------------------------------------------------------------------------
 
 
 def _find_mnist() -> Path:
+    if _holds_mnist(REPOSITORY_DATA):
+        return REPOSITORY_DATA
     cache = cache_folder()
-    for folder in (REPOSITORY_DATA, cache):
-        if all(role in find_sets(folder).get("", {}) for role in ROLES):
-            return folder
-    download_mnist(cache)
+    if not _holds_mnist(cache):
+        try:
+            download_mnist(cache)
+        except OSError as error:
+            raise RuntimeError(
+                f"MNIST is not on this machine and cannot be kept in {cache} ({error.strerror or error}); "
+                "name another folder with XDG_CACHE_HOME, or that of MNIST with --data or MINICAPS_DATA"
+            ) from None
     return cache
 
 
+def _holds_mnist(folder: Path) -> bool:
+    return all(role in find_sets(folder).get("", {}) for role in ROLES)
+
+
 def cache_folder() -> Path:
-    """Return the user's cache for minicaps: ``$XDG_CACHE_HOME/minicaps`` or ``~/.cache/minicaps``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "minicaps"
+    """Return the user's cache for minicaps: ``$XDG_CACHE_HOME/minicaps`` or ``~/.cache/minicaps``.
+
+    Raises
+    ------
+    RuntimeError
+        If there is neither that variable nor a home folder.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(os.path.expanduser(named)) / "minicaps"
+    try:
+        return Path.home() / ".cache" / "minicaps"
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"there is no folder to keep MNIST in ({str(error).rstrip('.')}); set XDG_CACHE_HOME, or name "
+            "the folder of MNIST with --data or MINICAPS_DATA"
+        ) from None

@@ -23,6 +23,7 @@ KEYS = {  # what the arrays of a data set are called in files that are about
     "test images": ("x_test", "test_images", "test_x"),
     "test labels": ("y_test", "test_labels", "test_y"),
 }
+END_LENGTH = 22  # bytes of the record with which a zip archive ends
 READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -51,9 +52,12 @@ def read_npz(path: str | Path, size: tuple[int, int] | None = None) -> Dataset:
         If it is no .npz file, is damaged, lacks the arrays, or they do not belong together.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     length = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as file:
+            _check_count(path, file)
             members = {info.filename.removesuffix(".npy").lower(): info for info in file.infolist()}
             train, test = _choose(path, members, "training"), _choose(path, members, "test")
             if train is None:
@@ -71,6 +75,15 @@ def read_npz(path: str | Path, size: tuple[int, int] | None = None) -> Dataset:
     if unread := sorted(members.keys() - arrays.keys()):
         dataset = replace(dataset, notes=(*dataset.notes, f"{path}: not read: {', '.join(unread)}"))
     return dataset
+
+
+def _check_count(path: Path, file: zipfile.ZipFile) -> None:
+    """Check that the list of members is as long as the archive's end says; zipfile does not look."""
+    with open(path, "rb") as raw:
+        raw.seek(-END_LENGTH - len(file.comment), 2)
+        end = raw.read(END_LENGTH)
+    if int.from_bytes(end[10:12], "little") != len(file.infolist()):
+        raise zipfile.BadZipFile("damaged, its list of arrays is not whole")
 
 
 def _choose(path: Path, members: dict[str, zipfile.ZipInfo], part: str) -> tuple[str, str] | None:

@@ -22,8 +22,8 @@ def to_8_bit(where: str, pixels: Array) -> Array:
     """
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: has dtype {pixels.dtype}, expected numbers")
+    if pixels.dtype.kind not in "biuf" or pixels.ndim == 0:
+        raise ValueError(f"{where}: holds {pixels.dtype} of shape {pixels.shape}, expected images of numbers")
     lowest, highest = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
     if not (lowest >= 0 and highest <= 255):  # so that NaN fails too
         raise ValueError(f"{where}: pixels run from {lowest} to {highest}, expected 0 to 255, or 0.0 to 1.0")

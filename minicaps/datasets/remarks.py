@@ -39,16 +39,22 @@ def _missing(labels: Array, classes: int) -> Array:
 
 def name_classes(class_names: Sequence[str], chosen: Array) -> str:
     """Name the chosen classes: "class 0 has", "classes 10 to 254 have", "classes a, c and 7 more have"."""
-    numbers = np.flatnonzero(chosen).tolist()
+    members = [class_names[k] for k in np.flatnonzero(chosen).tolist()]
     names: list[str] = []
-    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):  # consecutive ones
-        members = [class_names[number] for _, number in run]
-        is_range = len(members) > 2 and (members[0].isdecimal() or len(members[0]) == 1)
-        names += [f"{members[0]} to {members[-1]}"] if is_range else members
+    for _, run in groupby(enumerate(members), key=lambda pair: _value(pair[1]) - pair[0]):
+        row = [name for _, name in run]  # each follows the one before: 3, 4, 5 or C, D, E
+        names += [f"{row[0]} to {row[-1]}"] if len(row) > 2 and _value(row[0]) >= 0 else row
     more = len(names) - MAX_RUNS
     shown = names if more <= 0 else [*names[:MAX_RUNS], f"{more} more"]
     listed = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-    return f"class {listed} has" if len(numbers) == 1 else f"classes {listed} have"
+    return f"class {listed} has" if len(members) == 1 else f"classes {listed} have"
+
+
+def _value(name: str) -> int:
+    """Return what a name counts as, or a negative number."""
+    if len(name) > 1 and not (name.isdecimal() and len(name) < 10):
+        return -(10**9)
+    return int(name) if name.isdecimal() else ord(name)
 
 
 def about_images(part: str, images: Array) -> Iterator[str]:

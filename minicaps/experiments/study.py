@@ -39,7 +39,7 @@ class Settings:
     networks : tuple of str
         Those to train.
     data : str, optional
-        Folder of four IDX files.
+        Path of a data set, as for ``datasets.load``.
 
     Raises
     ------

@@ -173,7 +173,7 @@ def load_pretrained(path: str | Path | None = None) -> Network:
 
 def find_pretrained() -> Path:
     """Return where the trained CapsNet is, or where it should be."""
-    named = os.environ.get("MINICAPS_DATA")
+    named = os.path.expanduser(os.environ.get("MINICAPS_DATA", ""))
     if named and (Path(named) / PRETRAINED).is_file():
         return Path(named) / PRETRAINED
     return Path(__file__).with_name(PRETRAINED)

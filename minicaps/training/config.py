@@ -38,13 +38,16 @@ class TrainConfig:
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
     data: str | None = _option(
         None,
-        "folder of four IDX files, or with a subfolder of PNG or JPEG files for every class; these may "
-        "be in train/ and test/, otherwise every fifth file is for the test (default: MNIST)",
+        "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
+        "or a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and "
+        "test/; without a test part every fifth image of a class is for the test (default: MNIST)",
     )
     size: int | None = _option(
         None, "scale PNG and JPEG files to NxN pixels (default: their size, if they all have the same)"
     )
-    limit: int | None = _option(None, "train on the first LIMIT images only")
+    limit: int | None = _option(
+        None, "train on the first LIMIT images only; of sorted ones on as many of each class in proportion"
+    )
     epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
