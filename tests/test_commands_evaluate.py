@@ -23,7 +23,7 @@ def test_evaluate_agrees_with_the_summary(call, finished_run):
 
 def test_evaluate_shows_every_class_and_the_classes_add_up(call, finished_run):
     lines = call("evaluate", finished_run)[1].splitlines()
-    rows = [re.fullmatch(r"  class (\d) +([\d.]+) % of (\d+)", line).groups() for line in lines[1:]]
+    rows = [re.fullmatch(r"  class (\d) +([\d.]+) % of (\d+)", line).groups() for line in lines[2:]]
     assert [int(name) for name, *_ in rows] == list(range(10))
     assert [int(count) for *_, count in rows] == np.bincount(small_dataset().test_labels).tolist()
     correct = sum(float(share) / 100 * int(count) for _, share, count in rows)

@@ -20,7 +20,7 @@ MAX_STROKE = 0.4  # of the longer side: wider than strokes are, and narrower tha
 MIN_CONTRAST = 8  # of 255
 SPECK = 0.05  # of the largest stroke: smaller ones are dirt
 BORDER_IS_EVEN = 0.15  # of the contrast: deviation from a plane of nine in ten border pixels
-SHEET = 0.6  # of its bounding box that a sheet of paper fills, and strokes do not
+SHEET = 0.7  # of its bounding box that a sheet of paper fills, and strokes do not
 
 
 def like_mnist(pixels: Array, image_shape: tuple[int, int, int], light: bool | None = None) -> Array:
@@ -112,14 +112,17 @@ def _close(x: Array, width: int) -> Array:
     mode = "reflect" if min(x.shape) > 1 else "edge"
     odd = {"reflect_type": "odd"} if mode == "reflect" else {}
     wide = np.pad(x, width - 1, mode=mode, **odd).clip(x.min(), x.max())  # type: ignore[call-overload]
-    return _slide(_slide(wide, width, np.max), width, np.min)  # (h, w)
+    return _slide(_slide(wide, width, np.maximum), width, np.minimum)  # (h, w)
 
 
-def _slide(x: Array, width: int, pick: Callable[..., Array]) -> Array:
-    """Pick (np.max or np.min) from every window of `width` × `width` pixels."""
-    for axis in (0, 1):
-        windows = np.lib.stride_tricks.sliding_window_view(x, width, axis=axis)
-        x = pick(windows, axis=-1)
+def _slide(x: Array, width: int, pick: Callable[[Array, Array], Array]) -> Array:
+    """Pick (np.maximum or np.minimum) from every window of `width` × `width` pixels."""
+    for _ in range(2):  # columns, then rows
+        reach = 1
+        while reach < width:
+            step = min(reach, width - reach)
+            x, reach = pick(x[:-step], x[step:]), reach + step
+        x = x.T
     return x
 
 

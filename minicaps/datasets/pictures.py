@@ -16,7 +16,7 @@ from minicaps.arrays import Array
 
 MAX_PIXELS_PER_BYTE = 10_000  # of an image file; a single colour, well packed, comes near it
 ORIENTATION = 0x0112  # the tag of EXIF data
-DARK = 64  # of 255: a picture that is nowhere brighter may be on another scale
+DARK = 32  # of 255: a picture that is nowhere brighter may hold fewer bits than its type; of 12, 16 at most
 LIGHT = 127.5  # of 255: above it a drawing is light
 
 
@@ -112,9 +112,11 @@ def border_is_light(image: Array) -> bool:
 def remark_on(pixels: Array) -> str | None:
     """Say what makes 8-bit pixels (height, width, C) hard to see anything in: one colour, or darkness."""
     if (pixels == pixels[:1, :1]).all():
-        return "it is of one colour, so it shows nothing"
+        return "it is of one colour"
     if (brightest := int(pixels.max())) < DARK:
-        return f"no pixel is brighter than {brightest} of 255; are they on another scale, of 12 bits say?"
+        return (
+            f"no pixel is brighter than {brightest} of 255; are its values on another scale, of 12 bits, say?"
+        )
     return None
 
 
