@@ -1,8 +1,10 @@
 """Pictures of handwriting in MNIST's form: the trained network reads them as it reads MNIST."""
 
 import io
+import re
 import tracemalloc
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from minicaps.datasets import fit_picture, like_mnist
 from minicaps.datasets.handwriting import has_form, writing_is_light
 from minicaps.networks import load_pretrained
 
-COUNT = 60  # of the test set; tests/README.md has the table for its first 400
+COUNT = 60  # of the test set; data/README.md has the table for its first 400
 SHAPE = (28, 28, 1)
+PAGE = Path(__file__).parents[1] / "data" / "README.md"
 
 # -- what people do to a digit; each takes an image (28, 28) of MNIST and a generator --------------
 
@@ -128,6 +131,14 @@ def accuracy(row, count, make=like_mnist):
 @pytest.mark.parametrize("row", ROWS)
 def test_it_is_read_whatever_was_done_to_it(row):
     assert accuracy(row, COUNT) >= 0.98  # one may be wrong
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="an installed package is tested without its repository")
+def test_the_page_has_a_table_of_these_rows_all_above_95_per_cent():
+    table = re.findall(
+        r"^\| (.+) \| (\d+\.\d\d) \| \d+\.\d\d \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert [row for row, _ in table] == list(ROWS) and all(float(share) >= 95 for _, share in table)
 
 
 def test_without_the_form_most_of_it_is_not_read():
