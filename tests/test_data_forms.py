@@ -345,6 +345,20 @@ def test_an_array_that_promises_too_much_is_refused_without_allocating(tmp_path,
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_numpy_did_not_pack_is_refused_before_it_is_unpacked(tmp_path, packing):
+    path = tmp_path / "set.npz"
+    with zipfile.ZipFile(path, "w", packing) as file:
+        for name in ("x_train", "y_train"):
+            file.writestr(f"{name}.npy", npy((1 << 24,), content=bytes(1 << 24)))
+    tracemalloc.start()
+    try:
+        assert "x_train.npy is packed in a way that NumPy does not use" in refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_npz_truncated_or_damaged_anywhere_is_refused(npz):
     path = npz(**arrays_of(random_set()))
     content, expected = path.read_bytes(), load(path)
@@ -557,12 +571,13 @@ def test_other_forms_are_scaled_too(npz):
     assert load(write_tables(path.parent / "csv", random_set()), 28).image_shape == (28, 28, 1)
 
 
-@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
 def test_every_channel_is_scaled_as_a_grey_image(npz, channels):
     dataset = random_set(shape=(6, 6, channels))
     found = load(npz(x=dataset.train_images, y=dataset.train_labels), 11)
-    one = load(npz(x=dataset.train_images[..., -1:], y=dataset.train_labels), 11)
-    np.testing.assert_array_equal(found.train_images[..., -1:], one.train_images)
+    for k in range(channels):
+        one = load(npz(x=dataset.train_images[..., k : k + 1], y=dataset.train_labels), 11)
+        np.testing.assert_array_equal(found.train_images[..., k : k + 1], one.train_images)
 
 
 def test_a_set_of_its_own_size_is_left_as_it_is(tmp_path):

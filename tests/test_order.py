@@ -1,7 +1,9 @@
 """What is learnt does not depend on how a data set is sorted, and what a data set lacks is told."""
 
+import ast
 import dataclasses
 import importlib
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -11,6 +13,7 @@ from helpers import mnist, quiet, read_metrics, tiny_config, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
+import minicaps
 from minicaps.datasets import Dataset, cut, first, load
 from minicaps.datasets.order import every_fifth, natural
 from minicaps.experiments.study import Settings
@@ -90,6 +93,14 @@ def test_a_cut_that_distorts_a_class_is_not_made(labels):
     for part, share in ((kept, 0.9), (rest, 0.1)):
         due = share * np.bincount(labels)
         assert (np.abs(np.bincount(labels[part], minlength=len(due)) - due) <= 1).all()
+
+
+def test_classes_of_one_image_do_not_all_come_first():
+    labels = np.r_[
+        np.zeros(90, int), np.ones(90, int), np.arange(2, 22)
+    ]  # sorted, and 20 classes of one image
+    few = np.bincount(labels[first(labels, 20)], minlength=22)
+    assert abs(few[0] - 9) <= 2 and abs(few[1] - 9) <= 2
 
 
 @given(st.integers(0, 1000), st.integers(2, 12))
@@ -230,6 +241,35 @@ def test_rotate_turns_images_of_every_class(monkeypatch):
     monkeypatch.setattr(module.figures, "turning", lambda *_: None)
     module.rotate(Mock(), Mock(), dataset)
     assert seen and all(len(labels) == 50 and set(labels) == set(range(10)) for labels in seen)
+
+
+def cuts(source):
+    """Return the lines of a file in which images or labels are cut by hand: images[:count]."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.ctx, ast.Load)
+            and isinstance(node.slice, ast.Slice)
+        ):
+            name = getattr(node.value, "attr", getattr(node.value, "id", ""))
+            literal = isinstance(node.slice.upper, ast.Constant)  # a few to draw
+            if (
+                name.endswith(("images", "labels"))
+                and node.slice.lower is None
+                and node.slice.upper
+                and not literal
+            ):
+                found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["training", "experiments", "commands", "networks", "figures"])
+def test_nobody_cuts_images_by_hand(folder):
+    files = sorted((Path(minicaps.__file__).parent / folder).glob("*.py"))
+    assert files and {path.name: cuts(path.read_text(encoding="utf-8")) for path in files if
+                      cuts(path.read_text(encoding="utf-8"))} == {}  # fmt: skip
+    assert cuts("x = self.images[:count]\ny = labels[: len(y)]\nz = images[:1]\nimages[:n] = 3") == [1, 2]
 
 
 # -- remarks -----------------------------------------------------------------------------------

@@ -15,18 +15,10 @@ from minicaps.datasets.dataset import Dataset
 from minicaps.datasets.folders import read_images
 from minicaps.datasets.pixels import turn, unfold
 
-LABELS = {
-    "label",
-    "labels",
-    "class",
-    "target",
-    "category",
-    "character",
-    "digit",
-    "y",
-}  # what columns are called
+# What columns are called: of labels, of files, and of numbers of the rows, which some programs write.
+LABELS = {"label", "labels", "class", "target", "category", "character", "digit", "y"}
 FILES = {"filename", "file_name", "file", "image", "image_name", "img", "path", "filepath"}
-NUMBERS = {"", "id", "index", "unnamed: 0"}  # of rows, which some programs write
+NUMBERS = {"", "id", "index", "unnamed: 0"}
 TRAIN = re.compile(r"((?:.*[-_])?)train((?:[-_].*)?\.csv)", re.IGNORECASE)
 BLOCK = 1 << 22  # characters that are parsed at once
 MAX_LABEL = 100  # characters
@@ -36,7 +28,7 @@ WHOLE = re.compile(r"\d{1,18}(?:\.0*)?", re.ASCII)
 class Columns(NamedTuple):
     """What the first line of a table says: which columns hold what."""
 
-    width: int  # the number of columns
+    width: int  # how many there are
     label: int | None
     file: int | None
     pixels: list[int]
@@ -49,8 +41,8 @@ def read_csv(path: str | Path, size: tuple[int, int] | None = None) -> Dataset:
 
     - Pixels: whole numbers from 0 to 255, a square number of them, or three times one for colour
       (red, green and blue of a pixel in turn). The label is in the column that the head calls so (label,
-      class, target, ...), or in the first. EMNIST's files (``emnist-...csv``) are
-      turned as its IDX files are.
+      class, target, ...), or in the first. EMNIST's files (``emnist-...csv``) are turned as its IDX files
+      are.
     - Names of files: in a column filename, file, image or path beside one of labels. The pictures lie
       beside the table, or in train/, images/ or images/train/ there (for the test in test/ ...).
 
