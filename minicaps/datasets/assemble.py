@@ -50,8 +50,9 @@ def assemble(
         only the test has.
     """
     notes: tuple[str, ...] = ()
+    has_test_part = test is not None
     for part in (train, test) if test else (train,):
-        _check_part(part)
+        check_part(part)
     if test is None:
         train, test = _every_fifth_apart(train)
         notes = (f"{source} has no labelled test images; every fifth of a class is taken for the test",)
@@ -64,17 +65,19 @@ def assemble(
         raise ValueError(f"{source}: one training image; at least one more is needed to validate")
     train_labels, test_labels, names = _number_classes(source, train.labels, test.labels, class_names)
     return Dataset(
-        scale(_with_channels(train.images), size),
+        scale(with_channels(train.images), size),
         train_labels,
-        scale(_with_channels(test.images), size),
+        scale(with_channels(test.images), size),
         test_labels,
         class_names=names,
         source=source,
         notes=notes,
+        has_test_part=has_test_part,
     )
 
 
-def _check_part(part: Part) -> None:
+def check_part(part: Part) -> None:
+    """Raise ValueError unless images and labels are what they should be, and one label for each image."""
     images, labels = part.images, part.labels
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         raise ValueError(
@@ -134,6 +137,6 @@ def _number_classes(
     return train.astype(np.int64), test.astype(np.int64), tuple(class_names)
 
 
-def _with_channels(images: Array) -> Array:
+def with_channels(images: Array) -> Array:
     """Give images (N, H, W) the axis of channels that others (N, H, W, C) have."""
     return images if images.ndim == 4 else images[..., None]  # (N, H, W, C)

@@ -25,6 +25,8 @@ class Dataset:
         Where they come from.
     notes : tuple of str
         What whoever uses it should know of how it was read, for ``remarks``.
+    has_test_part : bool
+        Whether the test images are a part of their own, and not every fifth of all.
     """
 
     train_images: Array
@@ -34,6 +36,7 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
     notes: tuple[str, ...] = ()
+    has_test_part: bool = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

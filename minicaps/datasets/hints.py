@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minicaps.datasets.folders import list_visible
 from minicaps.datasets.idx_sets import NAME, find_sets
+from minicaps.datasets.listing import list_visible
 from minicaps.datasets.mnist import PARTS
 from minicaps.datasets.tables import is_train_table
 

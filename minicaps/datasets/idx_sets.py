@@ -84,7 +84,7 @@ def read_idx_folder(
     for role in ROLES:
         if role not in files:
             raise FileNotFoundError(f"{folder}: holds no {_expected_name(name, role)} (plain or .gz)")
-    parts = [_read_part(files, part, is_emnist) for part in ("train", "test")]
+    parts = [read_part(files, part, is_emnist) for part in ("train", "test")]
     class_names = None
     if is_emnist:
         class_names = _read_mapping(folder / f"{name}-mapping.txt")
@@ -104,7 +104,8 @@ def _expected_name(name: str, role: str) -> str:
     return "-".join(filter(None, [name, part, what, kind]))
 
 
-def _read_part(files: Files, part: str, is_emnist: bool) -> Part:
+def read_part(files: Files, part: str, is_emnist: bool) -> Part:
+    """Read the images and labels of the part "train" or "test" of a set."""
     images_path, labels_path = files[f"{part}-images"], files[f"{part}-labels"]
     images, labels = read_idx(images_path), read_idx(labels_path)
     if labels_path.name.startswith("qmnist") and labels.ndim == 2 and labels.shape[1]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from minicaps.checks import check_whole
 from minicaps.datasets.dataset import Dataset
-from minicaps.datasets.folders import list_visible, read_image_folder
+from minicaps.datasets.folders import read_image_folder
 from minicaps.datasets.hints import EXPECTED, find_inside, hint, what_is
 from minicaps.datasets.idx_sets import ROLES, find_sets, read_idx_folder
+from minicaps.datasets.listing import list_visible
 from minicaps.datasets.mnist import download_mnist
 from minicaps.datasets.npz import read_npz
+from minicaps.datasets.pictures import to_channels
 from minicaps.datasets.tables import is_train_table, read_csv
 
 REPOSITORY_DATA = Path(__file__).resolve().parents[2] / "data"
@@ -38,6 +41,8 @@ def load(
     size : int or (int, int), optional
         Height and width to which images are scaled, each to fit, and centred. Without it pictures must
         all have one size.
+    channels : 1 or 3, optional
+        Grey or colour. Without it images stay as they are; of pictures, one in colour makes all so.
 
     Raises
     ------
@@ -53,9 +58,18 @@ def load(
         data = os.environ.get("MINICAPS_DATA") or _find_mnist()
     if not str(data):
         raise ValueError("load: data is '', expected the path of a data set, or None for MNIST")
-    path = Path(os.path.expanduser(data))
+    if channels not in (None, 1, 3):
+        raise ValueError(f"load: channels is {channels!r}, expected 1 (grey), 3 (colour) or None")
+    dataset = _load_path(Path(os.path.expanduser(data)), size, channels)
+    if channels is None or channels == dataset.image_shape[2]:
+        return dataset
+    train, test = (to_channels(images, channels) for images in (dataset.train_images, dataset.test_images))
+    return replace(dataset, train_images=train, test_images=test)
+
+
+def _load_path(path: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
     if path.is_dir():
-        return _load_folder(path, size)
+        return _load_folder(path, size, channels)
     if not path.exists() and path.name in find_sets(path.parent):
         return read_idx_folder(path.parent, path.name, size)
     if not path.exists():
@@ -79,7 +93,7 @@ def _as_pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return int(pair[0]), int(pair[1])
 
 
-def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
+def _load_folder(folder: Path, size: tuple[int, int] | None, channels: int | None) -> Dataset:
     if find_sets(folder):
         return read_idx_folder(folder, size=size)
     visible = list_visible(folder)
@@ -95,7 +109,7 @@ def _load_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
     if not subfolders:
         raise FileNotFoundError(f"{folder}: holds no data set, which is {EXPECTED}{hint(visible)}")
     try:
-        return Dataset(*read_image_folder(folder, size), source=str(folder))
+        return Dataset(*read_image_folder(folder, size, channels), source=str(folder))
     except ValueError:
         if inner := find_inside(visible):
             raise FileNotFoundError(f"{folder}: holds no data set, but {inner} does; name that") from None
