@@ -3,6 +3,7 @@
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.export import to_onnx
 from minicaps.networks.network import (
     Network,
     NetworkConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "load_network",
     "load_pretrained",
     "save_network",
+    "to_onnx",
     "warn_of_255",
     "window_grid",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag
 from minicaps.layers import Layer
-from minicaps.networks import files
+from minicaps.networks import files, safetensors
 from minicaps.networks.network import Network
 from minicaps.networks.registry import NETWORKS, configure
 
@@ -22,7 +22,8 @@ PRETRAINED = "capsnet-small.npz"
 def save_network(path: str | Path, network: Network, class_names: tuple[str, ...] = ()) -> None:
     """Save a network's weights with what is needed to build it again.
 
-    Before anything is written, the network is built again from what would be, as ``load_network`` does it.
+    A name that ends with .safetensors makes such a file, and any other an npz with a checksum. Before
+    anything is written, the network is built again from what would be, as ``load_network`` does it.
 
     Parameters
     ----------
@@ -51,7 +52,12 @@ def save_network(path: str | Path, network: Network, class_names: tuple[str, ...
         raise not_built_again(path, f"what its configuration does not say ({error})") from None
     if differs := first_difference(network, again):
         raise not_built_again(path, f"a {differs} of its own")
-    files.write(path, arrays, description)
+    format_of(path).write(path, arrays, description)
+
+
+def format_of(path: str | Path) -> Any:
+    """Return the module that reads and writes files of this name."""
+    return safetensors if Path(path).suffix == safetensors.SUFFIX else files
 
 
 def not_built_again(path: str | Path, what: str) -> ValueError:
@@ -111,11 +117,11 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
     ValueError
         If the file is damaged or not of a network.
     """
-    arrays, description = files.read(path)
+    arrays, description = format_of(path).read(path)
     try:
         if not isinstance(description["network"], dict):
             raise ValueError(f"its network is {description['network']!r}, expected a mapping of options")
-        if description["format"] < 3:
+        if description.get("format", files.FORMAT) < 3:
             arrays, description = upgrade(arrays, description)
         network = _build(description, arrays)
         network.load_state(arrays)
