@@ -81,6 +81,15 @@ def on_ruled_paper(image, rng):
     return pixels
 
 
+def beside_another(image, rng):
+    """Show half of another digit too, cut by the border."""
+    ink, other = crop(image, 1), crop(mnist().test_images[1, ..., 0])
+    half = other[:, : other.shape[1] // 2]
+    top = (len(ink) - len(half)) // 2
+    ink[top : top + len(half), -half.shape[1] :] = half
+    return 255 - enlarge(ink)
+
+
 def with_thin_pen(image, rng):
     """Wear the strokes down to about a third, black on white."""
     strokes = enlarge(crop(image, 0.6), 12) > 110  # (h, w)
@@ -111,6 +120,7 @@ ROWS = {
     "a dark frame around the sheet": with_frame,
     "a dark edge on the left": with_edge,
     "ruled paper": on_ruled_paper,
+    "half of another digit at the border": beside_another,
     "a thin pen": with_thin_pen,
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
-from minicaps.datasets import Dataset, fit_picture, load, read_picture, to_float
+from minicaps.datasets import Dataset, fit_picture, load, read_image_folder, read_picture, to_float
 from minicaps.datasets.listing import list_visible
 from minicaps.networks import weights as checkpoint
 from minicaps.training import run as runs
@@ -251,6 +251,14 @@ def test_grey_or_colour_may_be_chosen(folder):
     assert colour.image_shape == (4, 5, 3) and same(colour, load(folder))
     (folder / "dog" / "5.png").unlink()
     assert load(folder).image_shape == (4, 5, 1) and load(folder, channels=3).image_shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_is_read_in_the_channels_that_are_chosen(folder, channels):
+    save(folder / "dog" / "5.png", np.full((4, 5, 3), (255, 0, 0)))
+    assert {images.shape[1:] for images in read_image_folder(folder, channels=channels)[0:3:2]} == {
+        (4, 5, channels)
+    }
 
 
 def test_idx_files_may_be_read_in_colour_too(tmp_path):

@@ -31,6 +31,7 @@ from minicaps.training import Evaluation, evaluate
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [-h] RUN [--data PATH [PATH ...]] [options]"
     # RUN may be missing, since --data takes it where it stands behind; then it is the last of them.
     parser.add_argument("run", metavar="RUN", nargs="?", help=RUN_HELP)
     parser.add_argument(
