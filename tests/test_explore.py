@@ -239,10 +239,10 @@ def test_a_missing_run_ends_with_2(call, tmp_path):
 
 
 def test_a_run_of_other_images_ends_with_1(call, data, tmp_path):
-    config = CapsNetConfig((20, 28, 1), conv_channels=4, primary_types=2, primary_dimension=2)
+    config = CapsNetConfig((28, 28, 2), conv_channels=4, primary_types=2, primary_dimension=2)
     other = CapsNet(config, rng=0)
     code, _, errors = call(save(tmp_path / "other.npz", other), "--data", data)
-    assert code == 1 and "28×28 pixels, expected 20×28" in errors
+    assert code == 1 and "(28, 28, 1) pixels, but the network was trained on" in errors
 
 
 def test_a_real_process_without_a_screen_says_so_and_ends_with_0(run, tmp_path):
