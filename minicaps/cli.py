@@ -49,14 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with usable_streams():
         try:
             code = run_command(list(sys.argv[1:] if arguments is None else arguments))
-            sys.stdout.flush()
-            return code
+            return flush_output(code)
         except BrokenPipeError:  # the reader of our output has left, as in `… | head`
             end_quietly()
             return FAILED
-        except OSError as error:  # of the flush: what it is written to is full
-            end_quietly()
-            return tell(error)
+
+
+def flush_output(code: int) -> int:
+    """Bring the output where it goes; return the code, or that of what went wrong."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # what it is written to is full
+        end_quietly()
+        return tell(error)
+    return code
 
 
 def run_command(arguments: Sequence[str]) -> int:
