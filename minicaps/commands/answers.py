@@ -13,9 +13,9 @@ from typing import Any
 from minicaps.arrays import Array
 from minicaps.commands.common import complain
 from minicaps.datasets import border_is_light, fit_picture, like_mnist, remark_on
-from minicaps.networks import CapsNet, Network, files, find_pretrained
+from minicaps.networks import CapsNet, Network, find_pretrained
+from minicaps.training import run_of, trained_on
 
-CHECKPOINT, WEIGHTS = "checkpoint.npz", ("model.npz", "best.npz")  # of a run
 MNIST = "3e40acb8391f0db71eb5ce8f43a61208ad32eec96bd662902e2a01d63b423fa5"  # its fingerprint
 DIGITS = tuple("0123456789")
 MNIST_SHAPE = (28, 28, 1)
@@ -107,14 +107,9 @@ def learnt_mnist(run: Path) -> bool:
     """Whether a network was trained on MNIST: it is the one that comes along, or its run says so."""
     if run == find_pretrained():
         return True
-    folder = run.parent if run.name in WEIGHTS else run
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.is_file():
-        return False
-    try:
-        return files.read(checkpoint)[1].get("data") == MNIST
-    except (ValueError, OSError):  # a checkpoint is not what was asked for
-        return False
+    folder = run_of(run)
+    origin = None if folder is None else trained_on(folder)
+    return origin is not None and origin.fingerprint == MNIST
 
 
 # -- what is printed --------------------------------------------------------------------------
