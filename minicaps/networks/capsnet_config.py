@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from minicaps.capsules import COUPLINGS, Coupling, Stopped
+from minicaps.capsules import Coupling, Entmax, Hard, Leaky, Softmax, Sparsemax, Stopped, TopK
 from minicaps.checks import check_choice, check_flag, check_number, check_positive
 from minicaps.layers import Pair, as_pair
 from minicaps.networks.network import NetworkConfig, window_grid
+
+COUPLINGS: dict[str, Callable[[], Coupling]] = {
+    "softmax": Softmax,
+    "leaky": Leaky,
+    "hard": Hard,
+    "leaky hard": lambda: Leaky(Hard()),
+    "top 2": lambda: TopK(2),
+    "top 3": lambda: TopK(3),
+    "sparsemax": Sparsemax,
+    "entmax": Entmax,
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class CapsNetConfig(NetworkConfig):
         E.
     iterations : int
         R, of the routing.
-    coupling : {"softmax", "leaky", "hard", "leaky hard"}
+    coupling : {"softmax", "leaky", "hard", "leaky hard", "top 2", "top 3", "sparsemax", "entmax"}
         How a capsule shares itself out among the classes.
     stopped_gradient : bool
         Whether the last couplings count as constants in backward.
