@@ -65,6 +65,25 @@ def test_a_layer_in_a_subfolder_is_found_and_its_wrong_backward_told(tmp_path, m
         check_layer(cube)
 
 
+def test_a_layer_that_divides_by_zero_on_the_way_is_told():
+    class Unit(Layer):  # x / ‖x‖, whose value at 0 is mended after the division
+        def forward(self, x):
+            n = np.linalg.norm(x, axis=-1, keepdims=True)
+            return np.nan_to_num(x / n), x
+
+        def backward(self, dy, x):
+            return np.zeros_like(x)
+
+        @classmethod
+        def examples(cls, rng, dtype):
+            yield "normal", cls(), (rng.normal(size=(2, 3)).astype(dtype),)
+
+    values = next(check for check in CHECKS if "floating_point" in name_of(check))
+    case = cases_of(Unit)[0]
+    with pytest.raises(RuntimeWarning, match="invalid value"):
+        values(case)
+
+
 # -- the work sliced for threads, and the array switch ----------------------------------------
 
 

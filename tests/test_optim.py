@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from minicaps import Dense, ReLU, Sequential
+from minicaps import Dense, ReLU, Sequential, Votes
 from minicaps.training import SGD, Adam, Constant, Cosine, Exponential
 from minicaps.training.optimizers import BLOCK, in_blocks
 
@@ -34,6 +34,14 @@ def test_a_layer_without_parameters_has_nothing_to_update():
     optimizer = Adam(ReLU(), 0.1)
     optimizer.step()
     assert optimizer.steps == 1 and list(optimizer.state()) == ["steps"]
+
+
+def test_a_single_parameter_is_updated_too():
+    votes = Votes(4, 2, 3, 5, rng=0)
+    before = votes.params["W"].copy()
+    votes.grads["W"][...] = 1
+    SGD(votes, 0.5).step()
+    np.testing.assert_allclose(votes.params["W"], before - 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -144,3 +144,14 @@ def test_a_snapshot_for_inference_does_not_follow_later_training():
         param *= 1.5
     np.testing.assert_array_equal(ready(images)[0], before)
     assert np.abs(net(images)[0] - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("before", [(0, 0), (1, 0), (0, 1), (-1, 2)])
+def test_images_are_moved_in_a_frame_of_their_own_size_too(before):
+    x = np.random.default_rng(0).normal(size=(2, 4, 5, 3))
+    expected = np.zeros_like(x)
+    for row in range(4):
+        for column in range(5):
+            if 0 <= row + before[0] < 4 and 0 <= column + before[1] < 5:
+                expected[:, row + before[0], column + before[1]] = x[:, row, column]
+    np.testing.assert_array_equal(spectral.fit(x, before, (4, 5)), expected)

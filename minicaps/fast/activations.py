@@ -5,7 +5,7 @@ from __future__ import annotations
 from minicaps import layers
 from minicaps.arrays import Array, get_xp
 from minicaps.checks import any_axes, check_array, check_gradient
-from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.threads import parallel, slices_along
 from minicaps.layers import ReLUCache
 
 
@@ -21,13 +21,13 @@ class ReLU(layers.ReLU):
             xp.maximum(x[k], 0, out=y[k])
             xp.greater(x[k], 0, out=active[k])
 
-        parallel(work, work_slices(len(x), x[0].size, xp))
+        parallel(work, slices_along(x))
         return y, ReLUCache(active)
 
     def backward(self, dy: Array, cache: ReLUCache) -> Array:
         check_gradient("ReLU.backward", dy, cache.active.shape, dy)
         xp = get_xp(dy)
         dx = xp.empty_like(dy)  # of the shape of dy
-        slices = work_slices(len(dy), dy[0].size, xp)
+        slices = slices_along(dy)
         parallel(lambda k: xp.multiply(dy[k], cache.active[k], out=dx[k]), slices)
         return dx

@@ -123,7 +123,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
             return super().forward(u, *activations)
         self._check_input(u)
         xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
-        I, _, J, E = W.shape
+        I, D, J, E = W.shape
         by_parent = self._kept("W by parent", lambda: xp.ascontiguousarray(W.transpose(2, 1, 3, 0)))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
         v = xp.empty((len(u), J, E), dtype=u.dtype)  # (B, J, E)
@@ -135,7 +135,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
             v[samples] = iterations[-1].v
             return SliceCache(samples, votes, iterations)
 
-        return v, CapsuleCache(u, parallel(work, work_slices(len(u), u[0].size * J, xp)))
+        return v, CapsuleCache(u, parallel(work, work_slices(len(u), I * D * J, xp)))
 
     def backward(self, dv: Any, cache: Any) -> Any:
         if not isinstance(cache, CapsuleCache):
@@ -165,16 +165,17 @@ class CapsuleLayer(capsules.CapsuleLayer):
     def _votes_backward(self, gradient: OuterProducts, u: Array) -> Array:
         """Return du (B, I, D) and add dW, some lower capsules at a time."""
         xp, W, dW = get_xp(u), self.votes.params["W"], self.votes.grads["W"]  # (I, D, J, E)
+        I, D, J, E = W.shape
         du = xp.empty_like(u)  # (B, I, D)
 
         def work(lower: slice) -> None:
-            matrices = W[lower].reshape(*W[lower].shape[:2], -1)  # (i, D, J·E)
+            matrices = W[lower].reshape(-1, D, J * E)  # (i, D, J·E)
             rows = gradient.of_capsules(lower).reshape(len(matrices), len(u), -1)  # (i, B, J·E)
             products = u[:, lower].transpose(1, 2, 0) @ rows  # (i, D, B) @ (i, B, J·E) -> (i, D, J·E)
             dW[lower] += products.reshape(W[lower].shape)  # (i, D, J, E)
             du[:, lower] = (rows @ matrices.swapaxes(1, 2)).swapaxes(0, 1)  # (i, B, J·E) @ (i, J·E, D)
 
-        parallel(work, work_slices(len(W), len(u) * W[0, 0].size, xp))
+        parallel(work, work_slices(I, len(u) * J * E, xp))
         return du
 
 
@@ -216,8 +217,10 @@ def route(routing: capsules.DynamicRouting, votes: FactoredVotes, share: float |
     dtype, bias = votes.u.dtype, routing.params.get("bias")  # (J, E)
     b = xp.broadcast_to(xp.zeros(1, dtype=dtype), (B, I, J))  # (B, I, J)
     iterations: list[Iteration] = []
-    for r in range(routing.iterations):
-        if r == 0 and share is not None:
+    for _ in range(routing.iterations):
+        if iterations:
+            b = b + votes.agree(iterations[-1].v)  # (B, I, J)
+        if share is not None and not iterations:
             c, coupling = xp.broadcast_to(xp.full(1, share, dtype=dtype), (B, I, J)), None  # (B, I, J)
             s = votes.total() * share  # (B, J, E)
         else:
@@ -227,8 +230,6 @@ def route(routing: capsules.DynamicRouting, votes: FactoredVotes, share: float |
             s = s + bias  # (B, J, E)
         v, squash = routing.squash.forward(s)  # (B, J, E)
         iterations.append(Iteration(b, c, s, v, coupling, squash))
-        if r < routing.iterations - 1:
-            b = b + votes.agree(v)  # (B, I, J)
     return iterations
 
 

@@ -63,8 +63,8 @@ class Conv2d(layers.Conv2d):
         expected = (batch, *self.output_size(size), self.out_channels)
         check_gradient("Conv2d.backward", dy, expected, self.params["W"])
         rows = dy.reshape(-1, self.out_channels)  # (B·P·Q, K)
-        ones = get_xp(dy).ones((1, len(rows)), dtype=dy.dtype)  # a product with ones sums fastest
-        self.grads["bias"] += (ones @ rows)[0]  # (K,)
+        ones = get_xp(dy).ones(len(rows), dtype=dy.dtype)  # (B·P·Q,); a product with ones sums fastest
+        self.grads["bias"] += ones @ rows  # (K,)
 
     # -- window by window ----------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ def col2im_by_rows(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding
     B, P, Q, _ = dcols.shape
     (H, W), (above, left) = size, padding
     drows = dcols.reshape(B, P, Q, *kernel, -1)  # (B, P, Q, KH, KW, C)
-    shape = (B, H + 2 * above, W + 2 * left, drows.shape[-1])
+    shape = (B, above + H + above, left + W + left, drows.shape[-1])
     dx = get_xp(dcols).zeros(shape, dtype=dcols.dtype)  # (B, H + 2·above, W + 2·left, C)
     for r in range(kernel[0]):
         rows = slice(r, r + stride[0] * (P - 1) + 1, stride[0])

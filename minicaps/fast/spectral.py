@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from minicaps.arrays import Array, get_xp
 from minicaps.fast.bilinear import Geometry, matrices
-from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.threads import parallel, slices_along, work_slices
 from minicaps.layers import Pair
 
 
@@ -43,8 +43,7 @@ def per_frequency(a: Array, b: Array, out: Array | None = None) -> Array:
     xp = get_xp(a)
     if out is None:
         out = xp.empty((len(a), a.shape[1], b.shape[2]), dtype=a.dtype)  # (T, M, N)
-    numbers = a[0].size + b[0].size + out[0].size
-    parallel(lambda t: xp.matmul(a[t], b[t], out=out[t]), work_slices(len(a), numbers, xp))
+    parallel(lambda t: xp.matmul(a[t], b[t], out=out[t]), slices_along(a, b, out))
     return out
 
 
@@ -55,7 +54,7 @@ def transform_images(x: Array, geometry: Geometry, D: Array) -> Array:
     """Return D x for every sample and channel: x (B, H, W, C) -> (B, T, C')."""
     xp, channels = get_xp(x), x.shape[3] * math.prod(geometry.stride)
     X = xp.empty((len(x), len(D), channels), dtype=x.dtype)  # (B, T, C')
-    parallel(lambda k: xp.matmul(D, phases(x[k], geometry), out=X[k]), work_slices(len(x), X[0].size, xp))
+    parallel(lambda k: xp.matmul(D, phases(x[k], geometry), out=X[k]), slices_along(X))
     return X
 
 
@@ -67,7 +66,7 @@ def transform_images_back(dX: Array, geometry: Geometry, D: Array) -> Array:
     def work(k: slice) -> None:
         dx[k] = from_phases(xp.matmul(D.T, dX[k]), geometry)
 
-    parallel(work, work_slices(len(dX), dX[0].size, xp))
+    parallel(work, slices_along(dX))
     return dx
 
 
@@ -146,7 +145,7 @@ def multiply(X: Array, W_hat: Array, A: Array) -> Array:
     Y = xp.empty((*X.shape[:2], W_hat.shape[2]), dtype=X.dtype)  # (B, T, K)
     per_frequency(X.transpose(1, 0, 2), W_hat, out=Y.transpose(1, 0, 2))
     y = xp.empty((len(X), len(A), Y.shape[2]), dtype=X.dtype)  # (B, P·Q, K)
-    parallel(lambda k: xp.matmul(A, Y[k], out=y[k]), work_slices(len(X), Y[0].size, xp))
+    parallel(lambda k: xp.matmul(A, Y[k], out=y[k]), slices_along(Y))
     return y
 
 
@@ -155,5 +154,5 @@ def transform_outputs_back(dy: Array, A: Array) -> Array:
     xp = get_xp(dy)
     rows = dy.reshape(len(dy), -1, dy.shape[-1])  # (B, P·Q, K)
     dY = xp.empty((len(dy), A.shape[1], dy.shape[-1]), dtype=dy.dtype)  # (B, T, K)
-    parallel(lambda k: xp.matmul(A.T, rows[k], out=dY[k]), work_slices(len(dy), dY[0].size, xp))
+    parallel(lambda k: xp.matmul(A.T, rows[k], out=dY[k]), slices_along(dY))
     return dY

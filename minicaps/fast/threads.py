@@ -138,6 +138,12 @@ def work_slices(count: int, numbers: int, xp: Any) -> list[slice]:
     return slices_of(count, -(-count // shares))
 
 
+def slices_along(*arrays: Array) -> list[slice]:
+    """Slice the first axis, which all these arrays have in common, by the numbers that lie along it."""
+    count = len(arrays[0])
+    return work_slices(count, sum(array.size for array in arrays) // max(count, 1), get_xp(*arrays))
+
+
 def in_groups(items: Sequence[Item]) -> list[Sequence[Item]]:
     """Deal items to GROUPS groups; whoever adds up within each, and then the groups, adds in a fixed
     order whatever the number of threads."""

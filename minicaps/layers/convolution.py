@@ -32,7 +32,7 @@ def col2im(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair =
     """Add every row of dcols (B, P, Q, KH·KW·C) to its window: (B, H, W, C). im2col transposed."""
     (B, P, Q, _), (H, W), (above, left) = dcols.shape, size, padding
     dwindows = dcols.reshape(B, P, Q, *kernel, -1)  # (B, P, Q, KH, KW, C)
-    shape = (B, H + 2 * above, W + 2 * left, dwindows.shape[-1])
+    shape = (B, above + H + above, left + W + left, dwindows.shape[-1])
     dx = get_xp(dcols).zeros(shape, dtype=dcols.dtype)  # (B, H + 2·above, W + 2·left, C)
     for r in range(kernel[0]):
         for t in range(kernel[1]):  # all windows' pixel (r, t) at once
