@@ -152,7 +152,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
         inside = self.routing.coupling.params or self.routing.squash.params
         each = list(map(work, cache.slices)) if inside else parallel(work, cache.slices)
         dbias = sum(each)  # (J, E)
-        if self.bias:
+        if self.routing.bias_shape is not None:
             self.routing.grads["bias"] += dbias
         return self._votes_backward(gradient, u)
 

@@ -182,6 +182,11 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
         ),
         "hard": ({"coupling": "hard", "decoder": False}, (images,)),
         "stopped": ({"stopped_gradient": True, "std": 0.9}, (images, labels)),
+        "self-attention": ({"routing": "self-attention"}, (images, labels)),
+        "inverted attention": ({"routing": "inverted-attention", "iterations": 2}, (images, labels)),
+        "inverted attention, highest": ({"routing": "inverted-attention"}, (images,)),
+        "inverted attention, no decoder": ({"routing": "inverted-attention", "decoder": False}, (images,)),
+        "prior": ({"prior": True, "coupling": "entmax", "decoder": False}, (images,)),
         "other sizes": (
             {
                 "conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3, "primary_dimension": 2,
@@ -192,6 +197,9 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
     }  # fmt: skip
     for name, (options, inputs) in cases.items():
         network = cls(cls.Config(**{**small, **options}), rng=rng, dtype=dtype)
+        for param in network.params.values():
+            if not param.any():  # prior logits and biases of a start at 0
+                param[...] = 0.3 * rng.normal(size=param.shape)
         stopped = network.config.stopped_gradient
         yield Example(name, network, inputs, frozen_network(network, *inputs) if stopped else None)
 

@@ -134,6 +134,7 @@ def routings(I: int, J: int, E: int, dtype: Any) -> dict[str, Layer]:
     return {
         "self-attention": drawn(SelfAttentionRouting(bias_shape=(I, J), dtype=dtype)),
         "inverted attention": drawn(InvertedAttentionRouting(E, dtype=dtype)),
+        "dynamic, bias": DynamicRouting(2, bias_shape=(J, E), dtype=dtype),
         "dynamic, other outputs": DynamicRouting(2, outputs=("v", "c", "change")),
         "dynamic, other squash": drawn(DynamicRouting(2, squash=LayerNorm(E, dtype=dtype))),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import NETWORKS, PRESETS, Network, build
+from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, ROUTINGS, Network, build
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 MAX_CONFIG = 1 << 16  # bytes of config.json
@@ -53,6 +53,8 @@ class TrainConfig:
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
+    routing: str = _option("dynamic", "routing of the CapsNet", *ROUTINGS)
+    coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
     seed: int = _option(0, "of the first weights, the order of the images and the shifts")
@@ -97,7 +99,7 @@ class TrainConfig:
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
-            options["decoder"] = self.decoder
+            options |= {"decoder": self.decoder, "routing": self.routing, "coupling": self.coupling}
             if self.routing_iterations is not None:
                 options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
