@@ -34,8 +34,8 @@ class CouplingEntropy(Loss):
     Gradient: dc_ij = -(ln c_ij + 1)/(B I ln J); 0 where c_ij ≤ 0, which counts as nothing.
     """
 
-    def forward(self, prediction: Array, target: None = None) -> tuple[Array, EntropyCache]:
-        """prediction: couplings c (B, I, J); there is no target."""
+    def forward(self, prediction: Array, target: None) -> tuple[Array, EntropyCache]:
+        """prediction: couplings c (B, I, J); target: None."""
         check_array("CouplingEntropy.forward", "prediction", prediction, *LOGITS)
         c, (batch, lower, upper) = prediction, prediction.shape
         served = c > 0  # (B, I, J)
@@ -58,8 +58,8 @@ class Unrest(Loss):
     Gradient: 2 change / B.
     """
 
-    def forward(self, prediction: Array, target: None = None) -> tuple[Array, UnrestCache]:
-        """prediction: the output "change" of a routing (B, J, E); there is no target."""
+    def forward(self, prediction: Array, target: None) -> tuple[Array, UnrestCache]:
+        """prediction: the output "change" of a routing (B, J, E); target: None."""
         axes = ("batch B", None), ("upper capsules J", None), ("capsule dimension E", None)
         check_array("Unrest.forward", "prediction", prediction, *axes)
         return (prediction * prediction / len(prediction)).sum(), UnrestCache(prediction)

@@ -35,8 +35,8 @@ COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "leaky": Leaky,
     "hard": Hard,
     "leaky hard": lambda: Leaky(Hard()),
-    "top 2": lambda: TopK(2),
-    "top 3": lambda: TopK(3),
+    "top-2": lambda: TopK(2),
+    "top-3": lambda: TopK(3),
     "sparsemax": Sparsemax,
     "entmax": Entmax,
 }
@@ -64,7 +64,7 @@ class CapsNetConfig(NetworkConfig):
         them, and the loss is cross-entropy.
     iterations : int
         R, of the routing; self-attention has none.
-    coupling : {"softmax", "leaky", "hard", "leaky hard", "top 2", "top 3", "sparsemax", "entmax"}
+    coupling : {"softmax", "leaky", "hard", "leaky hard", "top-2", "top-3", "sparsemax", "entmax"}
         How a capsule shares itself out among the classes.
     prior : bool
         Whether the routing begins with learned logits, one for every pair of capsules, instead of 0. With
