@@ -4,12 +4,16 @@ import threading
 
 import numpy as np
 import pytest
+from helpers import assert_the_objective_agrees_with_central_differences
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import (
+    CapsNet,
+    CapsNetConfig,
     CapsuleLayer,
     CouplingEntropy,
+    CrossEntropyLoss,
     DynamicRouting,
     Entmax,
     ExponentialSquash,
@@ -32,13 +36,16 @@ from minicaps import (
     Unrest,
     WeightedSum,
     capsules,
+    datasets,
     gradcheck,
 )
 from minicaps.capsules import Coupling, Given
 from minicaps.capsules.routing import agree, combine
 from minicaps.fast import threads
 from minicaps.layers import softmax
+from minicaps.networks import OverlapCapsNet, load, save_network
 from minicaps.proof.routing_examples import drawn
+from minicaps.training import Adam, OneProcess, TrainConfig, train_step
 
 B, I, J, E = 2, 5, 3, 4  # all different
 seeds = st.integers(0, 10**6)
@@ -325,8 +332,7 @@ def test_poses_of_inverted_attention_have_one_length_and_a_line_tells_them_apart
     np.testing.assert_allclose(Length()(v), np.sqrt(E), rtol=1e-3)
     z = line(v)
     assert z.shape == (B, J) and z.std() > 0.1
-    w, bias = line.params["w"], line.params["bias"]
-    np.testing.assert_allclose(z, np.einsum("bje,e->bj", v, w) + bias, rtol=1e-12)
+    np.testing.assert_allclose(z, np.einsum("bje,e->bj", v, line.params["w"]), rtol=1e-12)
 
 
 def test_layer_norm_makes_mean_0_and_standard_deviation_1_whatever_the_scale():
@@ -388,7 +394,7 @@ def test_wrong_options_are_told(make, message):
         make()
 
 
-# -- presence and losses ---------------------------------------------------------------------------------------
+# -- presence and losses --------------------------------------------------------------------------
 
 
 def test_a_loss_of_lengths_is_that_of_the_capsules():
@@ -556,3 +562,109 @@ def test_couplings_of_a_reader_s_own_serve_every_family():
     )
     inverted = InvertedAttentionRouting(E, iterations=3, coupling=Even(), dtype=np.float64)
     np.testing.assert_allclose(inverted(u_hat), LayerNorm(E, dtype=np.float64)(mean), rtol=1e-12)
+
+
+# -- one network for all ------------------------------------------------------------------------------
+
+SMALL = {
+    "image_shape": (10, 9, 2), "classes": 4, "conv_channels": 3, "conv_kernel": 3, "primary_types": 2,
+    "primary_dimension": 3, "primary_kernel": 3, "class_dimension": 5, "std": 1.0, "decoder_hidden": (6, 7),
+    "reconstruction_scale": 0.05,
+}  # fmt: skip
+OPTIONS = {
+    "dynamic": {},
+    "self-attention": {"routing": "self-attention"},
+    "inverted attention": {"routing": "inverted-attention"},
+    "learned, no routing": {"prior": True, "iterations": 1},
+    "inverted attention, entmax, prior": {
+        "routing": "inverted-attention", "coupling": "entmax", "prior": True, "iterations": 2,
+    },
+}  # fmt: skip
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+IMAGES, LABELS = np.random.default_rng(0).uniform(size=(3, 10, 9, 2)), np.array([2, 0, 3])
+
+
+def network(rng=0, cls=CapsNet, **options):
+    return cls(CapsNetConfig(**{**SMALL, **options}), rng=rng, dtype=np.float64)
+
+
+@every_option
+@pytest.mark.parametrize("decoder", [True, False], ids=["decoder", "no decoder"])
+def test_the_gradient_of_each_whole_objective_agrees_with_central_differences(options, decoder):
+    assert_the_objective_agrees_with_central_differences(network(decoder=decoder, **options), IMAGES, LABELS)
+
+
+@every_option
+def test_a_configuration_of_each_counts_its_parameters_and_comes_back_from_a_file(options, tmp_path):
+    net = network(**options)
+    assert net.config.count_params() == net.count_params()
+    assert sum(count for *_, count in net.rows()) == net.count_params()
+    for param in net.params.values():
+        param += 0.1
+    save_network(tmp_path / "net.npz", net)
+    again = load(tmp_path / "net.npz")
+    assert again.config == net.config
+    np.testing.assert_array_equal(again.scores(again(IMAGES)), net.scores(net(IMAGES)))
+
+
+@every_option
+def test_all_else_starts_alike_whatever_the_routing(options):
+    one, other = network(), network(**options)
+    for name, param in one.params.items():
+        np.testing.assert_array_equal(other.params[name], param)
+
+
+@every_option
+def test_each_learns(options):
+    net = network(**options)
+    source, optimizer = OneProcess(net), Adam(net, 3e-3)
+    losses = [train_step(source, optimizer, IMAGES, LABELS).loss for _ in range(30)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("cls", [CapsNet, OverlapCapsNet])
+def test_with_inverted_attention_the_largest_logit_decides_what_the_decoder_shows(cls):
+    net = network(cls=cls, routing="inverted-attention")
+    (z, image), cache = net.forward(IMAGES)
+    assert z.shape == (3, 4) and isinstance(net.objective().losses[0], CrossEntropyLoss)
+    best = z.argsort(axis=1)[:, ::-1]
+    labels = best[:, 0] if cls is CapsNet else best[:, :2].copy()
+    np.testing.assert_array_equal(net.forward(IMAGES, labels)[0][1], image)
+    np.testing.assert_array_equal(net(IMAGES)[1], image)
+    assert (Length()(cache.v).argmax(axis=1) != best[:, 0]).any()  # lengths would have chosen otherwise
+    np.testing.assert_allclose(net.scores((z, image)), softmax(z), rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="with inverted-attention routing the outputs are logits; take v of the"
+    ):
+        net.class_capsules((z, image))
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"routing": "em?"}, "routing is 'em.', expected 'dynamic' or 'self-attention' or 'inverted-attention'"),
+    ({"routing": "self-attention", "iterations": 2}, "iterations is 2, which has no effect on self-"),
+    ({"routing": "self-attention", "bias": True}, "bias has no effect on self-attention routing"),
+    ({"routing": "inverted-attention", "bias": True}, "bias has no effect on inverted-attention routing"),
+    ({"prior": True, "stopped_gradient": True}, "prior is learned through the couplings"),
+    ({"prior": 1}, "prior is 1, expected True or False"),
+    ({"coupling": "top-3", "classes": 2}, "coupling is 'top-3', but there are 2 classes"),
+])  # fmt: skip
+def test_what_cannot_be_combined_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"CapsNetConfig: {message}"):
+        CapsNetConfig(**options)
+
+
+def test_a_routing_put_in_the_place_of_the_named_one_is_not_saved(tmp_path):
+    net = network()
+    net.capsules.routing = SelfAttentionRouting()
+    assert not net.follows_config()
+    with pytest.raises(ValueError, match="a network with a routing of its own cannot be built again"):
+        save_network(tmp_path / "net.npz", net)
+
+
+def test_the_options_of_train_reach_the_network(small_folder):
+    config = TrainConfig(
+        preset="tiny", routing="inverted-attention", coupling="entmax", data=str(small_folder)
+    )
+    net = config.network(datasets.load(small_folder))
+    assert isinstance(net.capsules.routing, InvertedAttentionRouting)
+    assert isinstance(net.capsules.routing.coupling, Entmax)

@@ -71,18 +71,19 @@ class LineCache(NamedTuple):
 
 
 class Line(Layer):
-    r"""Presence is one learned line for all capsules: z_j = ⟨w, v_j⟩ + bias (Tsai et al. 2020).
+    r"""Presence is what one learned line reads off every capsule: z_j = ⟨w, v_j⟩ (Tsai et al. 2020).
 
-    Any number: logits for a ``CrossEntropyLoss``.
+    Any number: logits for a ``CrossEntropyLoss``. The authors' code adds a bias; the same for all capsules,
+    it changes no softmax and has no gradient.
 
-    Gradient: dv_j = dz_j w, dw = Σ_B,j dz_j v_j, dbias = Σ_B,j dz_j.
+    Gradient: dv_j = dz_j w, dw = Σ_B,j dz_j v_j.
 
     Parameters
     ----------
     dimension : int
         E.
     rng : numpy.random.Generator or int, optional
-        Source of the start values, U(±1/√E) for w (E,) and bias (1,).
+        Source of the start values, U(±1/√E) for w (E,).
     dtype : float32 or float64
 
     References
@@ -94,20 +95,18 @@ class Line(Layer):
     def __init__(self, dimension: int, *, rng: Seed = None, dtype: Any = np.float32) -> None:
         super().__init__()
         check_positive("Line", dimension=dimension)
-        self.dimension, rng = dimension, generator(rng)
-        self.add_param("w", uniform(rng, (dimension,), dimension, dtype))  # (E,)
-        self.add_param("bias", uniform(rng, (1,), dimension, dtype))  # (1,)
+        self.dimension = dimension
+        self.add_param("w", uniform(generator(rng), (dimension,), dimension, dtype))  # (E,)
 
     def forward(self, v: Array) -> tuple[Array, LineCache]:
         """v (B, J, E) -> z (B, J)."""
-        w, bias = self.params["w"], self.params["bias"]  # (E,), (1,)
+        w = self.params["w"]  # (E,)
         check_array("Line.forward", "v", v, *POSES[:2], ("capsule dimension E", self.dimension), like=w)
-        return v @ w + bias, LineCache(v)  # (B, J, E) @ (E,) -> (B, J)
+        return v @ w, LineCache(v)  # (B, J, E) @ (E,) -> (B, J)
 
     def backward(self, dz: Array, cache: LineCache) -> Array:
         """dz (B, J) -> dv (B, J, E)."""
         v, w = cache.v, self.params["w"]  # (B, J, E), (E,)
         check_gradient("Line.backward", dz, v.shape[:2], v)
         self.grads["w"] += (dz[..., None] * v).sum(axis=(0, 1))  # (E,)
-        self.grads["bias"] += dz.sum()  # (1,)
         return dz[..., None] * w  # (B, J, 1) (E,) -> (B, J, E)

@@ -102,12 +102,14 @@ class CapsNet(Network):
             config.primary_capsules, config.primary_dimension, config.classes, config.class_dimension,
             routing=config.build_routing(coupling, dtype), std=config.std, **options,
         )  # fmt: skip
-        self.presence = config.build_presence(**options)
         self.mask = Mask()
         self.decoder = None
         if config.decoder:
             features = config.classes * config.class_dimension
             self.decoder = Decoder(features, config.image_shape, hidden=config.decoder_hidden, **options)
+        self.presence = config.build_presence(
+            **options
+        )  # last, so that all else starts as with other routings
 
     def forward(self, images: Array, labels: Array | None = None) -> tuple[Any, CapsNetCache]:
         """images (B, H, W, C), pixels 0 to 1 -> v (B, J, E), or with a decoder (v, reconstruction).

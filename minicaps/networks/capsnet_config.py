@@ -190,7 +190,7 @@ class CapsNetConfig(NetworkConfig):
         pairs = self.primary_capsules * self.classes
         count += pairs * self.prior + pairs * (self.routing == "self-attention")
         if self.routing == "inverted-attention":
-            count += 2 * self.class_dimension + self.class_dimension + 1  # LayerNorm and Line
+            count += 3 * self.class_dimension  # LayerNorm and Line
         if self.decoder:
             widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
             count += sum((n + 1) * m for n, m in pairwise(widths))
