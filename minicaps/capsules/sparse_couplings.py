@@ -97,7 +97,6 @@ class Sparsemax(Coupling):
 
 class EntmaxCache(NamedTuple):
     root: Array  # (B, I, J), √c
-    support: Array  # (B, I, J), boolean: where c > 0
 
 
 class Entmax(Coupling):
@@ -130,7 +129,7 @@ class Entmax(Coupling):
         spread = (xp.where(support, z - mean, 0) ** 2).sum(axis=-1, keepdims=True)  # (B, I, 1)
         tau = mean - xp.sqrt(xp.maximum(1 - spread, 0) / n)  # (B, I, 1)
         root = xp.maximum(z - tau, 0)  # (B, I, J)
-        return root * root, EntmaxCache(root, root > 0)
+        return root * root, EntmaxCache(root)
 
     def backward(self, dc: Array, cache: EntmaxCache) -> Array:
         """dc (B, I, J) -> db (B, I, J)."""
