@@ -21,6 +21,7 @@ COMMANDS = {  # its name, which is that of its file in minicaps/commands too: wh
     "explore": "draw what a trained CapsNet does, and open a window to play with its capsules",
     "experiment": "run an experiment, and set its result beside what was published",
     "gradcheck": "compare every backward pass with central differences",
+    "audit": "tell which known faults of capsule networks a code of yours has",
     "bench": "time training steps, stage by stage",
 }
 
