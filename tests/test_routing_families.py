@@ -668,3 +668,13 @@ def test_the_options_of_train_reach_the_network(small_folder):
     net = config.network(datasets.load(small_folder))
     assert isinstance(net.capsules.routing, InvertedAttentionRouting)
     assert isinstance(net.capsules.routing.coupling, Entmax)
+
+
+def test_what_is_not_said_is_as_in_the_papers():
+    assert InvertedAttentionRouting(E).iterations == 2
+    assert type(InvertedAttentionRouting(E).coupling) is Softmax is type(SelfAttentionRouting().coupling)
+    assert isinstance(SelfAttentionRouting().squash, capsules.ExponentialSquash)
+    assert SelfAttentionRouting().bias_shape is None and LayerNorm(E).epsilon == 1e-5
+    assert Squash().offset == 1.0 and DynamicRouting().outputs == ("v",)
+    config = CapsNetConfig()
+    assert (config.routing, config.coupling, config.prior) == ("dynamic", "softmax", False)
