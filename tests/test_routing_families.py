@@ -653,6 +653,18 @@ def test_what_cannot_be_combined_is_refused(options, message):
         CapsNetConfig(**options)
 
 
+@pytest.mark.parametrize("options, message", [
+    ({"routing": "em?"}, "train: routing is 'em.', expected 'dynamic' or"),
+    ({"coupling": "top-9"}, "train: coupling is 'top-9', expected 'softmax' or"),
+    ({"model": "cnn", "routing": "self-attention"}, "routing is 'self-attention', but cnn does not"),
+    ({"model": "mlp", "coupling": "entmax"}, "coupling is 'entmax', but mlp does not route"),
+    ({"routing": "self-attention", "routing_iterations": 3}, "routing_iterations is 3, but self-"),
+])  # fmt: skip
+def test_train_refuses_options_that_would_have_no_effect(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
 def test_a_routing_put_in_the_place_of_the_named_one_is_not_saved(tmp_path):
     net = network()
     net.capsules.routing = SelfAttentionRouting()

@@ -78,6 +78,20 @@ class TrainConfig:
             if option.metadata["choices"]:
                 check_choice("train", name, getattr(self, name), option.metadata["choices"])
 
+        self._check_routing()
+
+    def _check_routing(self) -> None:
+        """Raise ValueError where an option of the routing would have no effect."""
+        for name, without in (("routing", "dynamic"), ("coupling", "softmax")):
+            value = getattr(self, name)
+            if self.model != "capsnet" and value != without:
+                raise ValueError(f"train: {name} is {value!r}, but {self.model} does not route; leave it out")
+        if self.routing == "self-attention" and self.routing_iterations is not None:
+            raise ValueError(
+                f"train: routing_iterations is {self.routing_iterations}, but self-attention looks at the votes "
+                "once; leave it out"
+            )
+
     def __str__(self) -> str:
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
         return "  ".join(f"{name}={value}" for name, value in options.items())
