@@ -88,8 +88,8 @@ class TrainConfig:
                 raise ValueError(f"train: {name} is {value!r}, but {self.model} does not route; leave it out")
         if self.routing == "self-attention" and self.routing_iterations is not None:
             raise ValueError(
-                f"train: routing_iterations is {self.routing_iterations}, but self-attention looks at the votes "
-                "once; leave it out"
+                f"train: routing_iterations is {self.routing_iterations}, but self-attention has none; leave it "
+                "out"
             )
 
     def __str__(self) -> str:
