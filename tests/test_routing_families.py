@@ -1,7 +1,5 @@
 """Every family of routing, its couplings, squashes, presence and losses: what only they do."""
 
-import threading
-
 import numpy as np
 import pytest
 from helpers import assert_the_objective_agrees_with_central_differences
@@ -41,7 +39,7 @@ from minicaps import (
 )
 from minicaps.capsules import Coupling, Given
 from minicaps.capsules.routing import agree, combine
-from minicaps.fast import threads
+from minicaps.fast import capsule_layer as fast_capsule_layer
 from minicaps.layers import softmax
 from minicaps.networks import OverlapCapsNet, load, save_network
 from minicaps.proof.routing_examples import drawn
@@ -262,28 +260,28 @@ def test_a_prior_of_other_sizes_is_told():
         )  # the other way round there is a prior for each
 
 
-class Watched(Prior):
-    """A prior that notes which thread adds to its gradient."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.seen = set()
-
-    def backward(self, dc, cache):
-        self.seen.add(threading.get_ident())
-        return super().backward(dc, cache)
+def in_reverse(work, items):
+    """Do what ``parallel`` does as threads might that come in another order."""
+    return [work(item) for item in reversed(items)][::-1]
 
 
 @pytest.mark.usefixtures("small_slices")
-def test_one_thread_adds_to_the_gradient_of_a_coupling(monkeypatch):
-    monkeypatch.setattr(threads, "thread_count", lambda: 2)
-    layer = CapsuleLayer(
-        I, 4, J, E, coupling=Watched(I, J, dtype=np.float64), std=1.0, rng=0, dtype=np.float64
-    )
+@pytest.mark.parametrize("options", [{"coupling": Prior(I, J, dtype=np.float64)},
+                                     {"squash": LayerNorm(E, dtype=np.float64)}])  # fmt: skip
+def test_what_the_layers_in_a_routing_learn_has_the_same_bits_whatever_the_order_of_threads(
+    options, monkeypatch
+):
+    layer = CapsuleLayer(I, 4, J, E, routing=DynamicRouting(**options), std=1.0, rng=0, dtype=np.float64)
     v, cache = layer.forward(votes(shape=(19, I, 4)))
     assert len(cache.slices) > 1
-    layer.backward(votes(1, shape=v.shape), cache)
-    assert layer.routing.coupling.seen == {threading.get_ident()}
+    found = []
+    for parallel in (fast_capsule_layer.parallel, in_reverse):
+        monkeypatch.setattr(fast_capsule_layer, "parallel", parallel)
+        layer.zero_grad()
+        layer.backward(votes(1, shape=v.shape), cache)
+        found.append({name: grad.copy() for name, grad in layer.grads.items()})
+    for name, grad in found[0].items():
+        np.testing.assert_array_equal(found[1][name], grad, err_msg=name)
 
 
 # -- self-attention ------------------------------------------------------------------------------------

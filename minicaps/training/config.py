@@ -87,9 +87,9 @@ class TrainConfig:
             if self.model != "capsnet" and value != without:
                 raise ValueError(f"train: {name} is {value!r}, but {self.model} does not route; leave it out")
         if self.routing == "self-attention" and self.routing_iterations is not None:
+            count = self.routing_iterations
             raise ValueError(
-                f"train: routing_iterations is {self.routing_iterations}, but self-attention has none; leave it "
-                "out"
+                f"train: routing_iterations is {count}, but self-attention has none; leave it out"
             )
 
     def __str__(self) -> str:
