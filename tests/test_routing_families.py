@@ -37,8 +37,7 @@ from minicaps import (
     datasets,
     gradcheck,
 )
-from minicaps.capsules import Coupling, Given
-from minicaps.capsules.routing import agree, combine
+from minicaps.capsules import Coupling, Given, agree, combine
 from minicaps.fast import capsule_layer as fast_capsule_layer
 from minicaps.layers import softmax
 from minicaps.networks import OverlapCapsNet, load, save_network

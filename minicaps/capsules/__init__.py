@@ -7,7 +7,7 @@ from minicaps.capsules.dynamic_routing import DynamicRouting
 from minicaps.capsules.inverted_attention_routing import InvertedAttentionRouting
 from minicaps.capsules.presence import Given, Length, Line
 from minicaps.capsules.primary import PrimaryCaps
-from minicaps.capsules.routing import Iteration, Routing, RoutingCache
+from minicaps.capsules.routing import Iteration, Routing, RoutingCache, agree, combine, outer
 from minicaps.capsules.routing_losses import CouplingEntropy, Unrest
 from minicaps.capsules.self_attention_routing import SelfAttentionRouting
 from minicaps.capsules.sparse_couplings import Entmax, Sparsemax, TopK
@@ -45,4 +45,7 @@ __all__ = [
     "TopK",
     "Unrest",
     "Votes",
+    "agree",
+    "combine",
+    "outer",
 ]
