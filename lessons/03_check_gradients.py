@@ -20,8 +20,8 @@ rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## How can we know that a derivative is right?
-# A wrong backward pass rarely crashes. The network still learns, a little worse, and nobody sees why. So we
-# measure. Move x by a small step h and see how far f moves:
+# A wrong backward pass rarely crashes. Often the network still learns, a little worse (lesson 7 has an
+# example), and nobody sees why. So we measure. Move x by a small step h and see how far f moves:
 #
 #     one-sided:  [f(x + h) - f(x)] / h           = f'(x) + h/2 f''(x) + ...
 #     central:    [f(x + h) - f(x - h)] / (2h)    = f'(x) + h²/6 f'''(x) + ...
@@ -73,6 +73,14 @@ with matplotlib.rc_context(figures.STYLE):
     axes.set(ylim=(1e-13, 10), xlabel="Step h", ylabel="Largest error of the derivative")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 figures.show(figure, "03_step_size")
+
+# %% [markdown]
+# Why is the float32 curve flat at the left end, at 1? There x + h is rounded to x itself: both sides are the
+# same number, their difference is 0, and the error is all of cos x.
+
+# %%
+x32 = x.astype(np.float32)
+assert np.array_equal(x32 + np.float32(1e-9), x32) and np.isclose(central32[-1], np.cos(x).max(), atol=1e-6)
 
 # %% [markdown]
 # So: central differences, in float64, with h = 1e-5, close to 7e-6. That is what `minicaps.gradcheck` does.
@@ -196,8 +204,11 @@ assert {row.array: row.ok(1e-6) for row in report.rows} == {"x": False, "a": Tru
 
 # %% [markdown]
 # A line for every array. The gradient of a is right, that of x is not: dx_k = a_k dz_k, and backward forgot
-# a_k. "13×12" counts upstream gradients and directions: y and x have 12 numbers, few enough to take them one
-# by one, and a random dy comes on top. For large arrays gradcheck takes random ones, as we did.
+# a_k. The *relative error* of an array is the largest difference between backward and central differences,
+# divided by the largest number of either. It may be 1e-6 here. (Others divide entry by entry, by the larger
+# or by the sum of both, and get other numbers for the same mistake.) "13×12" counts upstream gradients and
+# directions: y and x have 12 numbers, few enough to take them one by one, and a random dy comes on top. For
+# large arrays gradcheck takes random ones, as we did.
 
 
 # %%
@@ -218,8 +229,11 @@ assert report.ok and report.worst < 1e-8
 #
 # ## Exercises
 # 1. One-sided differences have the error h/2 |f''| + eps/h |f|. What is the best step? Find it in the figure.
-# 2. Break it: overwrite `self.grads["a"]` instead of adding. Which line fails? When would nobody notice?
-# 3. ReLU has a kink at 0. What does gradcheck say about x = 1e-8?
+# 2. Break it: overwrite `self.grads["a"]` instead of adding. Which line of the report fails, that of x or
+#    that of a? (gradcheck leaves random numbers in the gradients before it calls backward.) When would nobody
+#    notice?
+# 3. ReLU has a kink at 0. What does gradcheck say about x = 1e-8? (Its report counts steps that cross a kink
+#    and measures them again with a tenth and a hundredth of the step: `report.rows[0].crossings`.)
 
 # %% [markdown]
 # ## Solutions

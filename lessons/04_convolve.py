@@ -7,7 +7,7 @@
 # **You will learn:** what im2col and col2im do, why a convolution's backward is two more matrix products,
 # and where its memory goes.
 #
-# **You need:** NumPy and the chain rule; lesson 3 says more about checking gradients. 3 seconds.
+# **You need:** NumPy and the chain rule; lesson 3 says more about checking gradients; 4 seconds.
 #
 # **Figures:** `04_im2col`, `04_digit_features`
 
@@ -30,7 +30,9 @@ rng = np.random.default_rng(0)
 #
 #     y[p, q] = Σ_r Σ_t x[p + r, q + t] W[r, t]
 #
-# (p, q) is where the window's corner lies; (r, t) walks through the window. In the image below a pixel's
+# (p, q) is where the window's corner lies; (r, t) walks through the window. (Mathematicians call this a
+# *cross-correlation*, and turn the weights round for what they call a convolution. Networks learn their
+# weights, so it makes no difference to them, and everybody says convolution.) In the image below a pixel's
 # value is 10·row + column, so every number says where it stands. The weights are the right column of the
 # window minus its left column: how much brighter does it get to the right? By 1 in each of two rows: 2.
 
@@ -145,7 +147,7 @@ assert np.array_equal(col2im(ones, size=(4, 4), kernel=(2, 2), stride=(1, 1))[0,
 # %% [markdown]
 # Hand and package agree. They could still agree on something wrong. A gradient is a slope, so measure one:
 # nudge a pixel up and down by h, and see how L = Σ dy y changes (its ∂L/∂y is dy). That is a central
-# difference. `gradcheck` takes one for every pixel, every weight and every bias.
+# difference. Here `gradcheck` takes one for every pixel, every weight and every bias.
 
 # %%
 h, pixel = 1e-5, (0, 2, 2, 1)  # this pixel lies in four windows
@@ -183,21 +185,28 @@ with matplotlib.rc_context(figures.STYLE):
 figures.show(figure, "04_digit_features")
 
 # %% [markdown]
-# The same weights stand at every position. So if the digit moves, its features move with it, unchanged. (The
-# digit has an empty frame: nothing falls off the edge.)
+# The same weights stand at every position. So if the digit moves, its features move with it, unchanged: a
+# convolution is *equivariant* to moves (lesson 1). That holds for whole strides: with a stride of 2, a move
+# by 2 pixels moves the features by one position, and a move by 1 pixel changes them. (The digit has an empty
+# frame: nothing falls off the edge.)
 
 # %%
 shifted = np.maximum(edges(np.roll(digit, 3, axis=2)), 0)
 assert np.allclose(shifted, np.roll(features, 3, axis=2), atol=1e-6)
+coarse = Conv2d(1, 4, kernel_size=3, stride=2, padding=1)
+coarse.params["W"][...], coarse.params["bias"][...] = edges.params["W"], 0
+by_none, by_1, by_2 = (coarse(np.roll(digit, pixels, axis=2)) for pixels in (0, 1, 2))  # (1, 14, 14, 4) each
+moved_by_1 = [np.allclose(by_1, np.roll(by_none, positions, axis=2), atol=1e-2) for positions in (0, 1)]
+assert np.allclose(by_2, np.roll(by_none, 1, axis=2), atol=1e-6) and moved_by_1 == [False, False]
 
 # %% [markdown]
 # ## What it costs
-# Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of
-# 20×20 pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window
-# of 9×9 with stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row. So there are 36 windows; laid out they
-# take 382 MB. The definition keeps them all in its cache, for backward. So the fast form, where it works by
-# windows (minicaps/fast/convolution.py), lays out a few images at a time, keeps only x for backward, and lays
-# the windows out again there.
+# Take the capsule network of Sabour, Frosst and Hinton (2017). Into its second convolution go images of 20×20
+# pixels and 256 channels. At 4 bytes a number (float32) a batch of 128 takes 52 MB. A window of 9×9 with
+# stride 2 fits (20 - 9) // 2 + 1 = 6 times in a row (with a padding of p it would be (20 + 2p - 9) // 2 + 1).
+# So there are 36 windows; laid out they take 382 MB. The definition keeps them all in its cache, for
+# backward. So the fast form, where it works by windows (minicaps/fast/convolution.py), lays out a few images
+# at a time, keeps only x for backward, and lays the windows out again there.
 
 # %%
 images = 128 * 20 * 20 * 256 * 4 / 1e6
@@ -213,7 +222,7 @@ assert quick.forward(x)[1].x is x and len(quick.forward(x)[1]) == 1
 # - im2col lays the windows out as rows; then y = cols W + bias is one matrix product.
 # - dW = colsᵀ dy, dbias = Σ dy, dcols = dy Wᵀ. Then col2im adds each row of dcols back onto its window: a
 #   pixel in four windows matters four times.
-# - The same weights stand everywhere, so features move with the image.
+# - The same weights stand everywhere, so features move with the image, by whole strides.
 #
 # ## Exercises
 # 1. Break it: in col2im write `=` instead of `+=`. Predict: in which of dx, dW and dbias does it show?

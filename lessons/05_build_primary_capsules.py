@@ -6,7 +6,7 @@
 #
 # **You will learn:** what a primary capsule is, which number it has, and which test finds a wrong reshape.
 #
-# **You need:** lessons 2 (squash) and 4 (convolution), 4 seconds.
+# **You need:** lessons 2 (squash) and 4 (convolution), 5 seconds.
 #
 # **Figures:** `05_edge_capsules`, `05_what_a_capsule_sees`
 
@@ -19,16 +19,19 @@ from matplotlib.patches import Rectangle
 from minicaps import PrimaryCaps, ReLU, Squash, figures, gradcheck
 from minicaps.datasets import load, to_float
 from minicaps.layers import Conv2d
+from minicaps.networks import build
+from minicaps.training import Adam, OneProcess, batches, evaluate, train_step
 
 rng = np.random.default_rng(0)
 digit = to_float(load().train_images[7:8]).astype(np.float64)  # (1, 28, 28, 1)
 
 # %% [markdown]
 # ## Channels become a vector
-# What is a capsule? A few numbers that belong together, read as a vector u. Its *length* says how sure we are
-# that something is there. Its *direction* says how it looks there: its pose. Where do the first ones come
-# from? A convolution gives several numbers at each position, its channels. Read them as a vector s, and
-# squash:
+# What is a capsule? A few numbers that belong together, read as a vector u. Its *length* is meant to say how
+# sure we are that something is there, its *direction* how it looks there: its pose. (Meant: nobody tells a
+# primary capsule so in training. Only the class capsules at the end get a loss for their lengths, see lesson
+# 8. The ones below we choose ourselves.) Where do the first ones come from? A convolution gives several
+# numbers at each position, its channels. Read them as a vector s, and squash:
 #
 #     u = squash(s) = n/(1 + n²) · s,    n = ‖s‖
 #
@@ -102,8 +105,8 @@ for p, q, t in np.ndindex(P, Q, types):
 # ## The trap
 # Many libraries keep channels first: (channels, P, Q). A reshape cuts neighbours in memory, and there the
 # neighbours are the *positions* of one channel. So a "capsule" gets one channel at D positions, instead of D
-# channels at one position. The shape that comes out is the same: no error, no warning.
-# Several public capsule codes carry this bug, and their accuracy on MNIST does not show it.
+# channels at one position. The shape that comes out is the same: no error, no warning. Several public capsule
+# codes carry this bug. Their accuracy on MNIST hardly shows it (solution 3 trains both).
 
 # %%
 first = y.transpose(2, 0, 1)  # (types·D, P, Q), channels first
@@ -214,7 +217,8 @@ assert np.allclose(primary(h), squash(to_capsules(y, channels_first=False)))
 # 1. The paper has a grid of 6×6 and 32 types of D = 8. Where is capsule 1000, and of which type is it?
 # 2. There both convolutions are 9×9, the second of stride 2. How many of 784 pixels does capsule 0 see? And
 #    with the wrong reshape?
-# 3. Break it: `PrimaryCaps` with the wrong reshape in forward and in backward. Does `gradcheck` find it?
+# 3. Break it: `PrimaryCaps` with the wrong reshape in forward and in backward. Does `gradcheck` find it? And
+#    the accuracy of a small network that is trained with it?
 
 # %% [markdown]
 # ## Solutions
@@ -238,13 +242,14 @@ assert sees.sum() == 497
 class Mixing(PrimaryCaps):
     def forward(self, x):
         y, conv_cache = self.conv.forward(x)
-        u, squash_cache = self.squash.forward(y.transpose(0, 3, 1, 2).reshape(len(y), -1, D))
+        s = np.ascontiguousarray(y.transpose(0, 3, 1, 2)).reshape(len(y), -1, self.dimension)
+        u, squash_cache = self.squash.forward(s)
         return u, (conv_cache, squash_cache, y.shape)
 
     def backward(self, du, cache):
         B, P, Q, K = cache[2]
         ds = self.squash.backward(du, cache[1]).reshape(B, K, P, Q)
-        return self.conv.backward(ds.transpose(0, 2, 3, 1), cache[0])
+        return self.conv.backward(np.ascontiguousarray(ds.transpose(0, 2, 3, 1)), cache[0])
 
 
 x = rng.normal(size=(1, 5, 4, 3))
@@ -254,3 +259,19 @@ for kind, stays in (PrimaryCaps, True), (Mixing, False):
     layer = kind(3, types, D, kernel_size=3, rng=rng, dtype=np.float64)
     assert gradcheck(layer, [x]).ok
     assert np.allclose(layer(far)[0, 0], layer(x)[0, 0]) == stays
+
+# How little the accuracy shows: one epoch of the smallest network (lesson 9 does this step by step), one
+# seed. What comes above learns to live with the mixture. (After four epochs, for seeds 0 to 2: 95.2, 94.6,
+# 95.3 % with the right reshape, 94.3, 94.6, 94.6 % with the wrong one.)
+mnist = load()
+images, labels, validation_images, validation_labels = mnist.split()
+accuracies = {}
+for kind in (PrimaryCaps, Mixing):
+    network = build("capsnet", "tiny", rng=0)
+    network.primary = kind(8, 4, 4, kernel_size=5, stride=2, rng=0)  # channels in, types, dimension
+    adam, source = Adam(network, 5e-3), OneProcess(network)
+    for chosen in batches(4000, 50, np.random.default_rng(1)):
+        train_step(source, adam, to_float(images[chosen]), labels[chosen])
+    accuracies[kind.__name__] = 100 * evaluate(network, validation_images, validation_labels).accuracy
+print("validation accuracy in %:", {name: round(accuracy, 1) for name, accuracy in accuracies.items()})
+assert min(accuracies.values()) > 75 and abs(accuracies["PrimaryCaps"] - accuracies["Mixing"]) < 3

@@ -1,11 +1,12 @@
 # %% [markdown]
 # # 12. MLP, CNN, CapsNet
 #
-# **You will do:** train three networks on the same images and set their results beside published ones.
+# **You will do:** train three networks on the same images and set the results of a full run beside published
+# ones.
 #
 # **You will learn:** what makes a comparison fair, and how large a difference must be to mean anything.
 #
-# **You need:** lesson 9 (training), 45 seconds. With `--full` after the file's name, about half an hour.
+# **You need:** lesson 9 (training), 60 seconds. With `--full` after the file's name, about ten minutes.
 #
 # **Figures:** `12_validation_curves`, `12_shifted`
 
@@ -34,9 +35,11 @@ rng = np.random.default_rng(0)
 # Vidhya, trains three networks with Keras on 34,300 images of MNIST for 15 epochs. It gives the accuracy on
 # its validation images: 96.37 % for a multilayer perceptron (MLP), 97.46 % for a convolutional network (CNN),
 # 98.80 % for a capsule network (CapsNet). As 34,300 is 70 % of 49,000, its split was 70 to 30. Of MNIST's
-# 60,000 training images we take 6,000, for 5 epochs, so expect less. With `--full` we take 49,000, for 15
-# epochs. Shaikh's choice of images, his seeds and his CapsNet are not ours, so expect similar results, not
-# equal ones.
+# 60,000 training images we take 6,000, for 5 epochs: a run to look into, which says nothing about the
+# published figures. With `--full` we take 49,000, for 15 epochs; only that run stands beside them. Shaikh's
+# choice of images, his seeds and his CapsNet are not ours, nor are his batches: 128 images for the MLP and
+# 1,000 for the others, where ours have 50. So we make up to 20 times as many updates in an epoch, and being
+# ahead of his figures shows no better network. (On his terms, in data/experiments, all three end below them.)
 #
 # [1]: https://www.analyticsvidhya.com/blog/2018/04/essentials-of-deep-learning-getting-to-know-capsulenets/
 
@@ -71,7 +74,9 @@ assert np.allclose(np.bincount(labels) / len(labels), 0.1, atol=0.03)  # each di
 # ours: a very small one in the short run, the preset `small` in the full run.
 #
 # Count the weights of the first two by hand, with a bias for each output or filter. If you get the right
-# number, you know how they are built.
+# number, you know how they are built. And look at the sum: the CapsNet is the largest by far. In what follows
+# it has 6 times the weights of the CNN, in the full run 19 times (half of these are its decoder's). So
+# whatever it is ahead by, it is not shown *at equal size*: that was not compared here.
 
 # %%
 short = {
@@ -86,7 +91,10 @@ networks = {"MLP": build("mlp", rng=1), "CNN": build("cnn", rng=1), "CapsNet": c
 assert networks["MLP"].count_params() == (784 * 50 + 50) + (50 * 10 + 10)
 convolutions = (5 * 5 * 1 * 25 + 25) + (5 * 5 * 25 * 25 + 25) + (4 * 4 * 25 * 25 + 25)
 assert networks["CNN"].count_params() == convolutions + (25 * 50 + 50) + (50 * 10 + 10)
-print({name: network.count_params() for name, network in networks.items()}, "parameters")
+counts = {name: network.count_params() for name, network in networks.items()}
+print(counts, "parameters")
+print(f"CapsNet: {counts['CapsNet'] / counts['CNN']:.1f} times those of the CNN")
+assert round(counts["CapsNet"] / counts["CNN"]) == (19 if full else 6)
 
 # %% [markdown]
 # ## Train
@@ -130,7 +138,8 @@ assert final["MLP"] < final["CNN"] and final["MLP"] < final["CapsNet"]
 # ## The full run
 #
 # With `--full` the results are stored in `12_full_result.json`, beside this file, with the command, the sizes
-# and the seeds. Without it we read what is stored there, if anything is.
+# and the seeds. Without it we read what is stored there, if anything is. In the figure the thin lines are
+# Shaikh's figures; they stand beside the full run alone, which has as many images.
 
 # %%
 here = Path(__file__).parent if "__file__" in globals() else Path("lessons")  # a notebook has no __file__
@@ -162,11 +171,15 @@ with matplotlib.rc_context(figures.STYLE):
     for axes, (number, run) in zip(panels, runs.items(), strict=True):
         for k, (name, result) in enumerate(run.items()):
             style, accuracies = figures.line_style(k), result["accuracies"]
-            label = f"{name} {accuracies[-1]:.2f} %, Shaikh {published[name]:.2f} %"
+            label = f"{name} {accuracies[-1]:.2f} %"
+            if number == 34_300:  # as many as Shaikh has
+                label += f", Shaikh {published[name]:.2f} %"
+                axes.axhline(
+                    published[name], color=style["color"], linestyle=style["linestyle"], linewidth=0.8
+                )
             axes.plot(np.arange(len(accuracies)) + 1, accuracies, label=label, **style)
-            axes.axhline(published[name], color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
         axes.set(xlabel="Epoch", ylabel="Validation images classified correctly (%)")
-        axes.set_title(f"{number:,} training images (thin: Shaikh 2018)")
+        axes.set_title(f"{number:,} training images" + (" (thin: Shaikh 2018)" if number == 34_300 else ""))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=7, loc="lower right")
 figures.show(figure, "12_validation_curves")
@@ -179,7 +192,8 @@ figures.show(figure, "12_validation_curves")
 # classified correctly, b that only the second did. Were both equally good, each of these a + b would be the
 # toss of a coin, +1 or -1, and a - b their sum. It is 0 on average. A toss has variance 1 and variances add
 # up, so its standard deviation is √(a + b). Chance goes beyond twice that in only about one case of twenty.
-# So we call a difference real if |a - b| > 2 √(a + b). First we toss coins, to see whether this is true.
+# So we call a difference real if |a - b| > 2 √(a + b). (This is *McNemar's test*.) First we toss coins, to
+# see whether this is true.
 
 # %%
 tosses = 2 * rng.binomial(100, 0.5, size=20_000) - 100  # a - b, in 20,000 comparisons with a + b = 100
@@ -191,6 +205,15 @@ for one, other in [("CNN", "MLP"), ("CapsNet", "MLP"), ("CapsNet", "CNN")]:
     print(f"only {one} {a}, only {other} {b}: {'real' if real else 'could be chance'}")
     assert np.isclose(final[one] - final[other], 100 * (a - b) / len(validation[1]))
     assert real or other == "CNN"  # the MLP is behind, beyond chance
+assert full or not real  # of the last pair, CapsNet and CNN
+
+# %% [markdown]
+# These are the predictions of the run above. What of the stored full run, CapsNet 99.07 % and CNN 98.78 %?
+# Its predictions are not stored, so this test can only be made by running it. And the test asks about other
+# images, not about other first weights: another seed moves an accuracy too. With three seeds, 15 epochs and
+# equal learning rates the CapsNet was ahead with each (compare: 99.02 ± 0.08 %, and the CNN, compare: 98.68 ±
+# 0.19 %). But a CNN with a better learning rate equals that CapsNet (compare: 99.06 ± 0.04 %), with a
+# nineteenth of its weights.
 
 # %% [markdown]
 # ## What an accuracy leaves out
@@ -207,7 +230,10 @@ for pixels in range(5):
     assert pictures.sum() > 0.99 * some.sum()  # the ink is still there
     for name, network in networks.items():
         moved[name].append(100 * evaluate(network, pictures, some_labels).accuracy)
+for name, each in moved.items():
+    print(f"{name:8} moved by 0 to 4 pixels:", *np.round(each, 1), "%")
 assert moved["MLP"][3] < min(moved["CNN"][3], moved["CapsNet"][3]) - 10
+assert full or np.max(np.subtract(moved["CapsNet"], moved["CNN"])[1:]) < 3
 with matplotlib.rc_context(figures.STYLE):
     figure = Figure(figsize=(5, 2.9))
     axes = figure.subplots()
@@ -219,12 +245,14 @@ with matplotlib.rc_context(figures.STYLE):
 figures.show(figure, "12_shifted")
 
 # %% [markdown]
-# In the short run the CapsNet gains nothing over the CNN here. The windows of both see a stroke wherever it
-# stands. But what comes above them has weights for each position, and has learned digits in the middle only.
+# In the short run the CapsNet gains nothing over the CNN here: moved, it does no better, though both lose far
+# less than the MLP. The windows of both see a stroke wherever it stands. But what comes above them has
+# weights for each position, and has learned digits in the middle only.
 #
 # ## Summary
 #
-# - Give all the same images and batches, and each a learning rate that suits it.
+# - Give all the same images and batches, and each a learning rate that suits it. Say what is not equal: here
+#   the number of weights.
 # - Compare two networks image by image. In the short run chance could have put the CapsNet before the CNN.
 # - An accuracy on images like those of training leaves out what happens on others.
 # - A result is worth its command. Stored together, anyone can run it again.
@@ -249,8 +277,9 @@ assert 100 * seen.accuracy > final["MLP"] + 1
 # %% Solution 2
 # In the short run far more than the CNN was ahead: we would compare learning rates, not networks.
 slow = train_network(build("mlp", rng=1), 1e-4, images, labels)[0][-1]
-print(f"MLP at 1e-4: {slow:.2f} %")
-assert slow < final["MLP"] - 1
+lost, ahead = final["MLP"] - slow, final["CNN"] - final["MLP"]
+print(f"MLP at 1e-4: {slow:.2f} %, {lost:.1f} points less; the CNN was {ahead:.1f} ahead")
+assert full or lost > 2 * ahead
 
 # %% Solution 3
 for seed in (2, 3, 4):

@@ -25,6 +25,7 @@ from minicaps.capsules import (
     Unrest,
     Votes,
 )
+from minicaps.estimator import CapsNetClassifier
 from minicaps.fast import (
     CapsuleLayer,
     Conv2d,
@@ -57,6 +58,7 @@ from minicaps.training import evaluate
 
 __all__ = [
     "CapsNet",
+    "CapsNetClassifier",
     "CapsNetConfig",
     "CapsuleLayer",
     "Conv2d",

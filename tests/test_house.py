@@ -27,9 +27,11 @@ ROOMS = {
 ROOMS["figures"] = {*ROOMS["training"], "training"}
 ROOMS["experiments"] = {*ROOMS["figures"], "figures"}
 ROOMS["commands"] = {*ROOMS["experiments"], "experiments", "proof"}
+ROOMS["conventions"] = set()
+ROOMS["estimator"] = {*ROOMS["training"], "training", "conventions"}
 ROOMS["cli"] = {*ROOMS["commands"], "commands"}
 ROOMS["__main__"] = {"cli"}
-ROOMS["__init__"] = {"capsules", "fast", "layers", "networks", "proof", "training"}
+ROOMS["__init__"] = {"capsules", "estimator", "fast", "layers", "networks", "proof", "training"}
 
 # what only some rooms may import
 ONLY = {
@@ -44,7 +46,7 @@ ONLY = {
     "msvcrt": {"training"},
     "mpi4py": {"training"},
 }
-OPTIONAL = {"cupy", "PIL", "IPython", "mpi4py", "resource"}  # may be imported within a function
+OPTIONAL = {"cupy", "PIL", "IPython", "mpi4py", "resource", "sklearn"}  # may be imported within a function
 PYPLOT = "matplotlib.pyplot"  # loads a display, so only where a window is opened
 MACHINERY = {"threading", "multiprocessing", "ctypes", "subprocess", "mmap"}
 

@@ -11,7 +11,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-LESSONS = sorted((Path(__file__).parents[1] / "lessons").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+LESSONS = sorted((ROOT / "lessons").glob("*.py"))
+EXPERIMENTS = ROOT / "data" / "experiments"
 LABELS = ("You will do:", "You will learn:", "You need:", "Figures:")
 RUN_WITHOUT_NETWORK = """
 import runpy, socket, sys
@@ -24,6 +26,10 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
+in_the_repository = pytest.mark.skipif(
+    not (ROOT / "README.md").exists() or not EXPERIMENTS.exists(),
+    reason="pages and stored results are not in a wheel",
+)
 every_lesson = pytest.mark.parametrize("path", LESSONS, ids=[path.stem for path in LESSONS])
 
 
@@ -91,6 +97,45 @@ def shows_something(image):
 def test_the_lessons_are_numbered_from_1_without_a_gap():
     assert [path.name[:3] for path in LESSONS] == [f"{k:02}_" for k in range(1, len(LESSONS) + 1)]
     assert len(LESSONS) >= 12
+
+
+def quoted(text):
+    """Return what a lesson quotes from the stored experiments, as "ablation: -1.31 ± 0.19", in pairs."""
+    names = "|".join(path.name for path in EXPERIMENTS.iterdir() if path.is_dir())
+    return re.findall(rf"\b({names}): ([+-]?\d+\.\d+ ± \d+\.\d+)", re.sub(r"\s+(# +)?", " ", text))
+
+
+def in_the_table(name, figure):
+    return figure in re.split(r" *\| *", (EXPERIMENTS / name / "table.md").read_text(encoding="utf-8"))
+
+
+@in_the_repository
+def test_what_lessons_quote_from_experiments_stands_in_their_tables():
+    texts = {path.name: path.read_text(encoding="utf-8") for path in LESSONS}
+    quotes = {name: quoted(text) for name, text in texts.items()}
+    assert {name: len(each) for name, each in quotes.items()} == {n: t.count("±") for n, t in texts.items()}
+    assert sum(map(len, quotes.values())) >= 10
+    assert [(path, *quote) for path in quotes for quote in quotes[path] if not in_the_table(*quote)] == []
+
+
+@in_the_repository
+@pytest.mark.parametrize("figure", ["-1.13 ± 0.19", "-1.31 ± 0.1", "1.31 ± 0.19"])
+def test_a_figure_that_is_not_in_the_table_is_noticed(figure):
+    ((name, found),) = quoted(f"(ablation: {figure})")
+    assert found == figure and not in_the_table(name, found)
+    assert in_the_table(name, "-1.31 ± 0.19")
+
+
+@in_the_repository
+def test_the_readme_says_how_long_a_lesson_takes_as_the_lesson_does():
+    seconds = {
+        p.name: re.search(r"\*\*You need:\*\*[^.]*?(\d+) seconds", p.read_text(encoding="utf-8"))
+        for p in LESSONS
+    }
+    rows = re.findall(
+        r"^\| .*\(lessons/(\w+\.py)\) \|.*\| (\d+) \|$", (ROOT / "README.md").read_text("utf-8"), re.M
+    )
+    assert dict(rows) == {name: found[1] for name, found in seconds.items()}
 
 
 @pytest.mark.parametrize(

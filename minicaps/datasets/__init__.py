@@ -4,6 +4,7 @@ from minicaps.datasets import augment
 from minicaps.datasets.augment import Warps
 from minicaps.datasets.dataset import Dataset, to_float
 from minicaps.datasets.folders import read_image_folder
+from minicaps.datasets.forms import ImageForm, check_classes, check_numbers
 from minicaps.datasets.idx import read_idx, read_idx_folder
 from minicaps.datasets.load import REPOSITORY_DATA, cache_folder, load
 from minicaps.datasets.mnist import PARTS, download_mnist
@@ -13,10 +14,13 @@ __all__ = [
     "PARTS",
     "REPOSITORY_DATA",
     "Dataset",
+    "ImageForm",
     "Warps",
     "augment",
     "border_is_light",
     "cache_folder",
+    "check_classes",
+    "check_numbers",
     "download_mnist",
     "fit_picture",
     "load",

@@ -5,6 +5,7 @@ from minicaps.training.bench import Bench, bench
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.files import fingerprint
+from minicaps.training.fit import fit_epochs
 from minicaps.training.optimizers import SGD, Adam, Optimizer
 from minicaps.training.processes import DataParallel
 from minicaps.training.run import Run
@@ -32,6 +33,7 @@ __all__ = [
     "bench",
     "evaluate",
     "fingerprint",
+    "fit_epochs",
     "read_config",
     "to_batch",
     "train_step",
