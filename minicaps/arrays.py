@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]  # or a CuPy array, which has the same methods
 
-_LIBRARIES: dict[type, Any] = {np.ndarray: np}  # array type -> the library that made it
+_LIBRARIES: dict[type, Any] = {np.ndarray: np, np.memmap: np}  # array type -> the library that made it
 
 
 def register(array_type: type, library: Any) -> None:
@@ -28,8 +28,13 @@ def _library_of(x: Any) -> Any:
     library = _LIBRARIES.get(type(x))
     if library is not None:
         return library
-    if isinstance(x, (np.ndarray, np.generic)):  # subclasses such as memmap, and scalars
+    if isinstance(x, np.generic):  # a scalar
         return np
+    if isinstance(x, np.ndarray):  # * is a matrix product in numpy.matrix, and a MaskedArray skips numbers
+        raise TypeError(
+            f"got a {type(x).__name__}, whose operators can mean something else than those of a plain array; "
+            "make it one first, with numpy.asarray(x), or x.filled(...) of a masked one"
+        )
     if type(x).__module__.split(".")[0] == "cupy":
         register(type(x), sys.modules["cupy"])
         return sys.modules["cupy"]

@@ -37,11 +37,7 @@ def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None
     ValueError
         If an axis is missing, superfluous, of another size, or empty.
     """
-    try:
-        get_xp(x)
-        get_xp(x, *([] if like is None else [like]))
-    except TypeError as error:
-        raise TypeError(f"{where}: {name}: {error}") from None
+    check_library(where, name, x, *([] if like is None else [like]))
     if x.dtype not in (np.float32, np.float64):
         raise TypeError(
             f"{where}: {name} has dtype {x.dtype}, expected float32 or float64; convert it first, "
@@ -53,6 +49,15 @@ def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None
             f"one of them, as in {name}.astype(numpy.{like.dtype}) or layer.astype(...)"
         )
     check_shape(where, name, x, *axes)
+
+
+def check_library(where: str, name: str, x: Array, *others: Array) -> None:
+    """Raise TypeError unless `x` is an array, of the same library as the others."""
+    try:
+        get_xp(x)
+        get_xp(x, *others)
+    except TypeError as error:
+        raise TypeError(f"{where}: {name}: {error}") from None
 
 
 def check_shape(where: str, name: str, x: Array, *axes: Axis) -> None:
@@ -79,19 +84,33 @@ def check_gradient(where: str, dy: Array, shape: tuple[int, ...], like: Array) -
     check_array(where, "dy", dy, *((f"output axis {k}", n) for k, n in enumerate(shape)), like=like)
 
 
-def check_labels(where: str, labels: Array, batch: int, classes: int) -> None:
-    """Check class numbers: integers (B,) from 0 to classes - 1.
+def check_labels(
+    where: str, labels: Array, batch: int, classes: int, per_sample: tuple[int, ...] = ()
+) -> None:
+    """Check class numbers: integers (B,), or (B, …) with several for each sample, from 0 to classes - 1.
 
-    Values are checked on the host only: on a device that would wait for it in every step.
+    This is the one place that says what a label is. Values are checked on the host only: on a device that
+    would wait for it in every step.
+
+    Raises
+    ------
+    TypeError
+        If they are no array of integers.
+    ValueError
+        If there is not one for each sample, or one is of no class.
     """
-    try:
-        xp = get_xp(labels)
-    except TypeError as error:
-        raise TypeError(f"{where}: labels: {error}") from None
+    check_library(where, "labels", labels)
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"{where}: labels have dtype {labels.dtype}, expected integers")
-    check_shape(where, "labels", labels, ("batch B", batch))
-    if xp is np and (labels.min() < 0 or labels.max() >= classes):
+        raise TypeError(f"{where}: labels have dtype {labels.dtype}, expected integers, the class numbers")
+    axes = [(f"label {k}", size) for k, size in enumerate(per_sample)]
+    try:
+        check_shape(where, "labels", labels, ("batch B", batch), *axes)
+    except ValueError as error:
+        cures = {(batch, classes): "one-hot rows become class numbers with labels.argmax(axis=1)",
+                 (batch, 1): "a column becomes a vector with labels[:, 0]"}  # fmt: skip
+        cure = cures.get(labels.shape)
+        raise ValueError(f"{error}; {cure}" if cure else str(error)) from None
+    if get_xp(labels) is np and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(
             f"{where}: labels run from {labels.min()} to {labels.max()}, expected 0 to "
             f"{classes - 1}; does the network have as many classes as the data?"

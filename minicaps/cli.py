@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from minicaps import __version__
-from minicaps.commands import FAILED, INTERRUPTED, OK, WRONG_USE, UsageError, add_debug, complain, one_line
+from minicaps.commands import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    WRONG_USE,
+    UsageError,
+    add_debug,
+    complain,
+    end_quietly,
+    one_line,
+    usable_streams,
+)
 from minicaps.fast import keep_freed_memory, own_the_cores
+from minicaps.training import BadOption
 
 __all__ = ["COMMANDS", "FAILED", "INTERRUPTED", "OK", "WRONG_USE", "UsageError", "build_parser", "main"]
 
@@ -19,6 +30,7 @@ COMMANDS = {  # its name, which is that of its file in minicaps/commands too: wh
     "evaluate": "test a trained network again",
     "predict": "say what images show",
     "explore": "draw what a trained CapsNet does, and open a window to play with its capsules",
+    "export": "write a trained network for other tools: ONNX, safetensors",
     "experiment": "run an experiment, and set its result beside what was published",
     "gradcheck": "compare every backward pass with central differences",
     "audit": "tell which known faults of capsule networks a code of yours has",
@@ -34,19 +46,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     own_the_cores()
     keep_freed_memory()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with usable_streams():
+        try:
+            code = run_command(list(sys.argv[1:] if arguments is None else arguments))
+            return flush_output(code)
+        except BrokenPipeError:  # the reader of our output has left, as in `… | head`
+            end_quietly()
+            return FAILED
+
+
+def flush_output(code: int) -> int:
+    """Bring the output where it goes; return the code, or that of what went wrong."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # what it is written to is full
+        end_quietly()
+        return tell(error)
+    return code
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command, and say what goes wrong."""
     options = argparse.Namespace(debug=False)
     try:
-        build_parser(given).parse_args(given, options)
+        build_parser(arguments).parse_args(arguments, options)
         return options.command(options)
     except SystemExit as ending:  # argparse has said what is wrong, or has shown the help
         return int(ending.code or 0)
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has left, as in `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if options.debug:
             raise
@@ -79,7 +112,7 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def tell(error: Exception) -> int:
     """Say in one line what went wrong, and return the exit code for it."""
     line = one_line(error)
-    if isinstance(error, (UsageError, FileNotFoundError, FileExistsError)):
+    if isinstance(error, (UsageError, BadOption, FileNotFoundError, FileExistsError)):
         complain(line)
         return WRONG_USE
     if isinstance(error, MemoryError):

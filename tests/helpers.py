@@ -90,7 +90,8 @@ def quiet(line):
 
 
 def tiny_config(**options):
-    return TrainConfig(**{"preset": "tiny", "epochs": 1, "batch_size": 50, **options})
+    tiny = {"preset": "tiny"} if options.get("model", "capsnet") == "capsnet" else {}
+    return TrainConfig(**{**tiny, "epochs": 1, "batch_size": 50, **options})
 
 
 def interrupt_at(count):

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from minicaps import Conv2d, Dense
 from minicaps.capsules import Leaky, Softmax
 from minicaps.networks import (
     PRESETS,
@@ -164,7 +165,7 @@ class OwnCoupling(Softmax):
 @pytest.mark.parametrize(
     "network, reason",
     [
-        (CapsNet(PRESETS["tiny"], coupling=OwnCoupling(), rng=0), "a routing of its own"),
+        (CapsNet(PRESETS["tiny"], coupling=OwnCoupling(), rng=0), "a capsules.routing.coupling of its own"),
         (OverlapCapsNet(PRESETS["tiny"], rng=0), "the class OverlapCapsNet"),
     ],
 )
@@ -181,12 +182,69 @@ def test_class_names_that_could_not_be_read_are_not_written(tmp_path, names):
     assert not (tmp_path / "model.npz").exists()
 
 
-def test_a_routing_that_was_changed_afterwards_is_not_saved_as_another(tmp_path):
-    for name, value in (("coupling", Leaky()), ("iterations", 5)):
-        network = build("capsnet", "tiny", rng=0)
-        setattr(network.capsules.routing, name, value)
-        with pytest.raises(ValueError, match="a routing of its own cannot be built again"):
-            save_network(tmp_path / "model.npz", network)
+def replace_the_convolution(network):
+    network.conv = Conv2d(1, 8, 5, stride=2, padding=1, rng=0)  # its weights have the same shapes
+
+
+def double_the_precision_of_the_decoder(network):
+    network.decoder.astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (
+            lambda network: setattr(network.capsules.routing, "coupling", Leaky()),
+            "capsules.routing.coupling of",
+        ),
+        (lambda network: setattr(network.capsules.routing, "iterations", 5), "a capsules.routing of its own"),
+        (lambda network: setattr(network, "decoder", None), "asks for more weights"),
+        (lambda network: setattr(network, "more", [Dense(2, 2)]), "has unknown more.0.W, more.0.bias"),
+        (replace_the_convolution, "a conv of its own"),
+        (double_the_precision_of_the_decoder, "a dtype of conv.W of its own"),
+    ],
+)
+def test_a_network_that_was_changed_afterwards_is_not_saved_as_another(tmp_path, change, reason):
+    network = build("capsnet", "tiny", rng=0)
+    change(network)
+    with pytest.raises(ValueError, match=f"{reason}.* cannot be built again"):
+        save_network(tmp_path / "model.npz", network)
+    assert not list(tmp_path.iterdir())
+
+
+class OtherForward(CapsNet):
+    def forward(self, images, labels=None):
+        raise AssertionError("not asked here")
+
+
+def test_a_subclass_is_not_saved_as_its_base(tmp_path):
+    with pytest.raises(ValueError, match="the class OtherForward cannot be built again"):
+        save_network(tmp_path / "model.npz", OtherForward(PRESETS["tiny"], rng=0))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a" * 100_000, "b"), ("\ud800", "\x00"), ("same", "same"), ("", "ä\n"), tuple(np.array(["x", "y"]))],
+    ids=["long", "surrogate", "same", "empty", "of NumPy"],
+)
+def test_whatever_class_names_are_written_are_read(tmp_path, names):
+    save_network(tmp_path / "model.npz", build("mlp", classes=2, rng=0), names)
+    assert load_network(tmp_path / "model.npz")[1] == names
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"classes": np.array([0, 4, 9]).max() + 1},
+        {"image_shape": tuple(np.array([28, 28, 1]))},
+        {"iterations": 1000, "std": np.float32(0.1), "bias": np.True_},
+        {"conv_kernel": (np.int8(5), 5), "decoder_hidden": tuple(np.array([3, 4], np.uint8))},
+    ],
+)
+def test_options_of_numpy_s_types_and_at_their_limits_come_back(tmp_path, options):
+    network = build("capsnet", "tiny", rng=0, **options)
+    save_network(tmp_path / "model.npz", network)
+    assert load_network(tmp_path / "model.npz")[0].config == network.config
 
 
 def test_double_precision_and_options_of_numpy_s_types_come_back(tmp_path):
@@ -208,7 +266,7 @@ def test_class_names_are_numbers_unless_they_are_given(tmp_path):
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "fdopen", "replace"])
 @pytest.mark.parametrize("error", [FULL, KeyboardInterrupt()])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(path, monkeypatch, step, error):
     before = path.read_bytes()
@@ -505,7 +563,7 @@ def network_file(folder, change_description=None, change_arrays=None):
         ({"class_names": list(range(10))}, {}, "class names"),
         ({"network": {"hidden": 10**9}}, {}, "asks for more weights than the file holds"),
         ({"network": {"classes": 10**400}}, {}, "classes is 1000"),
-        ({"network": {"image_shape": [10**6, 10**6, 1]}}, {}, "asks for more weights than the file holds"),
+        ({"network": {"image_shape": [10**6, 10**6, 1]}}, {}, "images of 1,000,000,000,000 numbers"),
         ({"network": {"dtype": "float64"}}, {}, "dtype"),
         ({"network": {"rng": 0}}, {}, "rng"),
         ({}, {"chain.fc1.bias": np.zeros(3)}, r"chain\.fc1\.bias has shape \(3,\)"),
@@ -520,19 +578,20 @@ def test_a_file_of_no_network_is_refused_with_the_reason(tmp_path, description, 
 
 
 @pytest.mark.parametrize(
-    "options", [{"image_shape": (10**6, 10**6, 1), "conv_stride": 10**5}, {"iterations": 10**9}]
+    "options, reason",
+    [
+        ({"image_shape": [10**6, 10**6, 1], "conv_stride": 10**5}, "images of 1,000,000,000,000 numbers"),
+        ({"iterations": 1001}, "iterations is 1,001, expected at most 1,000"),
+    ],
 )
-def test_a_network_that_could_never_answer_is_refused(tmp_path, options):
-    sizes = {
-        "conv_channels": 2,
-        "conv_kernel": 3,
-        "primary_types": 2,
-        "primary_dimension": 2,
-        "decoder": False,
-    }
-    network = build("capsnet", "tiny", rng=0, **{**sizes, **options})
-    save_network(tmp_path / "model.npz", network)
-    with pytest.raises(ValueError, match="expected at most 67,108,864 and 1,000"):
+def test_a_network_that_could_never_answer_is_neither_built_nor_read(tmp_path, options, reason):
+    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    with pytest.raises(ValueError, match=reason):
+        build("capsnet", "tiny", rng=0, **tuples)
+    network = build("capsnet", "tiny", rng=0)
+    description = {"model": "capsnet", "network": {**vars(network.config), **options}, "class_names": []}
+    files.write(tmp_path / "model.npz", network.state(), description)
+    with pytest.raises(ValueError, match=rf"model\.npz: no network that .*{reason}"):
         load_network(tmp_path / "model.npz")
 
 

@@ -32,9 +32,20 @@ from minicaps import (
 )
 from minicaps.datasets import augment
 from minicaps.layers import Loss
-from minicaps.networks import CNN, MLP, CapsNet, CapsNetConfig, CNNConfig, MLPConfig, build
+from minicaps.networks import CNN, MLP, CapsNet, CapsNetConfig, CNNConfig, MLPConfig, OverlapCNN, build
 from minicaps.proof import find_examples
-from minicaps.training import SGD, Adam, Constant, Cosine, Exponential, batches, evaluate
+from minicaps.training import (
+    SGD,
+    Adam,
+    Constant,
+    Cosine,
+    Exponential,
+    OneProcess,
+    backpropagate,
+    batches,
+    evaluate,
+    train_step,
+)
 
 DENSE = Dense(3, 2, rng=0)
 IMAGES = np.zeros((4, 28, 28, 1), np.uint8)
@@ -174,11 +185,37 @@ def test_backward_refuses_another_shape_and_another_dtype(cls):
             layer.backward(dy, cache)
 
 
+FLOATS = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)  # (B, H, W, C)
+
+
+def with_network(name, what):
+    """Return a function that hands labels to a network for 4 classes."""
+
+    def call(labels):
+        network = build(name, "tiny", rng=0, classes=4)
+        if what == "evaluate":
+            return evaluate(network, (255 * FLOATS).astype(np.uint8), labels)
+        if what == "correct":
+            return network.correct(network(FLOATS), labels)
+        if what == "backpropagate":
+            return backpropagate(network, network.objective(), FLOATS, labels)
+        return train_step(OneProcess(network), Adam(network, 0.1), FLOATS, labels)
+
+    return call
+
+
 WITH_LABELS = {
-    "Mask": lambda labels: Mask().forward(np.ones((3, 4, 5), np.float32), labels),
-    "MarginLoss": lambda labels: MarginLoss().forward(np.ones((3, 4, 5), np.float32), labels),
-    "CrossEntropyLoss": lambda labels: CrossEntropyLoss().forward(np.ones((3, 4), np.float32), labels),
+    "Mask.forward": lambda labels: Mask().forward(np.ones((3, 4, 5), np.float32), labels),
+    "MarginLoss.forward": lambda labels: MarginLoss().forward(np.ones((3, 4, 5), np.float32), labels),
+    "CrossEntropyLoss.forward": lambda labels: CrossEntropyLoss().forward(
+        np.ones((3, 4), np.float32), labels
+    ),
+    "MLP.correct": with_network("mlp", "correct"),
+    "CapsNet.correct": with_network("capsnet", "correct"),
+    **{what: with_network("mlp", what) for what in ("evaluate", "backpropagate", "train_step")},
 }
+LABELS_OF_0_AND_1 = ("MarginLoss.forward", "CrossEntropyLoss.forward")  # they take T (B, J) too
+ONE_HOT = np.eye(4, dtype=int)[[0, 1, 3]]
 
 
 @pytest.mark.parametrize("name", WITH_LABELS)
@@ -186,13 +223,97 @@ WITH_LABELS = {
     "labels, error, message",
     [([0, 1, 2], TypeError, "got list"),
      (np.array([0.0, 1.0, 2.0]), TypeError, "labels have dtype float64, expected integers"),
-     (np.array([0, 1]), ValueError, r"labels has shape \(2,\), expected \(3,\)"),
+     (np.array([True, False, True]), TypeError, "labels have dtype bool, expected integers"),
+     (np.array(["0", "1", "2"]), TypeError, "labels have dtype <U1, expected integers"),
+     (np.ma.array([0, 1, 2]), TypeError, "got a MaskedArray"),
+     (np.array([0, 1]), ValueError, r"labels has shape \(2,\), expected \(3,\)|2 labels for 3 images"),
      (np.array([0, 1, 4]), ValueError, "labels run from 0 to 4, expected 0 to 3"),
      (np.array([-1, 1, 2]), ValueError, "labels run from -1 to 2, expected 0 to 3")],
 )  # fmt: skip
 def test_wrong_labels_are_refused(name, labels, error, message):
-    with pytest.raises(error, match=rf"{name}\.forward: .*{message}"):
+    with pytest.raises(error, match=rf"^{name}: .*({message})"):
         WITH_LABELS[name](labels)
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+def test_labels_mean_one_thing_everywhere(name):
+    """Class numbers; what is one-hot is understood by losses, and refused by name with the cure elsewhere."""
+    one = WITH_LABELS[name](np.array([0, 1, 3]))
+    for form, cure in ((ONE_HOT, r"labels.argmax\(axis=1\)"), (ONE_HOT[:, :1], r"labels\[:, 0\]")):
+        if name not in LABELS_OF_0_AND_1:
+            with pytest.raises(ValueError, match=rf"^{name}: labels has shape .*{cure}"):
+                WITH_LABELS[name](form)
+    if name in LABELS_OF_0_AND_1:
+        np.testing.assert_array_equal(WITH_LABELS[name](ONE_HOT)[0], one[0])
+        with pytest.raises(ValueError, match=rf"^{name}: target has shape \(3, 1\), expected \(3, 4\)"):
+            WITH_LABELS[name](ONE_HOT[:, :1])
+
+
+def test_pairs_have_two_labels_each_and_no_other_number():
+    network = OverlapCNN(CNNConfig(classes=4), rng=0)
+    logits = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    assert network.correct(logits, np.array([[0, 1], [1, 2], [3, 0]])).shape == (3,)
+    for labels in (np.array([0, 1, 2]), np.array([[0, 1, 2]] * 3), ONE_HOT):
+        with pytest.raises(ValueError, match=r"^OverlapCNN.correct: labels has shape"):
+            network.correct(logits, labels)
+    with pytest.raises(ValueError, match=r"^OverlapCNN.correct: labels run from 0 to 4, expected 0 to 3"):
+        network.correct(logits, np.array([[0, 1], [1, 2], [4, 0]]))
+
+
+class Quantity(np.ndarray):
+    """Stands in for numpy.matrix and others whose operators mean something else."""
+
+
+ANOTHER_KIND = {
+    "a layer": lambda kind: DENSE(kind(np.ones((2, 3), np.float32))),
+    "an upstream gradient": lambda kind: DENSE.backward(
+        kind(np.ones((2, 2), np.float32)), DENSE.forward(np.ones((2, 3), np.float32))[1]
+    ),
+    "a loss": lambda kind: ReconstructionLoss()(np.ones((2, 3)), kind(np.ones((2, 3)))),
+    "a parameter": lambda kind: Layer.add_param(Hard(), "a", kind(np.ones(2))),
+    "predict": lambda kind: build("mlp", rng=0).predict(kind(FLOATS)),
+    "evaluate": lambda kind: evaluate(build("mlp", rng=0), kind(IMAGES), LABELS),
+    "train_step": lambda kind: train_step(
+        OneProcess(MLP(rng=0)), Adam(MLP(rng=0), 0.1), kind(FLOATS), np.array([0, 1, 2])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [lambda x: x.view(Quantity), np.ma.array], ids=["subclass", "masked"])
+@pytest.mark.parametrize("door", ANOTHER_KIND)
+def test_arrays_whose_operators_mean_something_else_are_refused(door, kind):
+    with pytest.raises(TypeError, match=r": .*got a (Quantity|MaskedArray), whose operators .*numpy.asarray"):
+        ANOTHER_KIND[door](kind)
+
+
+def test_a_matrix_is_refused_and_an_array_in_a_file_is_not(tmp_path):
+    matrix = np.ones((2, 3), np.float32).view(np.matrix)
+    with pytest.raises(TypeError, match="got a matrix"):
+        DENSE(matrix)
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    np.testing.assert_array_equal(
+        DENSE(np.load(tmp_path / "x.npy", mmap_mode="r")), DENSE(np.asarray(matrix))
+    )
+
+
+@pytest.mark.parametrize("images", [[[1.0]], None, "image.png"])
+def test_predict_and_evaluate_refuse_what_is_no_array(images):
+    with pytest.raises(TypeError, match=r"^predict: images: expected a NumPy or CuPy array"):
+        MLP(rng=0).predict(images)
+    with pytest.raises(TypeError, match=r"^evaluate: images: expected a NumPy or CuPy array"):
+        evaluate(MLP(rng=0), images, LABELS)
+
+
+def test_pixels_up_to_255_are_told_once_where_they_come_in():
+    network, labels = MLP(rng=0), np.array([0, 1, 2])
+    source, adam = OneProcess(network), Adam(network, 1e-9)
+    with pytest.warns(UserWarning, match="train_step: the pixels run up to 25.*, expected 0 to 1; divide"):
+        train_step(source, adam, 255 * FLOATS, labels)
+    train_step(source, adam, 255 * FLOATS, labels)  # warnings are errors in tests, so there is none
+    with pytest.warns(UserWarning, match="predict: the pixels run up to 25"):
+        network.predict(255 * FLOATS)
+    for images in (FLOATS, (FLOATS - 0.5) * 4, (255 * FLOATS).astype(np.uint8)):
+        network.predict(images)
 
 
 def test_the_four_kinds_of_a_wrong_prediction_are_told_apart():

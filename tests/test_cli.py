@@ -31,7 +31,7 @@ def test_help_lists_every_command(call):
 
 def test_every_file_of_the_commands_is_one_and_every_command_has_its_file():
     files = {path.stem for path in Path(commands.__file__).parent.glob("*.py")}
-    assert files - {"__init__", "common"} == set(COMMANDS)
+    assert files - {"__init__", "answers", "common", "streams"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -147,6 +147,103 @@ def test_a_closed_pipe_is_no_error_message(finished_run):
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert ended.stderr == "" and ended.returncode != 0
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+@pytest.mark.parametrize(
+    "command", [["evaluate", "RUN"], ["--help"], ["train", "--help"], ["evaluate", "absent"]]
+)
+def test_closed_pipes_end_a_command_quietly(finished_run, command, streams, unbuffered):
+    command = [sys.executable, "-m", "minicaps", *(str(finished_run) if x == "RUN" else x for x in command)]
+    read, write = os.pipe()
+    os.close(read)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, **dict.fromkeys(streams, write)}
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    ended = subprocess.run(command, **pipes, env=environment, text=True, check=False)
+    os.close(write)
+    assert ended.returncode <= 2 and not re.search("Traceback|Exception|Broken", ended.stderr or "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no file that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_full_is_told(finished_run, unbuffered):
+    command = [sys.executable, "-m", "minicaps", "evaluate", str(finished_run)]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert re.fullmatch(r"minicaps: .*No space left on device\n", ended.stderr)
+
+
+def test_output_that_cannot_be_encoded_is_written_otherwise(small_folder, tmp_path):
+    for k, encoding in enumerate(("ascii", "cp1251", "cp437", "utf-8")):
+        options = ["--preset", "tiny", "--epochs", "1", "--data", str(small_folder), "--out", f"run-{k}"]
+        ended = subprocess.run(
+            [sys.executable, "-m", "minicaps", "train", *options],
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        shape = "28 × 28 × 1 pixels".encode(encoding, "backslashreplace")
+        assert shape in ended.stdout and b"test accuracy" in ended.stdout
+
+
+def test_in_the_c_locale_too(small_folder, tmp_path):
+    (tmp_path / "große Bilder").symlink_to(small_folder)
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for data, code in (("große Bilder", 0), ("große Lücke", 2)):
+        command = [
+            sys.executable,
+            "-m",
+            "minicaps",
+            "train",
+            "--preset",
+            "tiny",
+            "--epochs",
+            "1",
+            "--data",
+            data,
+        ]
+        ended = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True, check=False)
+        assert ended.returncode == code, ended.stderr
+
+
+@pytest.mark.parametrize("absent", [("stdout",), ("stderr",), ("stdout", "stderr")])
+@pytest.mark.parametrize(
+    "arguments, code", [(["evaluate", "RUN"], 0), (["evaluate"], 2), (["evaluate", "x"], 2)]
+)
+def test_a_program_without_a_console_runs(finished_run, monkeypatch, absent, arguments, code):
+    for name in absent:
+        monkeypatch.setattr(sys, name, None)
+    assert main([str(finished_run) if word == "RUN" else word for word in arguments]) == code
+    assert all(getattr(sys, name) is None for name in absent)
+
+
+def test_a_run_without_a_console_trains(small_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert (
+        main(["train", "--preset", "tiny", "--epochs", "1", "--data", str(small_folder), "--out", "run"]) == 0
+    )
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_stream_that_is_no_file_is_left_as_it_is(monkeypatch):
+    class Notebook:
+        text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stdout", Notebook())
+    assert main(["--version"]) == 0 and sys.stdout.text == f"minicaps {__version__}\n"
 
 
 def test_a_real_process_evaluates(finished_run, call, process):

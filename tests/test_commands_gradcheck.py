@@ -149,3 +149,94 @@ def test_gradcheck_of_a_file_named_like_a_module_does_not_replace_the_module(
     cube(3).rename(tmp_path / "json.py")
     assert call("gradcheck", tmp_path / "json.py")[0] == 0
     assert sys.modules["json"] is json
+
+
+TWICE = """
+from helper import FACTOR
+
+class Twice:
+    def forward(self, x):
+        return FACTOR * x, None
+
+    def backward(self, dy, cache):
+        return 2.0 * dy
+
+    @classmethod
+    def examples(cls, rng, dtype):
+        yield "small", cls(), (rng.normal(size=(2, 3)).astype(dtype),)
+"""
+
+
+def with_neighbour(folder, factor):
+    folder.mkdir()
+    (folder / "helper.py").write_text(f"FACTOR = {factor}\n")
+    (folder / "twice.py").write_text(TWICE)
+    return folder / "twice.py"
+
+
+def test_gradcheck_imports_what_lies_beside_a_file_and_forgets_it_again(call, tmp_path):
+    paths, modules = list(sys.path), {name for name in sys.modules if not name.startswith("_checked_")}
+    assert call("gradcheck", with_neighbour(tmp_path / "good", 2.0))[0] == 0
+    code, output, _ = call("gradcheck", with_neighbour(tmp_path / "bad", 2.1))  # another helper
+    assert code == 1 and "Twice (small): gradient of x" in output
+    assert call("gradcheck", tmp_path / "good" / "twice.py", tmp_path / "bad" / "twice.py")[0] == 1
+    assert sys.path == paths and "helper" not in sys.modules
+    assert modules <= set(sys.modules)
+
+
+def test_what_does_not_lie_beside_a_file_stays_imported(call, tmp_path, monkeypatch):
+    file = with_neighbour(tmp_path / "good", 2.0)
+    package = file.parent / "packages" / "cube_installed"  # as in a virtual environment in the folder
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    file.write_text("import cube_installed, cube_beside.part\n" + TWICE)
+    (file.parent / "cube_installed").mkdir()  # of that name, but no code
+    (file.parent / "cube_beside").mkdir()  # a package without __init__.py
+    (file.parent / "cube_beside" / "part.py").write_text("")
+    monkeypatch.syspath_prepend(package.parent)
+    assert call("gradcheck", file)[0] == 0
+    assert "cube_installed" in sys.modules
+    assert not {"cube_beside", "cube_beside.part", "helper"} & sys.modules.keys()
+    del sys.modules["cube_installed"]
+
+
+def test_gradcheck_imports_neighbours_from_within_their_folder_too(process, tmp_path, monkeypatch):
+    file = with_neighbour(tmp_path / "good", 2.0)
+    monkeypatch.chdir(file.parent)
+    assert process("gradcheck", "twice.py").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["my-layer.py", "1.2.py", "minicaps.py", "helpers.py", "numpy.py", "ä b.py"])
+def test_gradcheck_of_a_file_whatever_its_name(call, cube, tmp_path, name):
+    cube(3).rename(tmp_path / name)
+    assert call("gradcheck", tmp_path / name)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("def (:\n", "SyntaxError: "),
+        ("import a_package_that_is_not_there\n", "ModuleNotFoundError: No module named 'a_package"),
+        (
+            "from .helper import x\n",
+            "ImportError: attempted relative import.*; name the module without a dot",
+        ),
+        ("import sys; sys.exit(3)\n", r"ends the program while it is imported \(exit 3\); guard that"),
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_gradcheck_names_the_file_that_fails_to_import(complaint, tmp_path, text, reason):
+    (tmp_path / "cube_bad.py").write_text(text)
+    line = complaint("gradcheck", tmp_path / "cube_bad.py", code=1)
+    assert re.match(rf"minicaps: \S+cube_bad\.py: {reason}", line)
+    assert not [name for name in sys.modules if name.endswith("cube_bad")]
+
+
+RANDOM = CUBE.replace("return x**3, x", "return x**3 + np.random.default_rng().random(), x")
+
+
+def test_gradcheck_says_what_spoils_a_proof(call, tmp_path):
+    (tmp_path / "cube_random.py").write_text(RANDOM)
+    code, output, errors = call("gradcheck", tmp_path / "cube_random.py")
+    assert (code, errors) == (1, "") and output.splitlines()[-1].endswith("FAILED")
+    assert "Cube (small): forward is not deterministic" in output

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import quiet, tiny_config
 
+import minicaps
 from minicaps.fast import platform, thread_count
-from minicaps.networks import PRESETS, OverlapCapsNet, build
+from minicaps.networks import PRESETS, CapsNet, OverlapCapsNet, build
 from minicaps.training import Adam, DataParallel, OneProcess, Run, backpropagate, processes, train_step
 from minicaps.training.processes import batch_slices
 
@@ -259,3 +261,112 @@ def test_pairs_of_images_are_shared_too(threads):
         assert found == (pytest.approx(loss, rel=1e-5), correct)
         for key, grad in plain.grads.items():
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-3, atol=1e-4 * np.abs(grad).max())
+
+
+# -- a class of one's own ------------------------------------------------------------------------
+
+PROGRAM = """\
+import sys, numpy as np
+from minicaps.networks import PRESETS, CapsNet
+from minicaps.training import DataParallel
+{define}
+x, y = np.random.default_rng(0).random((80, 28, 28, 1), dtype=np.float32), np.arange(80) % 10
+network = MyCapsNet(PRESETS["tiny"], rng=0)
+with DataParallel(network, network.objective(), 80) as parallel:
+    result = parallel.backpropagate(x, y)
+    parallel.backpropagate(x, y)
+    print(len(parallel.workers), result.loss.hex(), hash(network.grads["conv.W"].tobytes()))
+"""
+DEFINITION = "class MyCapsNet(CapsNet):\n    pass\n"
+IN_A_FUNCTION = (
+    "def make():\n    class MyCapsNet(CapsNet):\n        pass\n    return MyCapsNet\nMyCapsNet = make()\n"
+)
+OWN = {  # how the class is defined -> how many other processes work, and what the warning says
+    "in a module beside the script": ("from mynets import MyCapsNet", 1, ""),
+    "in the script": (DEFINITION, 0, "Can't get attribute 'MyCapsNet'"),
+    "in a function": (IN_A_FUNCTION, 0, "make.<locals>.MyCapsNet"),
+    "in a module that was made at run time": (
+        "import types\nsys.modules['made'] = types.ModuleType('made')\nfrom mynets import MyCapsNet\n"
+        "MyCapsNet.__module__ = 'made'\nsys.modules['made'].MyCapsNet = MyCapsNet",
+        0,
+        "No module named 'made'",
+    ),
+}
+
+
+def run_program(folder, define, threads, *arguments, elsewhere=None):
+    """Run a script that trains a class of its own, in a folder with a wrong minicaps."""
+    scripts, wrong = folder / "scripts", folder / "here" / "minicaps"
+    scripts.mkdir(exist_ok=True)
+    wrong.mkdir(parents=True, exist_ok=True)
+    (wrong / "__init__.py").write_text("raise SystemExit('the wrong minicaps')")
+    (scripts / "mynets.py").write_text(f"from minicaps.networks import CapsNet\n{DEFINITION}")
+    (scripts / "train_mine.py").write_text(PROGRAM.format(define=define))
+    package = str(Path(minicaps.__file__).parents[1])
+    environment = {"MINICAPS_THREADS": str(threads), "PYTHONPATH": package, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, *(arguments or [scripts / "train_mine.py"])]
+    return subprocess.run(
+        command, cwd=elsewhere or wrong.parent, env=os.environ | environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_class_of_ones_own_is_trained_by_any_number_of_processes(kind, tmp_path):
+    define, others, reason = OWN[kind]
+    alone, shared = (run_program(tmp_path, define, count) for count in (1, 2))
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert shared.returncode == 0, shared.stderr
+    assert shared.stdout.split() == [str(others), *alone.stdout.split()[1:]]  # the same bits
+    if others:
+        assert shared.stderr == ""
+    else:
+        assert shared.stderr.count("RuntimeWarning: data-parallel training goes on in one process") == 1
+        assert reason in shared.stderr and "Traceback" not in shared.stderr
+        assert "train_mine.py:" in shared.stderr  # the warning points to the caller
+
+
+def test_what_an_interactive_session_defines_is_trained_in_one_process(tmp_path):
+    for_session = PROGRAM.format(define=DEFINITION)  # no file: as in a notebook
+    run = run_program(tmp_path, DEFINITION, 2, "-c", for_session, elsewhere=tmp_path)
+    assert run.returncode == 0 and run.stdout.startswith("0 "), run.stderr
+    assert run.stderr.count("RuntimeWarning") == 1
+
+
+def test_another_process_looks_where_the_first_began_and_not_in_the_current_folder(tmp_path):
+    program = f"import os, minicaps, mynets\nos.chdir({str(tmp_path / 'here')!r})\n" + PROGRAM.format(
+        define="from mynets import MyCapsNet"
+    )
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "mynets.py").write_text(f"from minicaps.networks import CapsNet\n{DEFINITION}")
+    run = run_program(tmp_path, "", 2, "-c", program, elsewhere=tmp_path / "scripts")
+    assert (run.returncode, run.stderr) == (0, "") and run.stdout.startswith("1 ")
+
+
+def test_another_process_has_this_minicaps_though_the_path_no_longer_leads_to_it(tmp_path):
+    package = str(Path(minicaps.__file__).parents[1])
+    program = (
+        f"import sys, minicaps.training\nsys.path = [each for each in sys.path if each != {package!r}]\n"
+    )
+    program += "import numpy\n" + PROGRAM.format(define="from mynets import MyCapsNet")
+    run_program(tmp_path, "", 2, "-c", "")
+    (tmp_path / "scripts" / "own_path.py").write_text(program)
+    run = run_program(tmp_path, "", 2, tmp_path / "scripts" / "own_path.py")
+    assert run.stdout.startswith("1 "), run.stderr
+
+
+class Unwilling(CapsNet):
+    """A network that cannot be sent to another process."""
+
+    def __reduce__(self):
+        raise ValueError("no copies of me")
+
+
+def test_a_network_that_cannot_be_sent_is_trained_in_one_process(threads):
+    threads(2)
+    network, plain = Unwilling(PRESETS["tiny"], rng=0), tiny()
+    images, labels = batch(network, 80)
+    with pytest.warns(RuntimeWarning, match="ValueError: no copies of me"):
+        parallel = DataParallel(network, network.objective(), 80)
+    assert not parallel.workers
+    expected = backpropagate(plain, plain.objective(), images, labels)
+    assert parallel.backpropagate(images, labels).loss == pytest.approx(expected.loss, rel=1e-5)

@@ -215,7 +215,7 @@ def test_a_missing_folder_is_named(tmp_path):
         ("train-images", np.zeros((20, 4, 5), np.int16), r"train-images.*: holds int16 .* expected uint8"),
         ("train-images", np.zeros((20, 4), np.uint8), r"holds uint8 of shape \(20, 4\), expected"),
         ("train-images", np.zeros((20, 0, 5), np.uint8), r"holds uint8 of shape \(20, 0, 5\), expected"),
-        ("train-labels", np.zeros(20, np.int32), "train-labels.*: holds int32 .* expected uint8 labels"),
+        ("train-labels", np.zeros(20, np.float32), "train-labels.*: holds float32 .* expected integer"),
         ("t10k-labels", np.zeros((6, 1), np.uint8), r"t10k-labels.*: holds uint8 of shape \(6, 1\)"),
         ("t10k-images", np.zeros((6, 4, 4), np.uint8), r"\(4, 5\) pixels, test images \(4, 4\)"),
         ("t10k-labels", np.full(6, 3, np.uint8), "training labels run from 0 to 2, test labels to 3"),
@@ -232,19 +232,20 @@ def test_parts_that_do_not_belong_together_are_refused(folder, name, array, mess
 
 
 def numbered_dataset(count):
-    """A set in which image k shows the number k, and so does its label."""
+    """A mixed set in which image k shows the number k."""
     numbers = np.arange(count)
     empty = np.zeros((0, 1, 1, 1), np.uint8)
     images = numbers.reshape(-1, 1, 1, 1)
-    return datasets.Dataset(images, numbers, empty, numbers[:0], ("0", "1"), "numbers")
+    return datasets.Dataset(images, numbers % 2, empty, numbers[:0], ("0", "1"), "numbers")
 
 
 @pytest.mark.parametrize("count, kept", [(60_000, 5000), (50_000, 5000), (49_999, 4999), (300, 30), (10, 1)])
 def test_the_last_5000_images_or_a_tenth_are_for_validation(count, kept):
     images, labels, validation_images, validation_labels = numbered_dataset(count).split()
-    for training, validation in ((images.ravel(), validation_images.ravel()), (labels, validation_labels)):
-        np.testing.assert_array_equal(training, np.arange(count - kept))
-        np.testing.assert_array_equal(validation, np.arange(count - kept, count))
+    np.testing.assert_array_equal(images.ravel(), np.arange(count - kept))
+    np.testing.assert_array_equal(validation_images.ravel(), np.arange(count - kept, count))
+    np.testing.assert_array_equal(labels, images.ravel() % 2)
+    np.testing.assert_array_equal(validation_labels, validation_images.ravel() % 2)
 
 
 @given(st.integers(2, 300))

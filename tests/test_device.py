@@ -130,7 +130,7 @@ def test_the_run_copies_once_for_each_step_and_learns_the_same(
 
 
 @every_network
-def test_evaluation_copies_the_loss_and_the_scores_of_each_batch(device, options):
+def test_evaluation_copies_the_loss_and_the_scores_of_each_batch_and_what_is_correct_once(device, options):
     options = dict(options)
     rng, net = np.random.default_rng(0), build(options.pop("model"), "tiny", rng=0, **options)
     images, labels = rng.integers(0, 256, (7, 28, 28, 1)).astype(np.uint8), rng.integers(0, 10, 7)
@@ -138,7 +138,8 @@ def test_evaluation_copies_the_loss_and_the_scores_of_each_batch(device, options
     net.to(device)
     strict.transfers = 0
     result = evaluate(net, images, labels, 3)
-    assert strict.transfers == (2 * 3 if device is strict else 0)
+    assert strict.transfers == (2 * 3 + 1 if device is strict else 0)
+    assert result.accuracy == expected.accuracy
     np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-4, atol=1e-6)
     assert np.isclose(result.loss, expected.loss, rtol=1e-4)
 
@@ -192,7 +193,7 @@ HARMLESS = set(
 # Functions that handle data of the host only: first weights, examples, files, constant matrices, and the
 # end of a prediction or an evaluation, after its copies.
 ON_THE_HOST = set(
-    "__init__ examples state load_state _matrices by_points by_frequencies predict evaluate".split()
+    "__init__ examples state load_state as_param _matrices by_points by_frequencies predict evaluate".split()
 )
 
 

@@ -45,6 +45,8 @@ FIGURES = {
         ylabel="Correct (%)",
         logarithmic=True,
     ),
+    "folds": lambda: figures.folds({0: shares(5), 1: shares(5)}),
+    "folds, one seed": lambda: figures.folds({3: shares(2)}),
     "variants": lambda: figures.variants(
         {"iterations": {"1": shares(3), "3": shares(3)}, "W": {"1": [0.1, 0.2, 0.1], "0.05": [0.95]}}, 0.95
     ),

@@ -29,6 +29,15 @@ from minicaps.networks import MLP, MLPConfig, load_pretrained
 from minicaps.proof import gradcheck
 from minicaps.training import DataParallel, Result
 
+FIGURES = {
+    "compare": {"validation_curves", "validation_curves_batch_100"},
+    "few": {"accuracy_against_images"},
+    "folds": {"folds"},
+    "ablation": {"variants", "iterations"},
+    "affine": {"images", "sweeps", "validation_curves"},
+    "overlap": {"reconstructions", "validation_curves"},
+    "rotate": {"turning", "one_digit"},
+}
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
 
 
@@ -80,7 +89,7 @@ def test_every_experiment_writes_its_result_its_table_and_its_figures(results, n
     lines = (folder / "table.md").read_text().splitlines()
     assert lines[1].startswith("| --- |") and len({line.count("|") for line in lines[: lines.index("")]}) == 1
     assert not re.search(r"\bnan\b|None", (folder / "table.md").read_text())
-    assert list(folder.glob("*.png"))
+    assert {path.stem for path in folder.glob("*.png")} == FIGURES[name]
 
 
 @pytest.mark.parametrize("name", TRAINED)

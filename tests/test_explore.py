@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from minicaps import cli, figures
-from minicaps.figures import explore
+from minicaps.figures import explore, style
 from minicaps.figures import runs as figures_of_runs
 from minicaps.networks import CapsNet, CapsNetConfig, build, load_pretrained, save_network
 
@@ -139,7 +139,7 @@ def run(tmp_path_factory, data, network):
 @pytest.fixture
 def empty_files(monkeypatch):
     """Write figures as empty files, which takes no time."""
-    monkeypatch.setattr(explore, "save", lambda figure, path: path.touch())
+    monkeypatch.setattr(style, "save", lambda figure, path: path.touch())
 
 
 @pytest.fixture
@@ -173,11 +173,11 @@ def call(capsys):
     return call
 
 
-def test_explore_writes_the_figures_into_the_run_and_prints_their_paths(call, run, no_screen):
+def test_explore_writes_the_figures_into_the_run_and_prints_their_paths(call, run, data, no_screen):
     code, output, errors = call(run)
     paths = [str(run / "figures" / f"{name}.png") for name in OF_A_RUN]
     assert (code, errors) == (0, "")
-    assert output.splitlines() == [*paths, "no window: there is no display"]
+    assert output.splitlines() == [f"data: {data}", *paths, "no window: there is no display"]
     assert all(os.path.getsize(path) > 1000 for path in paths)
 
 
@@ -214,7 +214,7 @@ def test_without_a_decoder_the_other_figures_are_drawn_and_the_window_is_left_ou
     path = save(tmp_path / "plain.npz", build("capsnet", "tiny", decoder=False, rng=0))
     code, output, errors = call(path, "--data", data)
     assert (code, errors) == (0, "")
-    names = [line.split(os.sep)[-1] for line in output.splitlines()[:-1]]
+    names = [line.split(os.sep)[-1] for line in output.splitlines()[1:-1]]
     assert names == ["couplings.png", "couplings_over_image.png", "confusion_matrix.png", "mistakes.png"]
     assert output.splitlines()[-1].startswith("no window: the network has no decoder")
     code, output, errors = call(path, "--data", data, "--interactive")
@@ -239,10 +239,10 @@ def test_a_missing_run_ends_with_2(call, tmp_path):
 
 
 def test_a_run_of_other_images_ends_with_1(call, data, tmp_path):
-    config = CapsNetConfig((20, 28, 1), conv_channels=4, primary_types=2, primary_dimension=2)
+    config = CapsNetConfig((28, 28, 2), conv_channels=4, primary_types=2, primary_dimension=2)
     other = CapsNet(config, rng=0)
     code, _, errors = call(save(tmp_path / "other.npz", other), "--data", data)
-    assert code == 1 and "28×28 pixels, expected 20×28" in errors
+    assert code == 1 and "(28, 28, 1) pixels, but the network was trained on" in errors
 
 
 def test_a_real_process_without_a_screen_says_so_and_ends_with_0(run, tmp_path):

@@ -1,11 +1,13 @@
 """The checker itself: right layers pass, and every kind of wrong layer fails."""
 
 import re
+from collections import UserList
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from minicaps import Dense, DynamicRouting, Layer, Loss, ReLU, Stopped, gradcheck
+from minicaps import Dense, DynamicRouting, Hard, Layer, Loss, ReLU, Sequential, Stopped, gradcheck
 from minicaps.proof import find_classes, module_from_path
 from minicaps.proof.capsule_examples import with_couplings
 
@@ -237,6 +239,255 @@ def test_a_loss_is_checked_on_its_prediction_only():
     assert report.ok and [row.array for row in report.rows] == ["prediction"]
     Half.factor = 0.999
     assert not gradcheck(Half(), [X, X[::-1].copy()]).ok
+
+
+# -- what spoils a proof whatever the gradient is ----------------------------------------------
+
+
+class Made:
+    """A layer of two functions."""
+
+    def __init__(self, forward, backward):
+        self.forward, self.backward = forward, backward
+
+
+def failures(forward, backward, inputs=(X,), **options):
+    report = gradcheck(Made(forward, backward), inputs, **options)
+    assert report.ok == (not report.failures())
+    return report.failures()
+
+
+def in_place(x):
+    x *= 2
+    return x**2, x.copy()
+
+
+def softmax_in_place(x):
+    x -= x.max(axis=1, keepdims=True)
+    np.exp(x, out=x)
+    x /= x.sum(axis=1, keepdims=True)
+    return x.copy(), x.copy()
+
+
+def dropout(x):
+    mask = 2.0 * (rng.random(x.shape) > 0.5)
+    return x * mask, mask
+
+
+def random_kinks(x):
+    return 2 * x, rng.random(x.shape) > 0.5
+
+
+def counting(x, calls=[]):  # noqa: B006, it is what it is for
+    calls.append(1)
+    return x * len(calls), None
+
+
+def hole(x):
+    y = x.copy()
+    y[1, 2] = np.inf
+    return y, None
+
+
+SPOILT = {
+    "in place": (in_place, lambda dy, c: 4 * c * dy, "forward changes its argument x in place"),
+    "in-place softmax": (softmax_in_place, lambda dy, p: dy, "forward changes its argument x in place"),
+    "dropout": (dropout, lambda dy, mask: dy * mask, "forward is not deterministic: called twice"),
+    "random choices": (random_kinks, lambda dy, c: 2 * dy, "forward is not deterministic: called twice"),
+    "counting": (counting, lambda dy, c: dy, "forward is not deterministic: called twice"),
+    "float32": (
+        lambda x: (np.tanh(x.astype(np.float32)), x), lambda dy, x: dy / np.cosh(x) ** 2,
+        "forward returns float32: it does not compute in float64 throughout",
+    ),
+    "float32 in the cache": (
+        lambda x: (np.tanh(x), x.astype(np.float32)), lambda dy, x: dy / np.cosh(x) ** 2,
+        "forward keeps in its cache float32",
+    ),
+    "not finite": (hole, lambda dy, c: dy, r"forward returns inf at \[1, 2\]"),
+    "complex": (lambda x: (x * 1j, None), lambda dy, c: dy, "forward returns an output of dtype complex128"),
+    "no cache": (lambda x: 2 * x, lambda dy, c: dy, "forward returns ndarray, expected a pair"),
+    "no cache, two samples": (lambda x: x[:2], lambda dy, c: dy, "forward returns ndarray, expected a pair"),
+    "no output": (lambda x: (None, x), lambda dy, c: dy, "forward returns no output"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+@pytest.mark.parametrize("forward, backward, message", SPOILT.values(), ids=SPOILT)
+def test_what_spoils_a_proof_is_told_instead_of_a_wrong_gradient(forward, backward, message):
+    (line,) = failures(forward, backward)
+    assert re.match(f"Made: {message}", line)
+
+
+def changes_dy(dy, x):
+    dy *= 3 * x**2
+    return dy
+
+
+def changes_its_cache(dy, x):
+    x *= x
+    return 3 * x * dy
+
+
+def test_a_backward_that_changes_what_it_is_given_is_told():
+    cube = lambda x: (x**3, x.copy())  # noqa: E731
+    assert re.match("Made: backward changes dy; work on a copy", failures(cube, changes_dy)[0])
+    assert re.match("Made: backward changes its cache; work on a copy", failures(cube, changes_its_cache)[0])
+    assert not failures(cube, lambda dy, x: 3 * x**2 * dy)
+
+
+def test_a_forward_or_backward_that_changes_a_parameter_is_told_and_undone():
+    class Wearing(Dense):
+        def forward(self, x):
+            y = super().forward(x)
+            self.params["W"][...] *= self.factor
+            return y
+
+        def backward(self, dy, cache):
+            dx = super().backward(dy, cache)
+            self.params["bias"][...] *= self.other
+            return dx
+
+    for factor, other, message in (
+        (0.9, 1, "forward changes the parameter W in place"),
+        (1, 0.9, "backward changes the parameter bias"),
+    ):
+        layer = Wearing(5, 4, rng=0, dtype=np.float64)
+        layer.factor, layer.other, before = factor, other, layer.state()
+        report = gradcheck(layer, [X])
+        assert not report.ok and report.failures()[0].startswith(f"Wearing: {message}")
+        if factor != 1:
+            assert all((layer.params[name] == array).all() for name, array in before.items())
+
+
+def test_a_plain_object_whose_gradients_are_replaced_or_missing_is_told():
+    class Scale:
+        def __init__(self):
+            self.params, self.grads = {"a": np.arange(1.0, 6.0)}, {"a": np.zeros(5)}
+
+        def forward(self, x):
+            return self.params["a"] * x, x
+
+        def backward(self, dy, x):
+            self.grads["a"] = (dy * x).sum(axis=0)
+            return self.params["a"] * dy
+
+    report = gradcheck(Scale(), [X])
+    assert not report.ok and report.failures()[0].startswith(
+        "Scale: backward replaces the gradient of a; add"
+    )
+    layer = Scale()
+    layer.grads, layer.backward = {}, lambda dy, x: layer.params["a"] * dy
+    (line,) = gradcheck(layer, [X]).failures()
+    assert "gradient of a: backward returned None, expected shape (5,)" in line
+
+
+def test_an_array_without_influence_is_nothing_proven_unless_it_is_expected():
+    (line,) = failures(lambda x: (np.zeros_like(x), x), lambda dy, x: np.zeros_like(x))
+    assert "gradient of x: 0 by backward and by central differences; it has no influence" in line
+
+    class Idle(Dense):
+        def forward(self, x):
+            return x @ self.params["W"], (x,)
+
+        def backward(self, dy, cache):
+            self.grads["W"] += cache[0].T @ dy
+            return dy @ self.params["W"].T
+
+    report = gradcheck(Idle(5, 4, rng=0, dtype=np.float64), [X])
+    assert [row.array for row in report.rows if not row.ok(report.tolerance)] == ["bias"]
+    assert re.search(r"bias .* FAILED: nothing proven$", str(report), re.MULTILINE)
+    assert gradcheck(Idle(5, 4, rng=0, dtype=np.float64), [X], zero_gradient=True).ok
+    b = rng.normal(size=(2, 5, 3))
+    assert not gradcheck(Hard(), [b]).ok and gradcheck(Hard(), [b], zero_gradient=True).ok
+
+
+def test_a_gradient_of_rounding_errors_is_nothing_proven_and_not_wrong():
+    def shares(x):
+        p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+        return p.sum(axis=1), p  # 1, whatever x is
+
+    def backward(dy, p):
+        return p * (dy[:, None] - (p * dy[:, None]).sum(axis=1, keepdims=True))
+
+    (line,) = failures(shares, backward)
+    assert "it has no influence on the output here" in line
+    assert not failures(shares, backward, zero_gradient=True)
+    (line,) = failures(shares, lambda dy, p: 1e-3 * p * dy[:, None], zero_gradient=True)
+    assert "backward says" in line  # what is expected to be 0, and is not
+
+
+def test_numbers_and_lists_are_outputs_too():
+    assert not failures(lambda x: (float((x**2).mean()), x), lambda dy, x: dy * 2 * x / x.size)
+    assert not failures(lambda x: ([2 * x, (3 * x,)], None), lambda dy, c: 2 * dy[0] + 3 * dy[1][0])
+    assert not failures(lambda x: ((x, 3), None), lambda dy, c: dy[0])
+    assert failures(lambda x: (float((x**2).mean()), x), lambda dy, x: dy * 3 * x / x.size)
+    assert not failures(lambda t: (t**2, t), lambda dy, t: 2 * t * dy, inputs=[1.5])
+
+
+def test_rounding_to_float32_on_the_way_is_suspected():
+    def forward(x):
+        return np.tanh(x).astype(np.float32).astype(float), x
+
+    lines = failures(forward, lambda dy, x: dy / np.cosh(x) ** 2)
+    assert lines[0] == "Made: forward gives float64 with the digits of float32: where does it round?"
+
+
+class Holder(Layer):
+    """Hides a layer where only `put` knows."""
+
+    def __init__(self, put):
+        super().__init__()
+        self.inside = Dense(5, 5, rng=0, dtype=np.float64)
+        put(self, Dense(5, 5, rng=1, dtype=np.float64))
+
+    def forward(self, x):
+        return self.inside.forward(x)
+
+    def backward(self, dy, cache):
+        return self.inside.backward(dy, cache)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda layer, dense: setattr(layer, "box", SimpleNamespace(dense=dense)),
+        lambda layer, dense: setattr(layer, "box", UserList([dense])),
+        lambda layer, dense: setattr(layer, "boxes", [SimpleNamespace(dense=dense)]),
+        lambda layer, dense: vars(layer).update(dense=dense),
+        lambda layer, dense: setattr(layer, "box", np.array([dense, None])),
+        lambda layer, dense: setattr(type(layer), "dense", dense),
+    ],
+)
+def test_a_layer_that_nobody_finds_is_told(put):
+    own = type("Holder", (Holder,), {})
+    report = gradcheck(own(put), [X])
+    assert report.failures() == [
+        "Holder: nobody finds Dense in it; make it an attribute, or put it in a list"
+    ]
+
+
+def test_a_layer_in_a_list_is_found_and_its_wrong_backward_told():
+    layer = Sequential(fc=Dense(5, 5, rng=0, dtype=np.float64))
+    layer.more = [WrongDense(weights_scaled)]
+    report = gradcheck(layer, [X])
+    assert [row.array for row in report.rows if not row.ok(report.tolerance)] == ["more.0.W"]
+
+
+class Quantity(np.ndarray):
+    """Stands in for subclasses whose operators mean something else."""
+
+
+class Tensor:
+    def __array__(self, *_, **__):
+        return X
+
+
+@pytest.mark.parametrize(
+    "x, name", [(X.view(Quantity), "Quantity"), (np.ma.array(X), "MaskedArray"), (Tensor(), "Tensor")]
+)
+def test_arrays_of_another_kind_are_refused(x, name):
+    with pytest.raises(TypeError, match=f"gradcheck: an input of ReLU: got a {name}.*numpy.asarray"):
+        gradcheck(ReLU(), [x])
 
 
 def test_classes_are_found_by_what_they_are_or_have(tmp_path):

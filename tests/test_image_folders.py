@@ -1,8 +1,10 @@
 """Folders of pictures as data: which pictures, in what order, their pixels, and runs on them."""
 
 import json
+import os
 import re
 import shutil
+import socket
 import tracemalloc
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minicaps import cli
-from minicaps.datasets import Dataset, fit_picture, load, read_picture, to_float
-from minicaps.datasets.folders import list_visible
+from minicaps.datasets import Dataset, fit_picture, load, read_image_folder, read_picture, to_float
+from minicaps.datasets.listing import list_visible
 from minicaps.networks import weights as checkpoint
 from minicaps.training import run as runs
 
@@ -28,6 +30,13 @@ def save(path, pixels, **options):
         pixels = np.full((4, 5), pixels)
     Image.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
     return path
+
+
+def spotted(height, width, colour):
+    """Return pixels (height, width, 3) of one colour but for a black one: not flat."""
+    pixels = np.full((height, width, 3), colour)
+    pixels[0, 0] = 0
+    return pixels
 
 
 def fill(folder, **counts):
@@ -180,6 +189,39 @@ def test_what_systems_leave_behind_is_passed_over(folder):
     assert same(load(folder), expected)
 
 
+@pytest.mark.parametrize("name", ["lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir"])
+def test_folders_of_systems_are_no_classes_even_if_they_cannot_be_read(folder, name):
+    expected = load(folder)
+    (folder / name).mkdir(mode=0)
+    (folder / "dog" / name).mkdir()
+    assert same(load(folder), expected)
+
+
+@pytest.mark.parametrize("name", ["ehthumbs.db", "Picasa.ini", "Icon\r", "Desktop.INI", "._Icon\r"])
+def test_files_of_systems_are_no_pictures(folder, name):
+    expected = load(folder)
+    (folder / "dog" / name).write_bytes(b"x")
+    assert same(load(folder), expected)
+
+
+@pytest.mark.parametrize("name", ["@", "#1", "$", "icon", "recycle"])
+def test_classes_may_be_called_like_them(folder, name):
+    (folder / "dog").rename(folder / name)
+    assert set(load(folder).class_names) == {"cat", name}
+
+
+def test_a_pipe_among_the_pictures_is_named_and_not_waited_for(folder):
+    os.mkfifo(folder / "cat" / "pipe.png")
+    assert "cat/pipe.png: a pipe, socket or device, expected an image file" in refused(folder)
+
+
+def test_a_socket_among_the_pictures_is_named(folder, monkeypatch):
+    monkeypatch.chdir(folder / "cat")  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.png")
+        assert "socket.png: a pipe, socket or device" in refused(folder)
+
+
 def test_links_are_followed(folder, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
@@ -200,6 +242,36 @@ def test_one_picture_in_colour_makes_all_images_colour_ones(folder):
     assert data.image_shape == (4, 5, 3)
     assert data.test_images[:, 0, 0].max(axis=0).tolist() == [200, 100, 50]
     assert (data.train_images == data.train_images[..., :1]).all()
+
+
+def test_grey_or_colour_may_be_chosen(folder):
+    save(folder / "dog" / "5.png", np.full((4, 5, 3), (255, 0, 0)))
+    grey, colour = load(folder, channels=1), load(folder, channels=3)
+    assert grey.image_shape == (4, 5, 1) and grey.test_images.max() == 76  # 0.299 of 255
+    assert colour.image_shape == (4, 5, 3) and same(colour, load(folder))
+    (folder / "dog" / "5.png").unlink()
+    assert load(folder).image_shape == (4, 5, 1) and load(folder, channels=3).image_shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_is_read_in_the_channels_that_are_chosen(folder, channels):
+    save(folder / "dog" / "5.png", np.full((4, 5, 3), (255, 0, 0)))
+    assert {images.shape[1:] for images in read_image_folder(folder, channels=channels)[0:3:2]} == {
+        (4, 5, channels)
+    }
+
+
+def test_idx_files_may_be_read_in_colour_too(tmp_path):
+    small_folder(tmp_path, 20, 10)
+    grey, colour = load(tmp_path, channels=1), load(tmp_path, channels=3)
+    assert same(grey, load(tmp_path)) and colour.image_shape == (28, 28, 3)
+    assert (colour.train_images == grey.train_images).all()
+
+
+@pytest.mark.parametrize("channels", [0, 2, "grey"])
+def test_other_channels_are_refused(folder, channels):
+    with pytest.raises(ValueError, match=r"load: channels is .*, expected 1 \(grey\), 3 \(colour\) or None"):
+        load(folder, channels=channels)
 
 
 def test_png_and_jpeg_of_any_kind_may_be_mixed(folder):
@@ -281,13 +353,6 @@ def test_idx_files_come_before_subfolders(tmp_path):
     assert "holds no t10k-labels-idx1-ubyte" in refused(tmp_path, FileNotFoundError)
 
 
-def test_idx_files_are_not_scaled(tmp_path):
-    small_folder(tmp_path, 20, 10)
-    assert load(tmp_path, 28).image_shape == (28, 28, 1)
-    with pytest.raises(ValueError, match=r"IDX files of 28×28 pixels, expected 32×32; only pictures are"):
-        load(tmp_path, 32)
-
-
 def test_one_class_is_refused(tmp_path):
     assert "expected a subfolder for each of at least two classes, got 1" in refused(fill(tmp_path, cat=9))
 
@@ -360,7 +425,7 @@ def kinds(tmp_path_factory):
     for name in NAMES:
         colour = rng.integers(0, 256, 3)
         for k in range(6):
-            save(folder / name / f"{k}.png", np.broadcast_to(colour, (*rng.integers(40, 99, 2), 3)))
+            save(folder / name / f"{k}.png", spotted(*rng.integers(40, 99, 2), colour))
     return folder
 
 
@@ -392,7 +457,7 @@ def call(capsys, tmp_path, monkeypatch):
 
 
 def test_train_takes_a_folder_and_a_size(call, kinds):
-    options = "--preset tiny --epochs 1 --model mlp --size 16 --out run".split()
+    options = "--epochs 1 --model mlp --size 16 --out run".split()
     output = call("train", *options, "--data", kinds)
     assert "90 images to train on, 10 to validate, 20 to test, 20 classes, 16 × 16 × 3 pixels" in output
     assert json.loads(Path("run/config.json").read_text())["size"] == 16
@@ -405,9 +470,10 @@ def test_a_run_on_a_folder_is_resumed_with_its_size(run):
     assert network.image_shape == (64, 64, 3) and list(names) == NAMES
 
 
-def test_evaluate_loads_the_folder_with_the_size_of_the_run(call, run):
-    first, *rows = call("evaluate", run).splitlines()
+def test_evaluate_loads_the_folder_with_the_size_of_the_run(call, run, kinds):
+    first, source, *rows = call("evaluate", run).splitlines()
     accuracy = json.loads((run / "summary.json").read_text())["test_accuracy"]
+    assert source == f"data: {kinds}: 20 test images of 20 classes"
     assert f"accuracy {100 * accuracy:.2f} %" in first
     assert [re.match(r"  class (kind \d+) ", row)[1] for row in rows] == NAMES
 
@@ -415,16 +481,16 @@ def test_evaluate_loads_the_folder_with_the_size_of_the_run(call, run):
 def test_evaluate_scales_another_folder_to_the_size_of_the_network(call, run, tmp_path):
     for name in NAMES:
         for k in range(5):
-            save(tmp_path / "other" / name / f"{k}.png", np.full((9, 9, 3), 100))
-    assert "of 20 images wrong" in call("evaluate", run / "model.npz", "--data", tmp_path / "other")
+            save(tmp_path / "other" / name / f"{k}.png", spotted(9, 9, 100 + k))
+    assert "of 100 images wrong" in call("evaluate", run / "model.npz", "--data", tmp_path / "other")
 
 
 def test_evaluate_refuses_other_classes(call, run, tmp_path):
     for name in ("kind 1", "mind 2"):
         for k in range(5):
-            save(tmp_path / "other" / name / f"{k}.png", np.full((9, 9, 3), 100))
+            save(tmp_path / "other" / name / f"{k}.png", spotted(9, 9, 100 + k))
     line = call("evaluate", run, "--data", tmp_path / "other", code=1)
-    assert "other: has a class mind 2 where the network has kind 2" in line
+    assert f"{tmp_path / 'other' / 'mind 2'}: the network has no class mind 2, only kind 1, kind 2" in line
 
 
 def test_predict_sees_what_the_network_was_trained_on(call, run, kinds):
@@ -444,12 +510,12 @@ def test_predict_sees_what_the_network_was_trained_on(call, run, kinds):
 
 
 def test_light_pictures_are_no_warning_where_classes_have_names(call, run, tmp_path):
-    light = save(tmp_path / "light.png", np.full((30, 30, 3), 250))
+    light = save(tmp_path / "light.png", spotted(30, 30, 250))
     assert "then kind " in call("predict", run, light)  # and nothing on stderr
 
 
 def test_explore_draws_a_run_on_a_folder(call, run):
-    names = {Path(line).name for line in call("explore", run, "--out", "figures").splitlines()[:6]}
+    names = {Path(line).name for line in call("explore", run, "--out", "figures").splitlines()[1:7]}
     assert {"confusion_matrix.png", "dimensions.png", "reconstructions.png"} <= names
 
 

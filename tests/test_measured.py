@@ -60,6 +60,7 @@ def test_the_stored_networks_are_those_that_the_code_builds(folder, tmp_path):
     builders = {
         "overlap": lambda row: overlap.build_for_pairs(row["network"], chosen.settings.preset, 10, 0),
         "affine": lambda row: affine.build_framed(chosen, row["network"], dataset, 0),
+        "folds": lambda row: chosen.build("capsnet", dataset, 0),
         "few": lambda row: chosen.build(row["network"], dataset, 0),
         "compare": lambda row: chosen.build(row["network"], dataset, 0),
         "ablation": lambda row: Variant(**row["variant"]).build(chosen.settings.preset, dataset, 0),

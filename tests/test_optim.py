@@ -1,7 +1,9 @@
 """Optimizers and schedules beside their formulas."""
 
+import copy
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -30,10 +32,61 @@ def layer():
     return Dense(2, 3, rng=0, dtype=np.float64)
 
 
-def test_a_layer_without_parameters_has_nothing_to_update():
-    optimizer = Adam(ReLU(), 0.1)
-    optimizer.step()
-    assert optimizer.steps == 1 and list(optimizer.state()) == ["steps"]
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_layer_without_parameters_is_refused(optimizer):
+    with pytest.raises(
+        ValueError, match=rf"{optimizer.__name__}: ReLU has no parameters, so nothing to update"
+    ):
+        optimizer(ReLU(), 0.1)
+
+
+CHANGES = {
+    "astype": lambda chain: chain.astype(np.float32),
+    "astype of a part": lambda chain: chain["a"].astype(np.float32),
+    "replaced by its like": lambda chain: setattr(chain, "b", Dense(2, 2, rng=9, dtype=np.float64)),
+    "added": lambda chain: chain.more.append(Dense(2, 2, rng=9, dtype=np.float64)),
+    "taken away": lambda chain: setattr(chain, "b", None),
+    "another parameter": lambda chain: chain["a"].add_param("scale", np.ones(2)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_parameters_that_are_others_than_at_the_start_are_told(optimizer, change):
+    chain = Sequential(a=Dense(2, 2, rng=0, dtype=np.float64), b=Dense(2, 2, rng=1, dtype=np.float64))
+    chain.more = []
+    one = optimizer(chain, 0.1)
+    one.step()
+    change(chain)
+    before = chain.state()
+    with pytest.raises(
+        RuntimeError, match=rf"{optimizer.__name__}.step: the parameters of Sequential are others"
+    ):
+        one.step()
+    assert one.steps == 1 and all((chain.params[name] == array).all() for name, array in before.items())
+
+
+def test_parameters_that_move_to_a_device_are_told(device):
+    dense = Dense(2, 2, rng=0)
+    adam = Adam(dense, 0.1)
+    dense.to(device)
+    with pytest.raises(RuntimeError, match="make it anew"):
+        adam.step()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_of_an_optimizer_updates_the_copy_of_its_layer(layer, again):
+    other_layer, other = again((layer, Adam(layer, 0.1)))
+    other_layer.grads["W"][...] = 1.0
+    other.step()
+    assert (other_layer.params["W"] < layer.params["W"]).all()
+
+
+def test_memory_of_a_vector_changes_nothing_for_an_optimizer(layer):
+    adam = Adam(layer, 0.1)
+    layer.use_memory(params=np.zeros(9), grads=np.ones(9))
+    adam.step()
+    assert np.allclose(layer.params["W"], -0.1)
 
 
 def test_a_single_parameter_is_updated_too():
@@ -71,10 +124,10 @@ def test_adam_is_its_formula(layer, options):
 
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
 def test_a_parameter_that_is_not_contiguous_is_updated_too(layer, optimizer):
-    layer.add_param("W", np.ones((3, 2)).T)
+    layer._params["W"] = np.ones((3, 2)).T
     layer.grads["W"][...] = 1.0
     optimizer(layer, 0.1).step()
-    assert (layer.params["W"] < 1.0).all()
+    assert not layer.params["W"].flags.c_contiguous and (layer.params["W"] < 1.0).all()
 
 
 def test_blocks_cover_the_arrays_and_are_views():

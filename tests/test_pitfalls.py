@@ -5,6 +5,7 @@ MNIST accuracy hides them: with the softmax over the wrong axis a network still 
 
 import numpy as np
 import pytest
+from helpers import mnist
 
 import minicaps
 from minicaps import (
@@ -17,6 +18,7 @@ from minicaps import (
     Mask,
     PrimaryCaps,
     ReconstructionLoss,
+    Sequential,
     Softmax,
     Squash,
     Stopped,
@@ -24,7 +26,7 @@ from minicaps import (
     gradcheck,
 )
 from minicaps.datasets import augment, to_float
-from minicaps.networks import CapsNet, build
+from minicaps.networks import CapsNet, CapsNetConfig, build
 from minicaps.training import SGD, Adam, Run, TrainConfig, evaluate
 from minicaps.training import run as training_run
 
@@ -216,7 +218,7 @@ def test_the_error_rate_is_counted_from_the_predictions(rng):
 
 
 def test_the_default_initialisation_is_the_one_that_trains():
-    W = CapsuleLayer(100, 8, 10, 16, rng=0).params["votes.W"]
+    W = build("capsnet", "small", rng=0).params["capsules.votes.W"]
     assert abs(W.std() - 0.05) < 0.001 and abs(W.mean()) < 0.001
     for layer, fan_in in ((Conv2d(4, 50, (5, 5), rng=0), 100), (Dense(100, 50, rng=0), 100)):
         for param in layer.params.values():
@@ -224,12 +226,42 @@ def test_the_default_initialisation_is_the_one_that_trains():
             assert abs(param.mean()) * fan_in**0.5 < 0.2
 
 
+def test_the_first_sums_are_about_1_long_whatever_the_sizes(rng):
+    for sizes in ((64, 4, 16, 8), (16, 8, 10, 8), (300, 3, 2, 32)):
+        u = rng.normal(size=(20, sizes[0], sizes[1]))  # (B, I, D)
+        u /= 2 * np.linalg.norm(u, axis=2, keepdims=True)  # each ½ long, as squash makes them of 1
+        layer = CapsuleLayer(*sizes, iterations=1, rng=0, dtype=np.float64)
+        lengths = np.linalg.norm(layer.forward(u)[1].s[0], axis=2)  # (B, J)
+        assert 0.8 < (lengths**2).mean() < 1.2
+
+
+def test_capsule_layers_in_a_row_learn():
+    images, labels = to_float(mnist().train_images[:400]), mnist().train_labels[:400]
+    options = {"rng": np.random.default_rng(0)}
+    net = Sequential(
+        primary=PrimaryCaps(1, 4, 4, 9, stride=4, **options),  # a grid of 5×5
+        middle=CapsuleLayer(100, 4, 12, 6, **options),
+        classes=CapsuleLayer(12, 6, 10, 6, **options),
+    )
+    adam, margin = Adam(net, 4e-3), MarginLoss()
+    for step in range(120):
+        batch = slice(50 * step % 400, 50 * step % 400 + 50)
+        v, cache = net.forward(images[batch])
+        _, loss_cache = margin.forward(v, labels[batch])
+        net.zero_grad()
+        net.backward(margin.backward(loss_cache), cache)
+        adam.step()
+    correct = np.linalg.norm(net(images), axis=2).argmax(axis=1) == labels
+    assert correct.mean() > 0.6  # 10 % with W ~ N(0, 0.05²): the class capsules are 1e-10 long then
+
+
 def test_what_is_not_said_is_as_in_the_paper():
     layer = CapsuleLayer(I, D, J, E)
     for routing in (DynamicRouting(), layer.routing):
         assert routing.iterations == 3 and type(routing.coupling) is Softmax
     assert not layer.bias
-    assert Votes(I, D, J, E).std == layer.votes.std == 0.05
+    assert CapsNetConfig().std == 0.05
+    assert Votes(I, D, J, E).std == layer.votes.std == 2 * J / (I * E) ** 0.5
     loss = MarginLoss()
     assert (loss.present, loss.absent, loss.down_weight) == (0.9, 0.1, 0.5)
     assert ReconstructionLoss().scale == 0.0005

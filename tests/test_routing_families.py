@@ -40,7 +40,7 @@ from minicaps import (
 from minicaps.capsules import Coupling, Given, agree, combine
 from minicaps.fast import capsule_layer as fast_capsule_layer
 from minicaps.layers import softmax
-from minicaps.networks import OverlapCapsNet, load, save_network
+from minicaps.networks import OverlapCapsNet, load, save_network, to_onnx
 from minicaps.proof.routing_examples import drawn
 from minicaps.training import Adam, OneProcess, TrainConfig, train_step
 
@@ -653,8 +653,8 @@ def test_what_cannot_be_combined_is_refused(options, message):
 @pytest.mark.parametrize("options, message", [
     ({"routing": "em?"}, "train: routing is 'em.', expected 'dynamic' or"),
     ({"coupling": "top-9"}, "train: coupling is 'top-9', expected 'softmax' or"),
-    ({"model": "cnn", "routing": "self-attention"}, "routing is 'self-attention', but cnn does not"),
-    ({"model": "mlp", "coupling": "entmax"}, "coupling is 'entmax', but mlp does not route"),
+    ({"model": "cnn", "routing": "self-attention"}, "routing is 'self-attention', but cnn has none"),
+    ({"model": "mlp", "coupling": "entmax"}, "coupling is 'entmax', but mlp has none"),
     ({"routing": "self-attention", "routing_iterations": 3}, "routing_iterations is 3, but self-"),
 ])  # fmt: skip
 def test_train_refuses_options_that_would_have_no_effect(options, message):
@@ -662,12 +662,23 @@ def test_train_refuses_options_that_would_have_no_effect(options, message):
         TrainConfig(**options)
 
 
-def test_a_routing_put_in_the_place_of_the_named_one_is_not_saved(tmp_path):
+@pytest.mark.parametrize("routing", [SelfAttentionRouting(), DynamicRouting(squash=ExponentialSquash()),
+                                     DynamicRouting(squash=Squash(offset=0.5))])  # fmt: skip
+def test_a_routing_put_in_the_place_of_the_named_one_is_neither_saved_nor_exported(routing, tmp_path):
     net = network()
-    net.capsules.routing = SelfAttentionRouting()
-    assert not net.follows_config()
-    with pytest.raises(ValueError, match="a network with a routing of its own cannot be built again"):
+    net.capsules.routing = routing
+    with pytest.raises(ValueError, match="of its own cannot be built again"):
         save_network(tmp_path / "net.npz", net)
+    with pytest.raises(
+        ValueError, match=r"to_onnx: .* cannot be written; dynamic routing with a softmax and the"
+    ):
+        to_onnx(tmp_path / "net.onnx", net)
+
+
+@pytest.mark.parametrize("name", ["self-attention", "inverted attention", "learned, no routing"])
+def test_a_network_of_another_family_is_not_exported(name, tmp_path):
+    with pytest.raises(ValueError, match=r"to_onnx: .* cannot be written"):
+        to_onnx(tmp_path / "net.onnx", network(**OPTIONS[name]))
 
 
 def test_the_options_of_train_reach_the_network(small_folder):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import mnist, quiet
+from matplotlib.figure import Figure
 
 from minicaps.experiments import Settings, Study, tables, training
 from minicaps.experiments import study as studies
@@ -104,6 +105,19 @@ def test_the_seconds_are_those_of_training_and_not_of_the_examinations(monkeypat
     curve = learn(network, adam, drawn, 40, examine, 2, lines.append)
     assert [(point["seconds"], point["loss"]) for point in curve] == [(40, 0.25), (80, 0.25)]
     assert lines[0] == "step 1/40  loss 0.2500  1:18 left" and lines[-2].endswith("0:02 left")
+
+
+def test_a_figure_that_fails_is_a_warning_and_the_table_is_written(tmp_path):
+    lines = []
+    study = Study("few", Settings(), tmp_path, lines.append)
+    study.draw("broken", lambda value: 1 / value, 0)
+    study.draw("whole", lambda width: Figure(figsize=(width, 1)), 2)
+    study.finish("the table")
+    assert lines == [
+        f"warning: {tmp_path / 'broken.png'} could not be drawn (ZeroDivisionError: division by zero)",
+        "the table",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"whole.png", "table.md", "result.json"}
 
 
 def test_a_row_is_written_at_once_and_never_made_twice(tmp_path):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -25,13 +26,14 @@ from minicaps.training import (
     OneProcess,
     Run,
     backpropagate,
+    guards,
     read_config,
     to_batch,
     train_step,
 )
 from minicaps.training import run as runs
 from minicaps.training.finite import all_finite, first_not_finite, sum_of_squares
-from minicaps.training.guards import CtrlC, locked
+from minicaps.training.guards import CtrlC, FolderLock
 
 BATCHES = 9  # of 30 images each, in an epoch
 
@@ -157,7 +159,9 @@ run.train()
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on Windows")
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("call, file", [(12, "metrics.jsonl"), (13, "checkpoint.npz")])
+@pytest.mark.parametrize(
+    "call, file", [(12, "metrics.jsonl"), (13, "checkpoint.npz"), (21, "best.npz"), (22, "checkpoint.npz")]
+)
 def test_a_run_killed_while_saving_keeps_one_checkpoint_and_no_leftovers(
     straight, config, tmp_path, call, file, moment
 ):
@@ -166,8 +170,11 @@ def test_a_run_killed_while_saving_keeps_one_checkpoint_and_no_leftovers(
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     leftovers = list(tmp_path.glob(f".{file}.*.tmp"))
     assert len(leftovers) == (moment == "before")
-    assert position(tmp_path) == (0, 5 + (file == "checkpoint.npz" and moment == "after"))
+    batches = {12: 5, 13: 5, 21: 9, 22: 9}[call]
+    done = file == "checkpoint.npz" and moment == "after"
+    assert position(tmp_path) == ((1, 0) if call == 22 and done else (0, batches + done))
     assert resumes_like(straight, tmp_path)
+    assert files.read(tmp_path / "best.npz")[1] == files.read(straight / "best.npz")[1]
     assert not list(tmp_path.glob(".*.tmp"))
 
 
@@ -345,18 +352,51 @@ def test_a_second_run_in_the_same_folder_is_refused(config, tmp_path):
     Run.resume(tmp_path, say=meanwhile).train()
 
 
-def test_two_runs_that_begin_at_once_in_one_folder_do_not_mix(config, tmp_path, monkeypatch):
+def test_two_runs_that_begin_at_once_in_one_folder_do_not_mix(straight, config, tmp_path, monkeypatch):
+    load, quicker = runs.load, []
+
+    def load_slowly(*arguments):
+        monkeypatch.setattr(runs, "load", load)
+        quicker.append(Run(tiny_config(seed=7, data=config.data), tmp_path))
+        return load(*arguments)
+
+    monkeypatch.setattr(runs, "load", load_slowly)
+    slower = Run(config, tmp_path, say=quiet)
+    with pytest.raises(RuntimeError, match="another process has begun or trained this run meanwhile"):
+        quicker[0].train()
+    slower.train()
+    assert read_config(tmp_path).seed == 0 and weights(tmp_path) == weights(straight)
+
+
+def test_a_run_that_trained_meanwhile_is_not_begun_again(config, tmp_path, monkeypatch):
     load = runs.load
 
     def load_slowly(*arguments):
         monkeypatch.setattr(runs, "load", load)
-        Run(tiny_config(seed=7, data=config.data), tmp_path)  # is quicker
+        Run(tiny_config(seed=7, data=config.data), tmp_path, say=quiet).train()
         return load(*arguments)
 
     monkeypatch.setattr(runs, "load", load_slowly)
     with pytest.raises(FileExistsError, match="holds a run already"):
         Run(config, tmp_path)
     assert read_config(tmp_path).seed == 7
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_that_two_have_resumed_is_trained_by_one(straight, config, tmp_path, stopped):
+    with pytest.raises(KeyboardInterrupt):
+        Run(config, tmp_path, say=quiet, progress=press_ctrl_c_at(3)).train()
+    one, other = Run.resume(tmp_path, say=quiet), Run.resume(tmp_path, say=quiet)
+    if stopped:
+        one.progress = press_ctrl_c_at(2)
+    with pytest.raises(KeyboardInterrupt) if stopped else nullcontext():
+        one.train()
+    with pytest.raises(RuntimeError, match="another process has begun or trained this run meanwhile"):
+        other.train()
+    if stopped:
+        one.progress = quiet
+        one.train()  # the same object may go on
+    assert weights(tmp_path) == weights(straight)
 
 
 def test_a_process_that_trains_keeps_others_out_until_it_is_killed(straight, config, start, tmp_path):
@@ -374,9 +414,96 @@ def test_a_process_that_trains_keeps_others_out_until_it_is_killed(straight, con
 
 def test_the_lock_ends_with_its_block_and_leaves_an_empty_file(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        with pytest.raises(ZeroDivisionError), FolderLock(tmp_path):
             raise ZeroDivisionError
     assert (tmp_path / ".lock").read_bytes() == b""
+
+
+# -- file systems that lack something ----------------------------------------------------------
+
+
+def refusing(number, calls):
+    """Return a function that raises an error of the system, and notes its calls."""
+
+    def refuse(*arguments, **options):
+        calls.append(arguments)
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+NO_LOCKS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is not of Windows")
+@pytest.mark.parametrize("number", NO_LOCKS, ids=errno.errorcode.get)
+def test_without_locks_a_run_trains_and_says_so_once(straight, config, tmp_path, monkeypatch, number):
+    lines, calls = [], []
+    monkeypatch.setattr(guards.fcntl, "flock", refusing(number, calls))
+    Run(config, tmp_path, say=lines.append).train()
+    assert len(calls) == 2 and weights(tmp_path) == weights(straight)
+    assert [line for line in lines if "locks" in line] == [
+        f"warning: {tmp_path}: its file system has no locks ({os.strerror(number)}), so take care that no "
+        "second process trains this run"
+    ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is not of Windows")
+@pytest.mark.parametrize(
+    "number, kind, words",
+    [
+        (errno.EAGAIN, RuntimeError, "another process is training this run; wait for it"),
+        (
+            errno.EACCES,
+            RuntimeError,
+            r"lock was refused \(Permission denied\); if another process .* on another one",
+        ),
+        (errno.EIO, OSError, "could not be locked"),
+    ],
+)
+def test_a_lock_that_is_refused_is_told_as_what_it_may_mean(tmp_path, monkeypatch, number, kind, words):
+    monkeypatch.setattr(guards.fcntl, "flock", refusing(number, []))
+    with pytest.raises(kind, match=words) as caught, FolderLock(tmp_path):
+        pass
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_modes_that_cannot_be_set_are_no_reason_not_to_write(straight, config, tmp_path, monkeypatch):
+    calls = []
+    for name in ("chmod", "fchmod"):
+        monkeypatch.setattr(os, name, refusing(errno.EPERM, calls), raising=False)
+    Run(config, tmp_path, say=quiet).train()
+    assert weights(tmp_path) == weights(straight)
+
+
+def test_a_folder_that_cannot_be_read_or_synchronised_is_written_to(tmp_path, monkeypatch):
+    open_file = os.open
+    for number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refusing(number, []))
+            files.write_text(tmp_path / "a", str(number))
+        assert (tmp_path / "a").read_text() == str(number)
+
+    def only_files(path, flags, *mode):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", only_files)
+    files.write_text(tmp_path / "a", "whole")
+    assert (tmp_path / "a").read_text() == "whole"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no umask on Windows")
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_modes_that_the_umask_leaves(config, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        Run(config, tmp_path / "run", say=quiet).train()
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "run").iterdir()}
+    assert set(modes.values()) == {mode} and "best.npz" in modes
 
 
 # -- a disk that is full or may not be written -------------------------------------------------
@@ -402,8 +529,10 @@ def test_files_that_may_not_grow_end_the_run_in_one_line_with_the_checkpoint_int
     with pytest.raises(KeyboardInterrupt):
         Run(config, tmp_path, say=quiet, progress=press_ctrl_c_at(3)).train()
     before = (tmp_path / "checkpoint.npz").read_bytes()
-    line = one_line(tmp_path, 1, limit=100_000)
+    line = one_line(tmp_path, 1, limit=500_000)  # of the 320 and 950 kB of weights and checkpoint
     assert f"{tmp_path / 'checkpoint.npz'}: could not be written (File too large)" in line
+    line = one_line(tmp_path, 1, limit=100_000)
+    assert f"{tmp_path / 'best.npz'}: could not be written (File too large)" in line
     assert (tmp_path / "checkpoint.npz").read_bytes() == before and not list(tmp_path.glob(".*.tmp"))
     assert resumes_like(straight, tmp_path)
 
@@ -412,16 +541,17 @@ def test_files_that_may_not_grow_end_the_run_in_one_line_with_the_checkpoint_int
 def test_a_full_or_forbidden_disk_stops_the_run_with_the_checkpoint_intact(
     straight, config, tmp_path, monkeypatch, often, number, words
 ):
-    mkstemp, calls = files.tempfile.mkstemp, iter(range(100))
+    fdopen, calls = os.fdopen, iter(range(100))
 
-    def fail_later(**options):
+    def fail_later(descriptor, mode):
         if next(calls) == 8:
+            os.close(descriptor)
             raise OSError(number, os.strerror(number), "temporary")
-        return mkstemp(**options)
+        return fdopen(descriptor, mode)
 
     run = Run(config, tmp_path, say=quiet)
     with monkeypatch.context() as patch:
-        patch.setattr(files.tempfile, "mkstemp", fail_later)
+        patch.setattr(files.os, "fdopen", fail_later)
         with pytest.raises(OSError, match=words) as caught:
             run.train()
     assert caught.value.filename == str(tmp_path / "metrics.jsonl") and position(tmp_path) == (0, 3)

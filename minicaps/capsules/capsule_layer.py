@@ -76,7 +76,7 @@ class CapsuleLayer(Layer):
         iterations: int = 3,
         coupling: Coupling | None = None,
         bias: bool = False,
-        std: float = 0.05,
+        std: float | None = None,
         rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:

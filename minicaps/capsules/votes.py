@@ -26,8 +26,12 @@ class Votes(Layer):
     ----------
     lower_capsules, lower_dimension, upper_capsules, upper_dimension : int
         I, D, J and E.
-    std : float
-        Standard deviation: W (I, D, J, E) starts as N(0, std²).
+    std : float, optional
+        Standard deviation: W (I, D, J, E) starts as N(0, std²). By default 2 J/√(I E), which makes the
+        first s about 1 long, so that nothing fades in many layers: with uniform couplings 1/J,
+        s_j = Σ_i u_i W_ij/J is a sum of I independent vectors, and E‖s_j‖² = I E ‖u‖² std²/J². A capsule
+        with ‖s‖ = 1 is ½ long after squash; with ‖u‖ = ½ below, E‖s_j‖² = 1 asks for that std. (The
+        network of the paper starts at 0.05.)
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
 
@@ -44,13 +48,15 @@ class Votes(Layer):
         upper_capsules: int,
         upper_dimension: int,
         *,
-        std: float = 0.05,
+        std: float | None = None,
         rng: Seed = None,
         dtype: Any = np.float32,
     ) -> None:
         super().__init__()
         check_positive("Votes", lower_capsules=lower_capsules, lower_dimension=lower_dimension)
         check_positive("Votes", upper_capsules=upper_capsules, upper_dimension=upper_dimension)
+        if std is None:
+            std = 2 * upper_capsules / (lower_capsules * upper_dimension) ** 0.5
         check_number("Votes", std=std)
         self.lower_capsules, self.lower_dimension = lower_capsules, lower_dimension
         self.upper_capsules, self.upper_dimension = upper_capsules, upper_dimension

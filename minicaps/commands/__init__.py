@@ -14,5 +14,17 @@ from minicaps.commands.common import (
     complain,
     one_line,
 )
+from minicaps.commands.streams import end_quietly, usable_streams
 
-__all__ = ["FAILED", "INTERRUPTED", "OK", "WRONG_USE", "UsageError", "add_debug", "complain", "one_line"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "WRONG_USE",
+    "UsageError",
+    "add_debug",
+    "complain",
+    "end_quietly",
+    "one_line",
+    "usable_streams",
+]

@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from minicaps.datasets import Dataset, load
 from minicaps.networks import CapsNet, Network, find_pretrained, load_network
-from minicaps.training import read_config
+from minicaps.training import (
+    PRETRAINED,
+    as_path,
+    data_may_have_moved,
+    find_weights,
+    fingerprint,
+    read_config,
+    run_of,
+    trained_on,
+)
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -87,12 +96,25 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=text)
 
 
-RUN_HELP = "folder of a finished run, its model.npz, or the word pretrained for the weights that come along"
+RUN_HELP = (
+    "folder of a finished run, its model.npz or best.npz, or the word pretrained for the weights that come "
+    "along"
+)
+
+
+def path_of(flag: str) -> Callable[[str], Path]:
+    """Return what reads the path of a flag, with ``~`` for one's home."""
+
+    def read(text: str) -> Path:
+        with checking_arguments():
+            return as_path(flag, text)
+
+    return read
 
 
 def run_path(text: str) -> Path:
     """Return the path that RUN names (``./pretrained`` is a folder of that name)."""
-    return find_pretrained() if text == "pretrained" else Path(text)
+    return find_pretrained() if text == PRETRAINED else path_of("RUN")(text)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -103,11 +125,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add --data, for a command that has RUN."""
     text = "folder of IDX files or of pictures, as for train (default: the run's)"
-    parser.add_argument("--data", metavar="FOLDER", help=text)
+    parser.add_argument("--data", metavar="FOLDER", type=path_of("--data"), help=text)
 
 
 def load_run(path: Path) -> tuple[Network, tuple[str, ...]]:
-    """Load the network of a finished run, from its folder or its model.npz, and its class names.
+    """Load the network of a finished run, from its folder or a file of weights, and its class names.
 
     Raises
     ------
@@ -116,15 +138,7 @@ def load_run(path: Path) -> tuple[Network, tuple[str, ...]]:
     ValueError
         If the file is damaged or not of a network.
     """
-    if not path.is_dir():
-        return load_network(path)
-    if (path / "model.npz").exists():
-        return load_network(path / "model.npz")
-    if (path / "config.json").exists():
-        raise FileNotFoundError(
-            f"{path}: the run is not finished; continue it with: python -m minicaps train --resume {path}"
-        )
-    raise FileNotFoundError(f"{path}: holds no run (no model.npz)")
+    return load_network(find_weights(path))
 
 
 def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
@@ -144,17 +158,38 @@ def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
     return network, class_names
 
 
-def load_data(data: str | None, run: Path, network: Network, class_names: tuple[str, ...]) -> Dataset:
-    """Load the data set of --data or of the run, and check that it suits the network.
+def load_data(data: str | Path | None, path: Path, network: Network, class_names: tuple[str, ...]) -> Dataset:
+    """Load the data set of --data, or else that which a network was trained on.
+
+    Whatever --data names is taken, if it suits the network. Without it, the data of the run must be those
+    that it was trained on, wherever they lie now. A file of weights alone does not know them: then it is
+    said which data are taken.
+
+    Parameters
+    ----------
+    data : path or None
+        What --data says.
+    path : path
+        Of the run, or of the file of weights.
+    network : Network
+    class_names : tuple of str
+        Of the network.
 
     Raises
     ------
+    FileNotFoundError
+        If the data are not there.
     ValueError
-        If its images or classes are not those that the network was trained on.
+        If they are others than those of the run, or their images or classes not those of the network.
     """
-    if data is None and run.is_dir():
-        data = read_config(run).data
-    dataset = load(data, network.image_shape[:2])
+    run = run_of(path) if data is None else None
+    if run is not None:
+        dataset = _load_data_of(run)
+    else:
+        height, width, channels = network.image_shape
+        dataset = load(data, (height, width), channels if channels in (1, 3) else None)
+        if data is None:
+            _say_unknown(path, dataset)
     if dataset.image_shape != network.image_shape or dataset.classes > network.classes:
         raise ValueError(
             f"{dataset.source}: {dataset.classes} classes of {dataset.image_shape} pixels, but the "
@@ -164,3 +199,23 @@ def load_data(data: str | None, run: Path, network: Network, class_names: tuple[
         if found != trained:
             raise ValueError(f"{dataset.source}: has a class {found} where the network has {trained}")
     return dataset
+
+
+def _load_data_of(run: Path) -> Dataset:
+    """Load what a run was trained on."""
+    config, origin = read_config(run), trained_on(run)
+    with data_may_have_moved():
+        dataset = load(config.data, config.size, config.channels)
+    if origin is None and config.data is None:
+        _say_unknown(run, dataset)
+    if origin is not None and origin.fingerprint != fingerprint(dataset):
+        lay = f" (they lay in {origin.source})" if origin.source not in ("", dataset.source) else ""
+        raise ValueError(
+            f"{dataset.source}: not the data that {run} was trained on{lay}; name with --data where these "
+            "lie now, or others that you want"
+        )
+    return dataset
+
+
+def _say_unknown(path: Path, dataset: Dataset) -> None:
+    complain(f"{path}: does not say what it was trained on; taken: the data in {dataset.source}")

@@ -17,6 +17,7 @@ from minicaps.commands.common import (
     complain,
     load_capsnet,
     load_data,
+    path_of,
     run_path,
 )
 from minicaps.datasets import Dataset
@@ -31,11 +32,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             name, help=each.text, description=each.text[0].upper() + each.text[1:] + "."
         )
         add_debug(parser)
-        parser.add_argument("--data", metavar="FOLDER", help="folder of four IDX files (default: MNIST)")
+        of_run = "" if each.defaults else ", or the data of RUN"
+        parser.add_argument(
+            "--data",
+            metavar="FOLDER",
+            type=path_of("--data"),
+            help=f"folder of four IDX files (default: MNIST{of_run})",
+        )
         parser.add_argument(
             "--out",
             metavar="FOLDER",
-            type=Path,
+            type=path_of("--out"),
             default=Path("runs") / "experiments" / name,
             help=f"folder of the result (default: runs/experiments/{name})",
         )
@@ -66,6 +73,13 @@ def add_settings(parser: argparse.ArgumentParser, default: dict[str, Any]) -> No
     parser.add_argument(
         "--preset", choices=PRESETS, help=f"size of the CapsNet (default: {default['preset']})"
     )
+    if "folds" in default:
+        parser.add_argument(
+            "--folds",
+            type=int,
+            metavar="K",
+            help=f"parts that are held out in turn (default: {default['folds']})",
+        )
     if "networks" in default:
         parser.add_argument("--networks", nargs="+", choices=default["networks"], help="train these only")
 
@@ -75,6 +89,8 @@ def command(options: argparse.Namespace) -> int:
     name, out = options.experiment, options.out
     names = {field.name for field in fields(Settings)}
     given = {key: value for key, value in vars(options).items() if key in names}
+    if given.get("data"):
+        given["data"] = str(given["data"])
     if given.get("networks"):
         given["networks"] = tuple(dict.fromkeys(given["networks"]))
     with checking_arguments():
@@ -98,4 +114,6 @@ def command(options: argparse.Namespace) -> int:
 def load_trained(options: argparse.Namespace) -> tuple[CapsNet, Dataset]:
     """Load the CapsNet of --run, and the data set of --data or of the run."""
     network, class_names = load_capsnet(options.run)
-    return network, load_data(options.data, options.run, network, class_names)
+    dataset = load_data(options.data, options.run, network, class_names)
+    print(f"data: {dataset.source}")
+    return network, dataset

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from minicaps import figures
-from minicaps.commands.common import OK, UsageError, add_data, add_run, load_capsnet, load_data
+from minicaps.commands.common import OK, UsageError, add_data, add_run, load_capsnet, load_data, path_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FOLDER",
-        type=Path,
+        type=path_of("--out"),
         help="folder of the figures (default: RUN/figures; figures for a file)",
     )
     parser.add_argument(
@@ -38,8 +38,9 @@ def command(options: argparse.Namespace) -> int:
     is_run = options.run.is_dir()
     folder = options.out or (options.run / "figures" if is_run else Path("figures"))
     metrics = options.run / "metrics.jsonl" if is_run else None
-    for path in figures.write_figures(network, dataset, class_names, folder, options.image, metrics):
-        print(path, flush=True)
+    print(f"data: {dataset.source}")
+    for figure in figures.write_figures(network, dataset, class_names, folder, options.image, metrics):
+        print(figure, flush=True)
     if pyplot is None:
         print(f"no window: {why_not}")
     else:

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
+from typing import Any
 
 from minicaps import figures
-from minicaps.commands.common import INTERRUPTED, OK, ProgressLine, UsageError, checking_arguments, complain
-from minicaps.training import Evaluation, Run, TrainConfig
+from minicaps.commands.common import (
+    INTERRUPTED,
+    OK,
+    ProgressLine,
+    UsageError,
+    checking_arguments,
+    complain,
+    path_of,
+)
+from minicaps.training import MAY_CHANGE, Evaluation, Run, TrainConfig
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, TrainConfig)
     parser.add_argument(
-        "--out", metavar="FOLDER", type=Path, help="folder of the run (default: a new one under runs/)"
+        "--out",
+        metavar="FOLDER",
+        type=path_of("--out"),
+        help="folder of the run (default: a new one under runs/)",
     )
     parser.add_argument(
-        "--resume", metavar="RUN", type=Path, help="continue the run in this folder, with its own options"
+        "--resume",
+        metavar="RUN",
+        type=path_of("--resume"),
+        help="continue the run in this folder, with its own options, but for: --data, where the same data "
+        "lie now; --backend; and --epochs, to train it until it has so many, also if it is complete: from "
+        "there on the learning rate is that of a run of so many epochs, and the test is made again",
     )
 
 
@@ -28,7 +44,8 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
     """Add a flag for every field of a dataclass; only those given appear in the result."""
     types_of = typing.get_type_hints(config)
     for option in fields(config):
-        text, kind, choices = option.metadata["help"], types_of[option.name], option.metadata["choices"]
+        kind, told = types_of[option.name], option.metadata
+        text, choices = told["help"], told["choices"]
         if kind is bool:
             parser.add_argument(
                 flag(option.name, False),
@@ -42,12 +59,22 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
             kind = typing.get_args(kind)[0]
         parser.add_argument(
             flag(option.name),
-            type=kind,
+            type=reading(told["read"]) if told["read"] else kind,
             choices=choices,
-            metavar=None if choices else {int: "N", float: "X", str: "FOLDER"}[kind],
+            metavar=told["metavar"] or (None if choices else {int: "N", float: "X"}[kind]),
             default=argparse.SUPPRESS,
             help=text + ("" if option.default is None else f" (default: {option.default})"),
         )
+
+
+def reading(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return `read`, with its complaints in one line."""
+
+    def read_text(text: str) -> Any:
+        with checking_arguments():
+            return read(text)
+
+    return read_text
 
 
 def flag(name: str, value: object = None) -> str:
@@ -67,17 +94,21 @@ def command(options: argparse.Namespace) -> int:
         summary = run.train(draw)
     except KeyboardInterrupt:
         progress.clear()
-        complain(
-            f"interrupted; the run is kept as it was {run.kept}. Continue with: "
-            f"python -m minicaps train --resume {run.folder}"
-        )
+        if run.finished:  # only its figures were left
+            complain(f"interrupted; the run is complete, but for its figures; see {run.folder}/summary.json")
+        else:
+            complain(
+                f"interrupted; the run is kept as it was {run.kept}. Continue with: "
+                f"python -m minicaps train --resume {run.folder}"
+            )
         return INTERRUPTED
     progress.say(
         f"test accuracy {100 * summary['test_accuracy']:.2f} % "
         f"(error {summary['test_error_percent']:.2f} %) on {summary['test_images']:,} images, "
         f"{summary['seconds']:.0f} s of training"
     )
-    print(f"written: {run.folder}/ (summary.json, model.npz, figures)")
+    best = f"best.npz of epoch {summary['best_epoch']}, " if summary["best_epoch"] else ""
+    print(f"written: {run.folder}/ (summary.json, model.npz, {best}figures)")
     return OK
 
 
@@ -86,22 +117,14 @@ def prepare(options: argparse.Namespace, progress: ProgressLine) -> Run:
     names = {field.name for field in fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in names}
     if options.resume is not None:
-        if options.out is not None:
-            given["out"] = options.out
-        if given:
-            flags = ", ".join(flag(name, given[name]) for name in sorted(given))
-            raise UsageError(f"--resume continues a run with its own options; leave out {flags}")
-        return Run.resume(options.resume, say=progress.say, progress=progress.show)
+        refused = [name for name in sorted(given) if name not in MAY_CHANGE]
+        flags = [flag(name, given[name]) for name in refused] + ["--out"] * (options.out is not None)
+        if flags:
+            raise UsageError(f"--resume continues a run with its own options; leave out {', '.join(flags)}")
+        return Run.resume(options.resume, say=progress.say, progress=progress.show, **given)
     with checking_arguments():
         config = TrainConfig(**given)
-    return Run(config, options.out or new_folder(config), say=progress.say, progress=progress.show)
-
-
-def new_folder(config: TrainConfig) -> Path:
-    """Return the first of runs/MODEL-PRESET-001, -002, … that is not there."""
-    name = config.model + (f"-{config.preset}" if config.model == "capsnet" else "")
-    folders = (Path("runs") / f"{name}-{number:03d}" for number in itertools.count(1))
-    return next(folder for folder in folders if not folder.exists())
+    return Run(config, options.out, say=progress.say, progress=progress.show)
 
 
 def describe(run: Run, resumed: bool) -> None:
@@ -113,10 +136,16 @@ def describe(run: Run, resumed: bool) -> None:
         f"{len(run.validation[0]):,} to validate, {len(dataset.test_images):,} to test, "
         f"{dataset.classes} classes, {' × '.join(map(str, dataset.image_shape))} pixels"
     )
+    for line in dataset.remarks(run.config.limit):
+        print(f"warning: {line}")
+    if run.start is not None:
+        print(f"start: {run.start}")
     print(run.network.table())
     print(f"run: {run.folder}" + (f", {run.kept}" if resumed else ""), flush=True)
 
 
 def draw(run: Run, test: Evaluation) -> None:
     """Draw the figures of a run, once it is trained."""
-    figures.draw_run(run.folder, epochs=run.epochs, network=run.network, dataset=run.dataset, test=test)
+    figures.draw_run(
+        run.folder, epochs=run.epochs, network=run.network, dataset=run.dataset, test=test, say=run.say
+    )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicaps.arrays import Array
+from minicaps.datasets.order import Index, cut, first
+from minicaps.datasets.remarks import about_classes, about_images
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Dataset:
     class_names : tuple of str
     source : str
         Where they come from.
+    notes : tuple of str
+        What whoever uses it should know of how it was read, for ``remarks``.
+    has_test_part : bool
+        Whether the test images are a part of their own, and not every fifth of all.
     """
 
     train_images: Array
@@ -29,6 +35,8 @@ class Dataset:
     test_labels: Array
     class_names: tuple[str, ...]
     source: str
+    notes: tuple[str, ...] = ()
+    has_test_part: bool = True
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,17 +48,58 @@ class Dataset:
         """The number of classes."""
         return len(self.class_names)
 
-    def split(self) -> tuple[Array, Array, Array, Array]:
+    def split(self, limit: int | None = None) -> tuple[Array, Array, Array, Array]:
         """Keep the last 5,000 training images apart (of fewer than 50,000 a tenth, and one at least).
+
+        Where the images are sorted, so that such a cut leaves out a class or distorts its share, the
+        classes are spread evenly first (``datasets.cut`` says when and how).
+
+        Parameters
+        ----------
+        limit : int, optional
+            Train on the first `limit` images only, with the same care.
 
         Returns
         -------
         train_images, train_labels, validation_images, validation_labels
-            Views of the training images and labels.
+            Views of the training images and labels where their order is kept, copies elsewhere.
         """
-        kept = len(self.train_images) - max(1, min(5000, len(self.train_images) // 10))
+        kept, held_out = self._split(limit)
         images, labels = self.train_images, self.train_labels
-        return images[:kept], labels[:kept], images[kept:], labels[kept:]
+        return images[kept], labels[kept], images[held_out], labels[held_out]
+
+    def _split(self, limit: int | None) -> tuple[Index, Index]:
+        count = len(self.train_images)
+        kept, held_out = cut(self.train_labels, count - max(1, min(5000, count // 10)))
+        few = first(self.train_labels[kept], limit)
+        if isinstance(kept, slice):  # from 0, so that numbers within it are numbers of all images
+            return few, held_out
+        return kept[few], held_out
+
+    def remarks(self, limit: int | None = None) -> list[str]:
+        """Say in a line each what may be wrong with the data set; mostly there is nothing to say.
+
+        Those are classes without images, or without training, validation or test images; images that
+        are all equal, of one colour, or dark throughout; and the `notes`.
+
+        Parameters
+        ----------
+        limit : int, optional
+            As for ``split``.
+        """
+        kept, held_out = self._split(limit)
+        parts = {
+            "training": self.train_labels[kept],
+            "validation": self.train_labels[held_out],
+            "test": self.test_labels,
+        }
+        labels = np.concatenate([self.train_labels, self.test_labels])  # (N,)
+        return [
+            *self.notes,
+            *about_classes(self.class_names, labels, parts),
+            *about_images("training", self.train_images),
+            *about_images("test", self.test_images),
+        ]
 
 
 def to_float(images: Array) -> Array:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from minicaps.arrays import Array
+from minicaps.datasets.listing import list_visible
+from minicaps.datasets.order import ORDER_SEED, TEST_EVERY
 from minicaps.datasets.pictures import fit_picture, is_in_colour, read_picture
-
-TEST_EVERY = 5  # where there is no split into train/ and test/
-ORDER_SEED = 0  # of the order of the pictures: always the same, whatever the seed of a run
-LEFTOVERS = {"thumbs.db", "desktop.ini", "__macosx"}  # of other systems, beside what they hide
 
 Classes = dict[str, list[Path]]  # the pictures of every class, both in natural order
 
 
 def read_image_folder(
-    folder: str | Path, size: tuple[int, int] | None = None
+    folder: str | Path, size: tuple[int, int] | None = None, channels: int | None = None
 ) -> tuple[Array, Array, Array, Array, tuple[str, ...]]:
     """Read a folder of pictures, PNG or JPEG, grey or colour, in one subfolder for every class.
 
@@ -26,11 +23,10 @@ def read_image_folder(
     folder has both ``train/`` and ``test/``, the classes are subfolders of these, and what else lies
     beside them is not read. Otherwise every fifth picture of a class, the 5th, the 10th and so on, is
     for the test. Then the pictures of each part are put into an order that is random but always the
-    same; sorted, the last of them (which ``Dataset.split`` takes to validate) would show one class.
+    same.
 
     Every file in a class must be a picture, for one that is left out without a word may matter; only
-    hidden files and the like of Thumbs.db are passed over. One file in colour (RGB or a palette, grey
-    though its pixels may be) makes all images colour ones. Pictures are scaled and centred one by one as
+    hidden files and the like of Thumbs.db are passed over. Pictures are scaled and centred one by one as
     ``predict`` does it, so that no more than one of them is in memory in its own size.
 
     Parameters
@@ -38,6 +34,9 @@ def read_image_folder(
     folder : path
     size : (int, int), optional
         Height and width of the images. Without it the pictures must all have one size, which is taken.
+    channels : 1 or 3, optional
+        Grey or colour. Without it one file in colour (RGB or a palette, grey though its pixels may be)
+        makes all images colour ones.
 
     Returns
     -------
@@ -49,31 +48,15 @@ def read_image_folder(
     ValueError
         If there are fewer than two classes, a class without pictures, one with fewer than five and no
         ``train/`` and ``test/``, one that only ``test/`` has, a file that cannot be read, or, without
-        `size`, a picture of another size.
+        `size`, a picture of another size; or if `channels` is neither 1 nor 3.
     """
     train, test = _find_classes(Path(folder))
     class_names = tuple(train)
     train_paths, train_labels = _in_fixed_order(train, class_names)
     test_paths, test_labels = _in_fixed_order(test, class_names)
-    images = _read_images(train_paths + test_paths, size)
+    images = read_images(train_paths + test_paths, size, channels)
     count = len(train_paths)
     return images[:count], train_labels, images[count:], test_labels, class_names
-
-
-def list_visible(folder: Path) -> list[Path]:
-    """Return what a folder holds in natural order, without what systems hide or leave behind."""
-    paths = [
-        path
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and path.name.lower() not in LEFTOVERS
-    ]
-    return sorted(paths, key=lambda path: _natural(path.name))
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Return what to sort a name by, so that "2" comes before "10"."""
-    parts = re.split(r"(\d+)", name)  # text and digits in turn
-    return [int(part) if k % 2 else part for k, part in enumerate(parts)], name
 
 
 # -- which pictures ---------------------------------------------------------------------------
@@ -134,9 +117,13 @@ def _in_fixed_order(classes: Classes, class_names: tuple[str, ...]) -> tuple[lis
 # -- their pixels -----------------------------------------------------------------------------
 
 
-def _read_images(paths: list[Path], size: tuple[int, int] | None) -> Array:
-    """Read pictures as one uint8 array (N, H, W, C)."""
-    channels = 3 if any(map(is_in_colour, paths)) else 1
+def read_images(paths: list[Path], size: tuple[int, int] | None, channels: int | None = None) -> Array:
+    """Read pictures as one uint8 array (N, H, W, C), scaled to `size`; without it they must have one size.
+
+    They are grey or in colour as `channels` says; without it, in colour if one of them is.
+    """
+    if channels is None:
+        channels = 3 if any(map(is_in_colour, paths)) else 1
     height, width = size or read_picture(paths[0], channels).shape[:2]
     images = np.empty((len(paths), height, width, channels), dtype=np.uint8)  # (N, H, W, C)
     for image, path in zip(images, paths, strict=True):

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from minicaps.arrays import Array
 from minicaps.capsules import LOGITS, Coupling
 from minicaps.checks import check_array, check_gradient
-from minicaps.datasets import Dataset, load
+from minicaps.datasets import Dataset, first
 from minicaps.experiments import figures
+from minicaps.experiments.needs import Needs
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
@@ -135,9 +136,8 @@ class Ablation:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.dataset = study, load(study.settings.data)
-        images, labels, *self.validation = self.dataset.split()
-        self.images, self.labels = images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES]
+        self.study, self.dataset = study, study.load(Needs())
+        self.images, self.labels, *self.validation = self.dataset.split(TRAIN_IMAGES)
         self.jobs = [(seed, variant) for seed in study.seeds for variant in NAMES]
         self.steps = study.fix_steps(*self.start(BASE, study.settings.seed))
 
@@ -171,7 +171,8 @@ class Ablation:
     def examine(self, network: Network) -> Row:
         """Classify the validation images, and as many of those trained on."""
         images, labels = self.validation
-        seen = accuracy(network, self.images[: len(images)], self.labels[: len(images)])
+        few = first(self.labels, len(images))
+        seen = accuracy(network, self.images[few], self.labels[few])
         return {**accuracy(network, images, labels), "train_accuracy": seen["accuracy"]}
 
 
@@ -189,8 +190,8 @@ def ablation(study: Study) -> None:
         for group, members in GROUPS.items()
     }
     base = values(study, BASE, "accuracy").mean()
-    study.draw("variants", figures.variants(accuracies, base))
-    study.draw("iterations", lines_of_iterations(study))
+    study.draw("variants", figures.variants, accuracies, base)
+    study.draw("iterations", lines_of_iterations, study)
     found = {
         f"{group}: {name}": [float(np.mean(each)), *each]
         for group, members in accuracies.items()

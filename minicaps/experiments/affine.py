@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
-from minicaps.datasets import Dataset, Warps, augment, load
+from minicaps.datasets import Dataset, Warps, augment, first
 from minicaps.experiments import figures, pictures
+from minicaps.experiments.needs import Needs
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
@@ -54,7 +55,7 @@ class Affine:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.dataset = study, load(study.settings.data)
+        self.study, self.dataset = study, study.load(Needs(frame=FRAME))
         self.images, self.labels, held_out, labels = self.dataset.split()
         self.validation = augment.place(held_out, FRAME, np.random.default_rng(0)), labels
         seed = study.settings.seed
@@ -109,7 +110,7 @@ def affine(study: Study) -> None:
     """Train three networks to one accuracy on placed digits, and test them on warped ones."""
     experiment = Affine(study)
     (study.folder / "weights").mkdir(exist_ok=True)
-    study.draw("images", pictures.samples(*warped_test(experiment.dataset.test_images[:24])))
+    study.draw("images", pictures.samples, *warped_test(experiment.dataset.test_images[:24]))
     for seed in study.seeds:
         for name in NETWORKS:
             study.row(experiment.train, "training", network=name, seed=seed)
@@ -118,8 +119,8 @@ def affine(study: Study) -> None:
             row = study.row(experiment.test, "test", network=name, seed=seed)
             study.say(in_words(study, row))
         tidy(study, seed)
-    study.draw("sweeps", figures.sweeps(by_network(study, "test", "sweeps"), SWEEPS))
-    study.draw("validation_curves", curves(study))
+    study.draw("sweeps", figures.sweeps, by_network(study, "test", "sweeps"), SWEEPS)
+    study.draw("validation_curves", curves, study)
     gaps, apart = gaps_of(study), validation_apart(study)
     gap_and_each = {other: [gap.mean(), *gap] for other, gap in gaps.items()}
     study.finish(report(study, experiment, gaps, apart), gap=gap_and_each, validation_apart=apart)
@@ -177,11 +178,11 @@ def tidy(study: Study, seed: int) -> None:
 def test(network: Network, images: Array, labels: Array) -> Row:
     """Test a network on placed and on warped images, and along each kind of warp alone."""
     placed, warped = warped_test(images)
-    few = images[:SWEEP_IMAGES], labels[:SWEEP_IMAGES]
+    few = first(labels, SWEEP_IMAGES)
     return {
         "placed": evaluate(network, placed, labels).accuracy,
         "warped": evaluate(network, warped, labels).accuracy,
-        "sweeps": {kind: sweep(network, *few, kind) for kind in SWEEPS},
+        "sweeps": {kind: sweep(network, images[few], labels[few], kind) for kind in SWEEPS},
     }
 
 

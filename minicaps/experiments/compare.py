@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.datasets import augment, load
+from minicaps.datasets import augment, cut, first
 from minicaps.experiments import figures
+from minicaps.experiments.needs import Needs
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, mean_and_spread, percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
@@ -85,11 +86,12 @@ class Comparison:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.dataset = study, load(study.settings.data)
+        self.study, self.dataset = study, study.load(Needs())
         self.plans = [plan for plan in PLANS.values() if plan.network in study.settings.networks]
         images, labels = self.dataset.train_images, self.dataset.train_labels
-        order = np.random.default_rng([study.settings.seed, 2]).permutation(len(images))[:IMAGES]  # (N,)
-        chosen, held_out = np.split(order, [7 * len(order) // 10])  # (0.7 N,), (0.3 N,)
+        order = np.random.default_rng([study.settings.seed, 2]).permutation(len(images))
+        order = order[first(labels[order], IMAGES)]  # (N,)
+        chosen, held_out = (order[part] for part in cut(labels[order], 7 * len(order) // 10))
         self.images, self.labels = images[chosen], labels[chosen]
         self.validation = images[held_out], labels[held_out]
         in_epoch = self.steps_in_epoch(REFERENCE)
@@ -137,8 +139,8 @@ def compare(study: Study) -> None:
             )
     plans = comparison.plans
     published, batch_100 = ([p for p in plans if p.published], [p for p in plans if p.batch_size < 1000])
-    study.draw("validation_curves", curves(study, published))
-    study.draw("validation_curves_batch_100", curves(study, batch_100))
+    study.draw("validation_curves", curves, study, published)
+    study.draw("validation_curves_batch_100", curves, study, batch_100)
     finals = {plan.label: mean_and_spread(study.values("accuracy", label=plan.label)) for plan in plans}
     study.finish(report(study, comparison), accuracy=finals)
 

@@ -8,8 +8,9 @@ from typing import TypeAlias
 import numpy as np
 from matplotlib.figure import Figure
 
-from minicaps.datasets import augment, load
+from minicaps.datasets import augment, first
 from minicaps.experiments import figures
+from minicaps.experiments.needs import Needs
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
@@ -36,14 +37,15 @@ class FewImages:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.dataset = study, load(study.settings.data)
+        self.study, self.dataset = study, study.load(Needs(images=COUNTS[0]))
         self.images, self.labels, *_ = self.dataset.split()
         self.counts = [count for count in COUNTS if count <= len(self.images)]
         self.steps = study.fix_steps(*self.start("capsnet", self.counts[-1], study.settings.seed))
 
     def start(self, name: str, count: int, seed: int) -> tuple[Network, Batches]:
         """Return a network with its first weights, and batches of `count` images."""
-        chosen = np.random.default_rng([seed, 2]).permutation(len(self.images))[:count]  # (count,)
+        order = np.random.default_rng([seed, 2]).permutation(len(self.images))
+        chosen = order[first(self.labels[order], count)]  # (count,)
         rng = np.random.default_rng([seed, 1])
         change = partial(augment.shift, largest=SHIFT, rng=rng)
         batches = endless(self.images[chosen], self.labels[chosen], BATCH, rng, change)
@@ -72,7 +74,7 @@ def few(study: Study) -> None:
         name: {count: study.values("accuracy", network=name, images=count) for count in experiment.counts}
         for name in names
     }
-    study.draw("accuracy_against_images", lines_of_accuracy(found))
+    study.draw("accuracy_against_images", lines_of_accuracy, found)
     study.finish(report(study, experiment, found), accuracy=found)
 
 

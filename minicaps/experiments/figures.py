@@ -8,11 +8,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from minicaps.arrays import Array
 from minicaps.experiments.tables import mean_and_spread
 from minicaps.experiments.training import Row
-from minicaps.figures import COLOURS, HEAT, STYLE, headline, line_style
+from minicaps.figures import COLOURS, HEAT, STYLE, headline, line_style, name_ticks
 
 RANGES = {"angle": (-20, 20), "shear": (-0.2, 0.2), "scale": (0.8, 1.2)}  # of affNIST
 MAX_BELOW = 0.05  # the base: the accuracy of a variant that is worse is written, not drawn
@@ -160,6 +161,30 @@ def _draw_variant(axes: Axes, row: float, values: Sequence[float], lowest: float
     axes.errorbar(mean, row, xerr=spread, fmt="o", color=COLOURS[0], markersize=4, capsize=3)
 
 
+def folds(found: Mapping[int, Sequence[float]]) -> Figure:
+    """Draw the accuracy on every fold that was held out, and the mean of each seed.
+
+    Parameters
+    ----------
+    found : mapping of int to sequence of K floats
+        By seed, the accuracies on the folds, 0 to 1.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.2))
+        axes = figure.subplots()
+        for k, (seed, accuracies) in enumerate(found.items()):
+            mean, spread = (100 * value for value in mean_and_spread(accuracies))
+            style, x = line_style(k), np.arange(1, len(accuracies) + 1)  # (K,)
+            label = f"seed {seed}: {mean:.2f} ± {spread:.2f} %"
+            axes.plot(x, 100 * np.asarray(accuracies), label=label, **style | {"linestyle": ""})
+            axes.axhline(mean, color=style["color"], linestyle=style["linestyle"], linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.set(xlabel="Fold held out", ylabel="Images classified correctly (%)")
+        axes.set_title("Accuracy on images held out (lines: mean over the folds)")
+        axes.legend(fontsize=8)
+        return figure
+
+
 # -- affine -----------------------------------------------------------------------------------
 
 
@@ -219,8 +244,7 @@ def turning(rows: Sequence[Row], class_names: Sequence[str]) -> Figure:
         half = (angles[1] - angles[0]) / 2
         edges = angles[0] - half, angles[-1] + half, len(class_names) - 0.5, -0.5
         heat_map = classes.imshow(100 * accuracy, cmap=HEAT, vmin=0, vmax=100, aspect="auto", extent=edges)
-        classes.set_yticks(range(len(class_names)), class_names)
-        classes.grid(False)
+        name_ticks(classes, None, class_names)
         classes.set(xlabel="Turned by (degrees)", ylabel="Class", xticks=angles[::3])
         classes.set_title("Classified correctly (%)")
         figure.colorbar(heat_map, ax=classes)

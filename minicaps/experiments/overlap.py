@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array, to_numpy
-from minicaps.datasets import augment, load, to_float
+from minicaps.datasets import augment, to_float
 from minicaps.experiments import figures, pictures
+from minicaps.experiments.needs import Needs
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, learn
@@ -73,7 +74,7 @@ class Overlap:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.dataset = study, load(study.settings.data)
+        self.study, self.dataset = study, study.load(Needs(frame=FRAME, grey=True, classes=2))
         self.images, self.labels, *self.validation = self.dataset.split()
         seed = study.settings.seed
         self.steps = study.fix_steps(self.build("capsnet", seed), self.batches(seed))
@@ -91,7 +92,7 @@ class Overlap:
         adam = optimizer(network, trained, self.steps)
         curve = learn(trained, adam, self.batches(seed), self.steps, self.validate, 10, progress)
         if isinstance(trained, OverlapCapsNet) and trained.decoder and seed == self.study.settings.seed:
-            self.study.draw("reconstructions", reconstructions(trained, *next(self.test_pairs(BATCH))))
+            self.study.draw("reconstructions", reconstructions, trained, *next(self.test_pairs(BATCH)))
         return {
             "parameters": trained.count_params(),
             "seconds": curve[-1]["seconds"],
@@ -117,7 +118,7 @@ def overlap(study: Study) -> None:
                 f"{NAMES[name]}, seed {seed}: both digits correct {100 * row['exact_match']:.2f} %, "
                 f"digits correct {100 * row['per_digit']:.2f} %, {row['seconds']:.0f} s"
             )
-    study.draw("validation_curves", curves(study))
+    study.draw("validation_curves", curves, study)
     found = {
         name: {key: float(np.mean(study.values(key, network=name))) for key in ("exact_match", "per_digit")}
         for name in names

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
-from minicaps.figures import COLOURS, LINES, STYLE, draw_image, headline, line_style, name_row
+from minicaps.figures import COLOURS, LINES, STYLE, as_text, draw_image, headline, line_style, name_row
 
 # -- affine -----------------------------------------------------------------------------------
 
@@ -103,7 +103,9 @@ def one_turning_digit(
         figure = Figure(figsize=(0.62 * len(images) + 0.8, 4.2))
         above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1, 3)).ravel()
         for k, axes in enumerate(above.subplots(1, len(images), squeeze=False)[0]):
-            draw_image(axes, images[k], f"{degrees(angles[k])}: {names[k]}")
+            name = as_text(names[k], 8)
+            space = " " if len(name) < 4 else "\n"
+            draw_image(axes, images[k], f"{degrees(angles[k])}:{space}{name}")
         axes = below.subplots()
         strongest = np.argsort(np.ptp(capsule, axis=0))[: -len(LINES) - 1 : -1]
         for d in range(capsule.shape[1]):

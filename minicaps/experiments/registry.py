@@ -9,6 +9,7 @@ from minicaps.experiments.ablation import ablation
 from minicaps.experiments.affine import affine
 from minicaps.experiments.compare import compare
 from minicaps.experiments.few import few
+from minicaps.experiments.folds import folds
 from minicaps.experiments.overlap import overlap
 from minicaps.experiments.rotate import rotate
 from minicaps.experiments.study import Settings
@@ -44,6 +45,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         few,
         "the three networks on 100, 1,000 and 10,000 images",
         {"seeds": 3, "minutes": 1.0, "networks": ALL},
+    ),
+    "folds": Experiment(
+        folds,
+        "cross-validation: every training image is held out once",
+        {"seeds": 1, "minutes": 1.0, "folds": 5},
     ),
     "ablation": Experiment(
         ablation,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
-from minicaps.datasets import Dataset, Warps, augment, to_float
+from minicaps.datasets import Dataset, Warps, augment, first, to_float
 from minicaps.experiments import figures, pictures
 from minicaps.experiments.study import Study
 from minicaps.experiments.tables import table
@@ -44,7 +44,8 @@ def angles_between(e: Array, f: Array) -> Array:
 
 def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
     """Turn test images from -60° to 60° and follow the capsule that won when they stood upright."""
-    images, labels = dataset.test_images[:IMAGES], dataset.test_labels[:IMAGES]
+    few = first(dataset.test_labels, IMAGES)
+    images, labels = dataset.test_images[few], dataset.test_labels[few]
     network = network.for_inference()
     upright = class_capsules(network, images)  # (N, J, E)
     rows = []
@@ -52,8 +53,8 @@ def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
         study.progress(pictures.degrees(angle))
         v = class_capsules(network, turned(images, angle))  # (N, J, E)
         rows.append({"angle": angle, **compare_with(upright, v, labels)})
-    study.draw("turning", figures.turning(rows, dataset.class_names))
-    study.draw("one_digit", one_digit(network, dataset))
+    study.draw("turning", figures.turning, rows, dataset.class_names)
+    study.draw("one_digit", one_digit, network, dataset)
     study.finish(report(rows, len(images)), rows=rows)
 
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from minicaps import figures
 from minicaps.checks import check_choice, check_positive
-from minicaps.datasets import Dataset
+from minicaps.datasets import Dataset, load
+from minicaps.experiments.needs import Needs, check_needs
 from minicaps.experiments.training import Batches, Row, fit, prepared, seconds_per_step
 from minicaps.networks import PRESETS, Network, build, files
 from minicaps.training import Adam
@@ -39,7 +40,9 @@ class Settings:
     networks : tuple of str
         Those to train.
     data : str, optional
-        Folder of four IDX files.
+        Path of a data set, as for ``datasets.load``.
+    folds : int, optional
+        Of a cross-validation; 2 or more.
 
     Raises
     ------
@@ -54,6 +57,7 @@ class Settings:
     preset: str = "small"
     networks: tuple[str, ...] = ()
     data: str | None = None
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         check_positive("experiment", seeds=self.seeds)
@@ -61,6 +65,8 @@ class Settings:
             check_positive("experiment", steps=self.steps)
         if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
             raise ValueError(f"experiment: minutes is {self.minutes!r}, expected a number above 0")
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"experiment: folds is {self.folds!r}, expected a whole number, 2 or more")
         if self.seed < 0:
             raise ValueError(f"experiment: seed is {self.seed!r}, expected a whole number, 0 or more")
         check_choice("experiment", "preset", self.preset, tuple(PRESETS))
@@ -108,7 +114,8 @@ class Study:
         path = self.folder / "result.json"
         try:
             before = json.loads(path.read_text())
-            same = before["experiment"] == self.name and before["settings"] == described
+            settings = asdict(Settings()) | before["settings"]  # an older result has not all of today's
+            same = before["experiment"] == self.name and settings == described
             count = len(before["rows"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged, or of another version ({error})") from None
@@ -125,6 +132,24 @@ class Study:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
     # -- training ------------------------------------------------------------------------------
+
+    def load(self, needs: Needs) -> Dataset:
+        """Load the data set of the settings.
+
+        Raises
+        ------
+        ValueError
+            If it has not what the experiment needs, or if a network cannot look at images of its size.
+        """
+        dataset = load(self.settings.data)
+        check_needs(self.name, dataset, needs)
+        if needs.frame is None:  # else the networks look at the frame
+            for name in self.settings.networks or ("capsnet",):
+                try:
+                    self.build(name, dataset, self.settings.seed)
+                except ValueError as error:
+                    raise ValueError(f"experiment {self.name}: {dataset.source}: {error}") from None
+        return dataset
 
     def build(self, name: str, dataset: Dataset, seed: int, **options: Any) -> Network:
         """Build a network of the preset for a data set, with first weights from the seed.
@@ -202,9 +227,9 @@ class Study:
         """Write ``result.json``."""
         files.write_text(self.folder / "result.json", json.dumps(self.result, indent=1) + "\n")
 
-    def draw(self, name: str, figure: Figure) -> None:
-        """Save a figure into the folder."""
-        figures.save(figure, self.folder / f"{name}.png")
+    def draw(self, name: str, draw: Callable[..., Figure], *arguments: Any) -> None:
+        """Save the figure that ``draw(*arguments)`` returns into the folder; one that fails is a warning."""
+        figures.save_or_warn(self.folder / f"{name}.png", partial(draw, *arguments), self.say)
 
     def finish(self, text: str, **summary: Any) -> None:
         """Record the summary, write the table, a Markdown text, and say it."""

@@ -124,7 +124,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
         self._check_input(u)
         xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
         I, D, J, E = W.shape
-        by_parent = self._kept("W by parent", lambda: xp.ascontiguousarray(W.transpose(2, 1, 3, 0)))
+        by_parent = self._kept("by parent", W, lambda: xp.ascontiguousarray(W.transpose(2, 1, 3, 0)))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
         v = xp.empty((len(u), J, E), dtype=u.dtype)  # (B, J, E)
 

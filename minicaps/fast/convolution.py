@@ -121,7 +121,7 @@ class Conv2d(layers.Conv2d):
     def _transformed_weights(self, geometry: Geometry) -> Array:
         """Return the weights (T, C', K) as spectral.py needs them; a snapshot for inference keeps them."""
         W = self.params["W"]
-        return self._kept(geometry, lambda: spectral.transform_weights(W, geometry))
+        return self._kept(geometry, W, lambda: spectral.transform_weights(W, geometry))
 
 
 def col2im_by_rows(dcols: Array, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Array:

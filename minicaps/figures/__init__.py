@@ -19,13 +19,17 @@ from minicaps.figures.style import (
     HEAT,
     LINES,
     STYLE,
+    as_picture,
     draw_image,
     headline,
     line_style,
     name_row,
+    name_ticks,
     save,
+    save_or_warn,
     show,
 )
+from minicaps.figures.text import as_text
 from minicaps.figures.window import Explorer, find_window, open_window
 
 __all__ = [
@@ -35,6 +39,8 @@ __all__ = [
     "OFFSETS",
     "STYLE",
     "Explorer",
+    "as_picture",
+    "as_text",
     "check_capsnet",
     "confusion_matrix",
     "couplings_over_image",
@@ -48,11 +54,13 @@ __all__ = [
     "line_style",
     "mistakes",
     "name_row",
+    "name_ticks",
     "open_window",
     "reconstruct_capsules",
     "reconstruct_moved",
     "reconstructions",
     "save",
+    "save_or_warn",
     "show",
     "squash_curve",
     "write_figures",

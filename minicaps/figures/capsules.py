@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,17 +14,24 @@ from minicaps.checks import check_shape
 from minicaps.figures.style import (
     COLOURS,
     HEAT,
+    MAX_INCHES,
     STYLE,
+    as_picture,
     draw_image,
+    foremost,
     headline,
     name_ticks,
+    room_for_names,
     short_name,
+    shown_of,
     title_only,
     write_numbers,
 )
+from minicaps.figures.text import as_text
 
 IMAGE = (("height H", None), ("width W", None), ("channels C", None))
 MAX_NUMBERS = 60  # couplings that are written into their cells
+MAX_ITERATIONS = 8  # of routing, beside each other
 
 
 def squash_curve() -> Figure:
@@ -55,7 +62,8 @@ def couplings_per_iteration(
     """Draw the couplings of one image as a heat map for every routing iteration.
 
     Up to 60 couplings are written into their cells, and the colours run from 0 to 1. Of more, the
-    largest may be far below 1; then the colours run to the largest in all iterations.
+    largest may be far below 1; then the colours run to the largest in all iterations. Of more than 30
+    upper capsules the 20 with the most couplings at the end are drawn, and of more than 8 iterations 8.
 
     Parameters
     ----------
@@ -70,28 +78,41 @@ def couplings_per_iteration(
         If the arrays disagree in shape with each other or with the names, or if there is none.
     """
     c = _check_couplings("couplings_per_iteration", c, lower_names, upper_names)
-    lower, upper = c[0].shape
-    few = lower * upper <= MAX_NUMBERS
-    width = max(2.0, 0.42 * upper if few else 0.2 * upper) * len(c) + 1.2
-    height = 0.3 * lower + 1.6 if few else min(9.0, max(3.6, lower / 130))
-    largest = 1 if few else max(each.max() for each in c)
+    first, last = (each.max(axis=1).mean() for each in (c[0], c[-1]))
+    text = f"on average: {first:.2f} at first, {last:.2f} at the end"
+    shown = foremost(c[-1].mean(axis=0))  # (j,)
+    note = shown_of(shown, c[0].shape[1], "upper capsules with the most couplings")
+    if note:
+        upper_names = [str(j) if upper_names is None else upper_names[j] for j in shown]
+    panels_of = np.unique(np.linspace(0, len(c) - 1, min(len(c), MAX_ITERATIONS)).round().astype(int))  # (r,)
+    drawn = {r: c[r][:, shown] for r in panels_of}  # (I, j) each
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(4.0, width), height))
-        panels = figure.subplots(1, len(c), sharey=True, squeeze=False)[0]
-        for r, (axes, each) in enumerate(zip(panels, c, strict=True)):
-            heat_map = axes.imshow(
-                each, cmap=HEAT, vmin=0, vmax=largest, aspect="auto", interpolation="nearest"
-            )
-            name_ticks(axes, upper_names, lower_names)
-            axes.set(title=f"Iteration {r + 1}", xlabel="Upper capsule j")
-            if few:
-                write_numbers(heat_map, each, "{:.2f}".format)
-        panels[0].set_ylabel("Lower capsule i")
-        figure.colorbar(heat_map, ax=list(panels), label="Coupling c")
-        first, last = (each.max(axis=1).mean() for each in (c[0], c[-1]))
-        text = f"on average: {first:.2f} at first, {last:.2f} at the end"
-        headline(figure, f"The strongest coupling of a lower capsule,\n{text}")
+        figure = _heat_maps(drawn, lower_names, upper_names)
+        headline(figure, f"The strongest coupling of a lower capsule,\n{text}{note}")
         return figure
+
+
+def _heat_maps(
+    c: Mapping[int, Array], lower_names: Sequence[str] | None, upper_names: Sequence[str] | None
+) -> Figure:
+    """Draw couplings (I, J) by iteration, counted from 0, on one scale."""
+    lower, upper = next(iter(c.values())).shape
+    few = lower * upper <= MAX_NUMBERS and 0.42 * upper * len(c) <= MAX_INCHES
+    width = min(MAX_INCHES, max(2.0, 0.42 * upper if few else 0.2 * upper) * len(c)) + 1.2
+    height = 0.3 * lower + 1.6 if few else min(9.0, max(3.6, lower / 130))
+    height += max(0.0, room_for_names(upper_names) - 0.6)  # there is room for six letters
+    largest = 1 if few else max(each.max() for each in c.values())
+    figure = Figure(figsize=(max(4.0, width), height))
+    panels = figure.subplots(1, len(c), sharey=True, squeeze=False)[0]
+    for axes, (r, each) in zip(panels, c.items(), strict=True):
+        heat_map = axes.imshow(each, cmap=HEAT, vmin=0, vmax=largest, aspect="auto", interpolation="nearest")
+        name_ticks(axes, upper_names, lower_names)
+        axes.set(title=f"Iteration {r + 1}", xlabel="Upper capsule j")
+        if few:
+            write_numbers(heat_map, each, "{:.2f}".format)
+    panels[0].set_ylabel("Lower capsule i")
+    figure.colorbar(heat_map, ax=list(panels), label="Coupling c")
+    return figure
 
 
 def _check_couplings(
@@ -110,6 +131,8 @@ def _check_couplings(
 
 def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_names: Sequence[str]) -> Figure:
     """Draw where on the image the couplings to each class come from.
+
+    Of more than 30 classes the 20 with the most couplings are drawn.
 
     Parameters
     ----------
@@ -135,22 +158,25 @@ def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_na
             f"{positions}, the positions of the grid {grid[0]} × {grid[1]}"
         )
     maps = c.reshape(*grid, -1, classes).mean(axis=2)  # (P, Q, J)
+    mean = maps.mean(axis=(0, 1))  # (J,)
+    best, shown = int(mean.argmax()), foremost(mean)  # (j,)
+    maps = maps[..., shown]  # (P, Q, j)
     smallest = maps.min()
     largest = max(maps.max(), smallest + 0.1 / classes)  # so that rounding errors are no pattern
     with matplotlib.rc_context(STYLE):
-        figure, panels = _image_and_panels(classes)
+        figure, panels = _image_and_panels(len(shown))
         draw_image(panels["image"], image, "image")
-        for j, name in enumerate(class_names):
-            heat_map = panels[j].imshow(maps[..., j], cmap=HEAT, vmin=smallest, vmax=largest)
-            title_only(panels[j], f"to {short_name(name)}")
+        for k, j in enumerate(shown):
+            heat_map = panels[k].imshow(maps[..., k], cmap=HEAT, vmin=smallest, vmax=largest)
+            title_only(panels[k], f"to {short_name(class_names[j])}")
         for axes in panels.values():
             axes.set_anchor("N")  # so that their upper edges are in line
-        of_classes = [panels[j] for j in range(classes)]
+        of_classes = [panels[k] for k in range(len(shown))]
         figure.colorbar(heat_map, ax=of_classes, label="Coupling c, mean over types", fraction=0.05)
-        mean = maps.mean(axis=(0, 1))  # (J,)
-        best = int(mean.argmax())
-        text = f"{mean[best]:.2f} on average (an even share is {1 / classes:.2f})"
-        headline(figure, f"Where the couplings go: most to {class_names[best]},\n{text}")
+        digits = ".2f" if classes <= 100 else ".1g"
+        text = f"{mean[best]:{digits}} on average (an even share is {1 / classes:{digits}})"
+        note = shown_of(shown, classes, "classes with the most couplings")
+        headline(figure, f"Where the couplings go: most to {as_text(class_names[best])},\n{text}{note}")
         return figure
 
 
@@ -167,6 +193,8 @@ def _image_and_panels(classes: int) -> tuple[Figure, dict[Any, Any]]:
 def dimension_grid(reconstructions: Array, offsets: Sequence[float] | Array) -> Figure:
     """Draw what each dimension of a capsule does (Sabour et al. 2017, figure 4).
 
+    Of more than 30 dimensions the 20 that change the image most are drawn.
+
     Parameters
     ----------
     reconstructions : array (D, N, H, W, C), 0 to 1
@@ -180,19 +208,33 @@ def dimension_grid(reconstructions: Array, offsets: Sequence[float] | Array) -> 
     """
     images, axes_of = np.asarray(reconstructions), (("dimensions D", None), ("offsets N", len(offsets)))
     check_shape("dimension_grid", "reconstructions", images, *axes_of, *IMAGE)
-    dimensions, count, height, width, channels = images.shape
-    tiles = np.ones((dimensions, count, height + 1, width + 1, channels))  # a white line between images
-    tiles[:, :, 1:, 1:] = images
-    sheet = tiles.swapaxes(1, 2).reshape(dimensions * (height + 1), count * (width + 1), channels)
     change = np.abs(images[:, -1] - images[:, 0]).mean(axis=(1, 2, 3))  # (D,)
+    shown = foremost(change)  # (d,)
+    sheet, (height, width) = _sheet(images[shown])
+    rows, columns = len(shown), len(offsets)
+    note = shown_of(shown, len(images), "dimensions that change it most")
     with matplotlib.rc_context(STYLE):
-        size = (max(3.6, 0.5 * count + 0.7), 0.5 * dimensions * height / width + 1.1)
-        figure = Figure(figsize=size)
+        wide = min(0.5, MAX_INCHES / columns, MAX_INCHES / rows * width / height)  # of a column, in inches
+        upright = wide < 0.4  # the numbers below the columns
+        high = max(0.7, wide * rows * height / width) + (1.6 if upright else 1.1)
+        figure = Figure(figsize=(max(4.6 if note else 3.6, wide * columns + 0.7), high))
         axes = figure.subplots()
         draw_image(axes, sheet, "")
-        axes.set_xticks((width + 1) * (np.arange(count) + 0.5), [f"{x:+.2f}" for x in offsets])
-        axes.set_yticks((height + 1) * (np.arange(dimensions) + 0.5), map(str, range(dimensions)))
-        axes.tick_params(length=0)
+        axes.set_xticks((width + 1) * (np.arange(columns) + 0.5), [f"{x:+.2f}" for x in offsets])
+        axes.set_yticks((height + 1) * (np.arange(rows) + 0.5), map(str, shown))
+        axes.tick_params("x", length=0, rotation=90 if upright else 0)
+        axes.tick_params("y", length=0)
         axes.set(xlabel="Added to this dimension", ylabel="Dimension")
-        headline(figure, f"In each row one dimension moves;\nnumber {change.argmax()} changes the image most")
+        text = f"number {change.argmax()} changes the image most{note}"
+        headline(figure, f"In each row one dimension moves;\n{text}")
         return figure
+
+
+def _sheet(images: Array) -> tuple[Array, tuple[int, int]]:
+    """Lay images (D, N, H, W, C) out with white lines between; return that, and the size of one as drawn."""
+    pictures = as_picture(images)  # (D, N, h, w) or (D, N, h, w, 3)
+    rows, columns, height, width, *colours = pictures.shape
+    tiles = np.ones((rows, columns, height + 1, width + 1, *(colours or [1])))
+    tiles[:, :, 1:, 1:] = pictures.reshape(rows, columns, height, width, -1)
+    sheet = tiles.swapaxes(1, 2).reshape(rows * (height + 1), columns * (width + 1), -1)
+    return sheet, (height, width)

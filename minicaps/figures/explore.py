@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,8 +14,10 @@ from minicaps.arrays import Array
 from minicaps.datasets import Dataset, to_float
 from minicaps.figures.capsules import couplings_over_image, couplings_per_iteration, dimension_grid
 from minicaps.figures.runs import learning_curves, of_test_images
-from minicaps.figures.style import save
+from minicaps.figures.style import save_or_warn
 from minicaps.networks import CapsNet, Network
+
+Figures: TypeAlias = dict[str, Callable[[], Figure]]  # what draws each, by name
 
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # Sabour et al. 2017, figure 4
 
@@ -85,10 +88,12 @@ def write_figures(
     folder: str | Path,
     number: int = 0,
     metrics: Path | None = None,
+    say: Callable[[str], None] = print,
 ) -> Iterator[Path]:
     """Write the figures as PNG files into `folder`, and yield the path of each.
 
-    Without a decoder there are no reconstructions.png and dimensions.png.
+    Without a decoder there are no reconstructions.png and dimensions.png. A figure that cannot be drawn
+    is one warning; the others are drawn.
 
     Parameters
     ----------
@@ -101,6 +106,8 @@ def write_figures(
         The test image whose couplings and capsule are shown.
     metrics : path, optional
         A run's ``metrics.jsonl``, for the learning curves; none are drawn if it is missing.
+    say : callable
+        Receives the warnings.
 
     Raises
     ------
@@ -109,44 +116,38 @@ def write_figures(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for each in (
-        _of_the_run(metrics),
-        _of_one_image(network, dataset, class_names, number),
-        _of_all_images(network, dataset, class_names, number),
+    for look in (
+        lambda: _of_the_run(metrics),
+        lambda: _of_one_image(network, dataset, class_names, number),
+        lambda: of_test_images(network, dataset, class_names, network.predict(dataset.test_images), number),
     ):
-        for name, figure in each:
+        for name, draw in look().items():
             path = folder / f"{name}.png"
-            save(figure, path)
-            yield path
+            if save_or_warn(path, draw, say):
+                yield path
 
 
-def _of_the_run(metrics: Path | None) -> Iterator[tuple[str, Figure]]:
+def _of_the_run(metrics: Path | None) -> Figures:
     if metrics is None or not metrics.is_file():
-        return
+        return {}
     try:
         epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
-        if epochs:
-            yield "learning_curves", learning_curves(epochs)
+        figure = learning_curves(epochs) if epochs else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{metrics}: damaged ({error})") from None
+    return {} if figure is None else {"learning_curves": lambda: figure}
 
 
-def _of_one_image(
-    network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int
-) -> Iterator[tuple[str, Figure]]:
+def _of_one_image(network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int) -> Figures:
     image = to_float(dataset.test_images[number : number + 1])  # (1, H, W, C)
     outputs, cache = network.forward(image)
     c = [each[0] for each in cache.capsules.c]  # of every iteration, (I, J)
-    yield "couplings", couplings_per_iteration(c, upper_names=class_names)
-    yield "couplings_over_image", couplings_over_image(image[0], c[-1], network.grid, class_names)
+    figures: Figures = {
+        "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
+        "couplings_over_image": lambda: couplings_over_image(image[0], c[-1], network.grid, class_names),
+    }
     if getattr(network, "decoder", None):
         chosen = int(network.scores(outputs)[0].argmax())
-        moved = reconstruct_moved(network, chosen, cache.v[0, chosen])  # (E, N, H, W, C)
-        yield "dimensions", dimension_grid(moved, OFFSETS)
-
-
-def _of_all_images(
-    network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int
-) -> Iterator[tuple[str, Figure]]:
-    predictions = network.predict(dataset.test_images)  # (N,)
-    yield from of_test_images(network, dataset, class_names, predictions, number)
+        capsule = cache.v[0, chosen]  # (E,)
+        figures["dimensions"] = lambda: dimension_grid(reconstruct_moved(network, chosen, capsule), OFFSETS)
+    return figures

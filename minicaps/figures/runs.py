@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ from minicaps.figures.style import (
     MAX_NAMES,
     STYLE,
     draw_image,
+    foremost,
     headline,
     line_style,
     name_row,
     name_ticks,
-    save,
+    save_or_warn,
     short_name,
+    shown_of,
     whole_numbers,
     write_numbers,
 )
@@ -33,7 +36,9 @@ from minicaps.networks import Network
 if TYPE_CHECKING:
     from minicaps.training import Evaluation
 
-MAX_RECONSTRUCTIONS = 12  # in the figure of a run
+MAX_RECONSTRUCTIONS = 12
+MAX_MISTAKES = 40
+MAX_CLASSES = 100  # of a confusion matrix that shows them all
 
 
 def draw_run(
@@ -43,10 +48,12 @@ def draw_run(
     network: Network,
     dataset: Dataset,
     test: Evaluation,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Write learning_curves.png, mistakes.png, confusion_matrix.png and reconstructions.png.
 
-    The last is left out where the network has no decoder.
+    The last is left out where the network has no decoder. A figure that cannot be drawn is one warning;
+    the others are drawn.
 
     Parameters
     ----------
@@ -59,17 +66,21 @@ def draw_run(
     dataset : Dataset
     test : Evaluation
         Of all test images.
+    say : callable
+        Receives the warnings.
     """
-    folder = Path(folder)
-    save(learning_curves(epochs), folder / "learning_curves.png")
-    for name, figure in of_test_images(network, dataset, dataset.class_names, test.predictions):
-        save(figure, folder / f"{name}.png")
+    figures: dict[str, Callable[[], Figure]] = {
+        "learning_curves": partial(learning_curves, epochs),
+        **of_test_images(network, dataset, dataset.class_names, test.predictions),
+    }
+    for name, draw in figures.items():
+        save_or_warn(Path(folder) / f"{name}.png", draw, say)
 
 
 def of_test_images(
     network: Network, dataset: Dataset, class_names: Sequence[str], predictions: Array, first: int = 0
-) -> Iterator[tuple[str, Figure]]:
-    """Yield name and figure of what a network makes of the test images.
+) -> dict[str, Callable[[], Figure]]:
+    """Return by name what draws the figures of what a network makes of the test images.
 
     Parameters
     ----------
@@ -80,15 +91,20 @@ def of_test_images(
         The test image with which the reconstructions begin.
     """
     images, labels = dataset.test_images, dataset.test_labels
-    if getattr(network, "decoder", None):
+
+    def draw_reconstructions() -> Figure:
         few = (first + np.arange(min(MAX_RECONSTRUCTIONS, len(images)))) % len(images)  # (n,)
         x = to_float(images[few])  # (n, H, W, C)
-        made = network(x)[1]  # (n, H, W, C)
-        yield "reconstructions", reconstructions(x, made, labels[few], predictions[few], class_names)
-    yield "confusion_matrix", confusion_matrix(labels, predictions, class_names)
-    wrong = np.flatnonzero(predictions != labels)
-    x = to_float(images[wrong])
-    yield "mistakes", mistakes(x, labels[wrong], predictions[wrong], class_names, len(images))
+        return reconstructions(x, network(x)[1], labels[few], predictions[few], class_names)
+
+    def draw_mistakes() -> Figure:
+        wrong = np.flatnonzero(predictions != labels)  # (n,)
+        x = to_float(images[wrong[:MAX_MISTAKES]])  # (m, H, W, C)
+        return mistakes(x, labels[wrong], predictions[wrong], class_names, len(images))
+
+    figures = {"reconstructions": draw_reconstructions} if getattr(network, "decoder", None) else {}
+    confusions = partial(confusion_matrix, labels, predictions, class_names)
+    return {**figures, "confusion_matrix": confusions, "mistakes": draw_mistakes}
 
 
 def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -110,7 +126,8 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
         for axes, (name, (label, scale, digits)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             for k, part in enumerate(("train", "validation")):
                 y = [scale * row[f"{part}_{name}"] for row in epochs]
-                axes.plot(x, y, label=part.replace("train", "training"), **line_style(k))
+                of_part = part.replace("train", "training")
+                axes.plot(x, y, label=of_part, markevery=max(1, len(x) // 30), **line_style(k))
             axes.set(xlabel="Epoch", ylabel=label)
             unit = " %" if scale == 100 else ""
             axes.set_title(f"{name.capitalize()}: {y[-1]:{digits}}{unit} on validation at the end")
@@ -122,7 +139,7 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
 def reconstructions(
     images: Array, reconstructions: Array, labels: Array, predictions: Array, class_names: Sequence[str]
 ) -> Figure:
-    """Draw images above what the decoder makes of the predicted capsule.
+    """Draw images above what the decoder makes of the predicted capsule, the first 12 at most.
 
     Parameters
     ----------
@@ -131,7 +148,7 @@ def reconstructions(
     class_names : sequence of str
     """
     with matplotlib.rc_context(STYLE):
-        count = len(images)
+        count = min(len(images), MAX_RECONSTRUCTIONS)
         figure = Figure(figsize=(max(5.6, 0.75 * count + 1.2), 2.1))
         grid = figure.subplots(2, count, squeeze=False)
         for k in range(count):
@@ -151,15 +168,16 @@ def mistakes(
     predictions: Array,
     class_names: Sequence[str],
     total: int,
-    maximum: int = 40,
+    maximum: int = MAX_MISTAKES,
 ) -> Figure:
     """Draw the images that were classified wrongly, with the true and the predicted class.
 
     Parameters
     ----------
-    images : array (N, H, W, C), 0 to 1
-        The mistakes only.
+    images : array (n, H, W, C), 0 to 1
+        The mistakes only; the first ones will do.
     labels, predictions : integer arrays (N,)
+        Of all mistakes.
     class_names : sequence of str
     total : int
         How many images were classified in all.
@@ -178,14 +196,16 @@ def mistakes(
                 draw_image(axes, images[k], f"{true}{space}→ {predicted}")
             else:
                 axes.axis("off")
-        count = "all" if shown == len(images) else f"the first {shown}"
-        text = f"{len(images)} of {total:,} images are classified wrongly; {count} of them, true → predicted"
+        count = "all" if shown == len(labels) else f"the first {shown}"
+        text = f"{len(labels)} of {total:,} images are classified wrongly; {count} of them, true → predicted"
         headline(figure, text)
         return figure
 
 
 def confusion_matrix(labels: Array, predictions: Array, class_names: Sequence[str]) -> Figure:
     """Draw how often each class is taken for each other; the colour counts mistakes only.
+
+    Of more than 100 classes the 20 with the most mistakes are drawn.
 
     Parameters
     ----------
@@ -196,32 +216,48 @@ def confusion_matrix(labels: Array, predictions: Array, class_names: Sequence[st
     check_shape("confusion_matrix", "labels", labels, ("images N", None))
     for each in (labels, predictions):
         check_labels("confusion_matrix", each, len(labels), classes)
-    counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (labels, predictions), 1)  # (J, J)
-    wrong = np.ma.masked_array(counts, mask=np.eye(classes, dtype=bool))  # (J, J)
+    wrong = labels != predictions  # (N,)
+    taken = np.bincount(np.r_[labels[wrong], predictions[wrong]], minlength=classes)  # (J,)
+    shown = foremost(taken, MAX_CLASSES)  # (j,)
+    names = [class_names[j] for j in shown]
+    counts = _count_pairs(labels, predictions, shown, classes)  # (j, j)
+    mistaken = np.ma.masked_array(counts, mask=np.eye(len(shown), dtype=bool))  # (j, j)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.6))
         axes = figure.subplots()
         colours = matplotlib.colormaps[HEAT].with_extremes(bad="0.92")
-        heat_map = axes.imshow(wrong, cmap=colours, vmin=0, vmax=max(1, wrong.filled(0).max()))
-        name_ticks(axes, class_names, class_names)
+        heat_map = axes.imshow(mistaken, cmap=colours, vmin=0, vmax=max(1, mistaken.filled(0).max()))
+        name_ticks(axes, names, names)
         axes.set(xlabel="Predicted class", ylabel="True class")
-        if classes <= MAX_NAMES:
+        if len(names) <= MAX_NAMES:
             write_numbers(heat_map, counts, lambda count: str(count or ""))
         ticks = MaxNLocator(integer=True)
         figure.colorbar(heat_map, label="Images taken for another class", shrink=0.8, ticks=ticks)
-        headline(figure, _most_frequent_mistake(wrong.filled(0), len(labels), class_names))
+        note = shown_of(shown, classes, "classes with the most mistakes")
+        text = _most_frequent_mistake(labels[wrong], predictions[wrong], len(labels), class_names)
+        headline(figure, text + note)
         return figure
 
 
-def _most_frequent_mistake(wrong: Array, total: int, class_names: Sequence[str]) -> str:
-    """Return in words how many images are classified correctly, and what goes wrong most often."""
-    if not wrong.any():
+def _count_pairs(labels: Array, predictions: Array, shown: Array, classes: int) -> Array:
+    """Return how often each of some classes (j,) is taken for each of them, itself too: (j, j)."""
+    position = np.full(classes, -1)
+    position[shown] = np.arange(len(shown))  # (J,)
+    rows, columns = position[labels], position[predictions]  # (N,), (N,)
+    both = (rows >= 0) & (columns >= 0)  # (N,)
+    counts = np.zeros((len(shown), len(shown)), dtype=int)
+    np.add.at(counts, (rows[both], columns[both]), 1)  # (j, j)
+    return counts
+
+
+def _most_frequent_mistake(labels: Array, predictions: Array, total: int, class_names: Sequence[str]) -> str:
+    """Return in words how many of all images are right, and what the mistakes (n,) are most often."""
+    if not len(labels):
         return f"All {total:,} images are classified correctly"
-    true, predicted = divmod(int(wrong.argmax()), len(class_names))
-    times = "once" if wrong.max() == 1 else f"{wrong.max():,} times"
+    pairs, counts = np.unique(np.stack([labels, predictions]), axis=1, return_counts=True)  # (2, m), (m,)
+    true, predicted = (class_names[k] for k in pairs[:, counts.argmax()])
+    times = "once" if counts.max() == 1 else f"{counts.max():,} times"
     return (
-        f"{total - wrong.sum():,} of {total:,} images are classified correctly;\n"
-        f"most often, {times}, {short_name(class_names[true])} is taken for "
-        f"{short_name(class_names[predicted])}"
+        f"{total - len(labels):,} of {total:,} images are classified correctly;\n"
+        f"most often, {times}, {short_name(true)} is taken for {short_name(predicted)}"
     )

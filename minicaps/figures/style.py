@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -16,8 +18,17 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from minicaps.arrays import Array
+from minicaps.figures.text import as_text, font_families
 
-STYLE: dict[Any, Any] = {  # for matplotlib.rc_context
+OF_WINDOWS = ("backend", "interactive", "keymap", "macosx", "timezone", "tk", "toolbar", "webagg")
+DEFAULTS = {
+    name: value
+    for name, value in matplotlib.rcParamsDefault.items()
+    if not name.startswith((*OF_WINDOWS, "savefig.directory"))
+}
+STYLE: dict[Any, Any] = {  # for matplotlib.rc_context: all that a user's matplotlibrc may have set
+    **DEFAULTS,
+    "font.family": font_families(),
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
     "font.size": 9,
@@ -39,6 +50,8 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HEAT = "Blues"  # of heat maps: light is little, dark is much, in grey print too
 MAX_NAMES = 20  # along an axis of a heat map; of more classes the numbers stand there
+MAX_SHOWN = 30  # capsules, classes or dimensions; of more, the MAX_NAMES that matter most are shown
+MAX_INCHES = 20.0  # width or height of what is drawn
 
 
 def line_style(k: int) -> dict[str, Any]:
@@ -56,7 +69,25 @@ def line_style(k: int) -> dict[str, Any]:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG (or what the path's ending says)."""
-    figure.savefig(path)
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path)
+
+
+def save_or_warn(path: Path, draw: Callable[[], Figure], say: Callable[[str], None]) -> bool:
+    """Draw a figure and write it; where that fails, say so in one line that names it.
+
+    Returns
+    -------
+    bool
+        Whether it is written.
+    """
+    try:
+        save(draw(), path)
+    except Exception as error:  # whatever it was: the other figures, and the result, do without this one
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"warning: {path} could not be drawn ({reason})")
+        return False
+    return True
 
 
 def show(figure: Figure, name: str) -> Path:
@@ -99,15 +130,65 @@ def headline(figure: Figure, text: str) -> None:
 
 def short_name(name: str, maximum: int = 10) -> str:
     """Return a class's name as it fits above a small image."""
-    return name if len(name) <= maximum else f"{name[: maximum - 1]}…"
+    return as_text(name, maximum)
+
+
+# -- what there is room for --------------------------------------------------------------------
+
+
+def foremost(weights: Array, maximum: int = MAX_SHOWN) -> Array:
+    """Return the numbers of those to show: all, or of more than `maximum` the MAX_NAMES of most weight.
+
+    Parameters
+    ----------
+    weights : array (N,)
+
+    Returns
+    -------
+    integer array (n,), ascending
+    """
+    if len(weights) <= maximum:
+        return np.arange(len(weights))  # (N,)
+    return np.sort(np.argsort(-weights, kind="stable")[:MAX_NAMES])  # (MAX_NAMES,)
+
+
+def shown_of(shown: Array, total: int, what: str) -> str:
+    """Return a line for the title that says what is left out, or nothing if nothing is."""
+    return "" if len(shown) == total else f"\nShown: the {len(shown)} of {total:,} {what}"
 
 
 # -- images and heat maps ----------------------------------------------------------------------
 
 
+def as_picture(images: Array) -> Array:
+    """Return images of any number of channels as matplotlib draws them.
+
+    One channel is grey, and three are red, green and blue. The channels of any other number stand beside
+    each other in grey, row by row, with a white line between them.
+
+    Parameters
+    ----------
+    images : array (..., H, W, C), 0 to 1
+
+    Returns
+    -------
+    array (..., H, W), (..., H, W, 3), or (..., rows·(H + 1) - 1, columns·(W + 1) - 1)
+    """
+    *before, height, width, channels = images.shape
+    if channels in (1, 3):
+        return images[..., 0] if channels == 1 else images
+    columns = math.isqrt(max(1, channels) - 1) + 1
+    rows = max(1, -(-channels // columns))
+    sheet = np.ones((*before, rows * (height + 1) - 1, columns * (width + 1) - 1), dtype=images.dtype)
+    for k in range(channels):
+        top, left = (height + 1) * (k // columns), (width + 1) * (k % columns)
+        sheet[..., top : top + height, left : left + width] = images[..., k]
+    return sheet
+
+
 def draw_image(axes: Axes, image: Array, title: str) -> None:
     """Draw an image (H, W, C), 0 to 1, without ticks."""
-    axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, vmin=0, vmax=1)
+    axes.imshow(as_picture(image), vmin=0, vmax=1)
     title_only(axes, title)
 
 
@@ -138,9 +219,17 @@ def name_ticks(axes: Axes, columns: Sequence[str] | None, rows: Sequence[str] | 
         if names is None or len(names) > MAX_NAMES:
             whole_numbers(axis)
         else:
-            axis.set_ticks(range(len(names)), names)
-    if columns is not None and len(columns) <= MAX_NAMES and sum(map(len, columns)) > 30:
+            axis.set_ticks(range(len(names)), [as_text(name) for name in names])
+    if room_for_names(columns):
         axes.tick_params("x", rotation=90)
+
+
+def room_for_names(columns: Sequence[str] | None) -> float:
+    """Return the height in inches of the names below a heat map: 0 where they lie, and need none."""
+    if columns is None or len(columns) > MAX_NAMES:
+        return 0.0
+    lengths = [len(as_text(name)) for name in columns]
+    return 0.08 * max(lengths) if sum(lengths) > 30 else 0.0
 
 
 def write_numbers(heat_map: AxesImage, values: Array, text: Callable[[Any], str]) -> None:

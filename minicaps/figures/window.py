@@ -14,7 +14,8 @@ from matplotlib.widgets import Button, Slider
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset, to_float
 from minicaps.figures.explore import OFFSETS, check_capsnet, reconstruct_capsules
-from minicaps.figures.style import COLOURS, MAX_NAMES, STYLE, short_name, whole_numbers
+from minicaps.figures.style import COLOURS, MAX_NAMES, STYLE, as_picture, short_name, whole_numbers
+from minicaps.figures.text import as_text
 from minicaps.networks import CapsNet
 
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib
@@ -134,7 +135,7 @@ class Explorer:
         self.pictures: dict[str, AxesImage] = {}
         for k, name in enumerate(("image", "reconstruction", "moved")):
             axes = self.figure.add_axes((0.04 + 0.19 * k, 0.58, 0.17, 0.3))
-            self.pictures[name] = axes.imshow(np.zeros(self.image.shape[:2]), vmin=0, vmax=1)
+            self.pictures[name] = axes.imshow(as_picture(self.image), vmin=0, vmax=1)
             axes.set_axis_off()
 
     def _add_bars(self) -> None:
@@ -182,13 +183,13 @@ class Explorer:
         self._show("reconstruction", self.reconstruction, f"Reconstruction from {short_name(predicted)}")
         for j, (bar, length) in enumerate(zip(self.bars, self.lengths, strict=True)):
             bar.set(height=length, color=COLOURS[1] if j == self.predicted else "0.7")
-        text = f"The longest capsule is that of {predicted}: {self.lengths.max():.2f}"
+        text = f"The longest capsule is that of {as_text(predicted)}: {self.lengths.max():.2f}"
         self.bars_axes.set_title(text, loc="left", fontsize=9)
         self.reset()
 
     def _show(self, name: str, image: Array, title: str) -> None:
         picture = self.pictures[name]
-        picture.set_data(image[..., 0] if image.shape[-1] == 1 else image)
+        picture.set_data(as_picture(image))
         picture.axes.set_title(title, fontsize=8)
 
 
@@ -212,7 +213,12 @@ def open_window(
     pyplot: Any, network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int = 0
 ) -> None:
     """Open the window with what ``find_window`` found, and return when it is closed."""
-    figure = pyplot.figure("minicaps explore", figsize=(10, 5.6))
+    of_screen: dict[Any, Any] = {
+        "figure.dpi": matplotlib.rcParams["figure.dpi"],
+        "figure.constrained_layout.use": False,
+    }
+    with matplotlib.rc_context({**STYLE, **of_screen}):
+        figure = pyplot.figure("minicaps explore", figsize=(10, 5.6))
     explorer = Explorer(figure, network, dataset.test_images, dataset.test_labels, class_names, number)
     pyplot.show()
     del explorer  # held until here: matplotlib's widgets work only while someone holds them

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minicaps.arrays import Array
-from minicaps.layers.parameters import Parameters
+from minicaps.layers.storage import Storage
 
 
 class Example(NamedTuple):
@@ -43,11 +43,12 @@ class Example(NamedTuple):
     zero_gradient: bool = False
 
 
-class Layer(Parameters, ABC):
+class Layer(Storage, ABC):
     """Base of all layers: parameters, their gradients, and the layers that this one contains.
 
     A layer that is assigned to an attribute, ``self.conv = Conv2d(...)``, is contained: its parameters
-    are this layer's too, named ``"conv.W"``.
+    are this layer's too, named ``"conv.W"``. So are those in lists, tuples and dictionaries, however
+    nested: ``self.convs = [Conv2d(...), Conv2d(...)]`` holds ``"convs.0.W"``.
 
     An output may share memory with the inputs or the cache (that of ``Reshape`` does): nobody changes
     them in place.

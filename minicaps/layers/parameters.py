@@ -1,17 +1,17 @@
-"""What a layer holds, parameters and other layers, and how it is moved and saved."""
+"""What a layer holds: its own parameters, and other layers."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+import inspect
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from minicaps.arrays import Array, get_xp, resolve, to_backend, to_numpy
+from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_float
 
 Self = TypeVar("Self", bound="Parameters")
+OWN = ("_params", "_grads", "_sublayers")  # the attributes in which a layer holds what it holds
 
 
 class Arrays(Mapping[str, Array]):
@@ -41,17 +41,28 @@ class Parameters:
     """The base of ``Layer``: whatever has parameters, and contains others that have.
 
     One that is assigned to an attribute, ``self.conv = Conv2d(...)``, is contained: its parameters are
-    this one's too, named ``"conv.W"``.
+    this one's too, named ``"conv.W"``. So are those in lists, tuples and dictionaries: ``"convs.0.W"``,
+    ``"heads.left.W"``. What is in them is looked up each time, so they may change.
     """
 
-    def __init__(self) -> None:
-        self._params: dict[str, Array] = {}
-        self._grads: dict[str, Array] = {}
-        self._sublayers: dict[str, Parameters] = {}
-        self._is_snapshot = False
-        self._derived: dict[Any, Any] = {}  # of a snapshot for inference, see _kept
+    _params: dict[str, Array]
+    _grads: dict[str, Array]
+    _sublayers: dict[str, Any]  # what is a layer, and what can hold some
 
-    # -- parameters and contained layers -------------------------------------------------------
+    def __init__(self) -> None:
+        if "_sublayers" not in self.__dict__:  # a second call, by a second base class, takes nothing away
+            self.__dict__.update({name: {} for name in OWN})
+
+    if not TYPE_CHECKING:  # or a type checker would take any attribute for granted
+
+        def __getattr__(self, name: str) -> Any:
+            """Tell that ``super().__init__()`` was forgotten, where that is why `name` is missing."""
+            if name in OWN:
+                where = type(self).__name__
+                raise AttributeError(f"{where}: call super().__init__() first, before parameters and layers")
+            return super().__getattribute__(name)  # raises the error that brought us here
+
+    # -- what is put in ------------------------------------------------------------------------
 
     def add_param(self, name: str, value: Array) -> None:
         """Make a copy of `value` a parameter, with a gradient of zeros beside it.
@@ -60,42 +71,70 @@ class Parameters:
         ------
         TypeError
             If it is no array of float32 or float64.
+        ValueError
+            If there is a parameter or a layer of this name already, or a dot in it.
         """
-        xp = get_xp(value)
-        check_float(type(self).__name__, f"the parameter {name}", value.dtype)
-        self._params[name] = value.copy()
-        self._grads[name] = xp.zeros_like(value)
+        where = type(self).__name__
+        try:
+            xp = get_xp(value)
+        except TypeError as error:
+            raise TypeError(f"{where}: the parameter {name}: {error}") from None
+        check_float(where, f"the parameter {name}", value.dtype)
+        layers = [held for held, value in self._sublayers.items() if any(layers_in(held, value))]
+        self._check_name("parameter", name, [*self._params, *layers])
+        self._params[name] = xp.array(value, order="C")
+        self._grads[name] = xp.zeros_like(self._params[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameters):
-            if "_sublayers" not in self.__dict__:
-                raise AttributeError(
-                    f"{type(self).__name__}: self.{name} is a layer, assigned before super().__init__() "
-                    "was called; call that first"
-                )
-            self._sublayers[name] = value
-        elif "_sublayers" in self.__dict__:
-            self._refuse_collection(name, value)
-            self._sublayers.pop(name, None)
+        """Contain `value` if it is a layer, or something that can hold some.
+
+        Raises
+        ------
+        TypeError
+            If it is a set that holds layers: they would have no names.
+        ValueError
+            If the name hides a method, is that of a parameter, or has a dot in it.
+        """
+        if not can_hold_layers(value):
+            self.__dict__.get("_sublayers", {}).pop(name, None)
+        elif name in OWN or any(layers_in(name, value)):
+            self._contain(name, value)
+        else:
+            self._sublayers[name] = value  # empty so far
         super().__setattr__(name, value)
+
+    def _contain(self, name: str, value: Any) -> None:
+        self._check_name("layer", name, self._params)
+        hidden = inspect.getattr_static(type(self), name, None)
+        if name in OWN or callable(hidden) or isinstance(hidden, property):
+            raise ValueError(
+                f"{type(self).__name__}: a layer named {name!r} would hide what every such layer has under "
+                "this name; give it another one"
+            )
+        self._sublayers[name] = value
+
+    def _check_name(self, what: str, name: str, taken: Any) -> None:
+        where = f"{type(self).__name__}: a {what} is named {name!r}"
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(
+                f"{where}, expected a name without a dot: dots stand between layers, as in conv.W"
+            )
+        if name in taken:
+            raise ValueError(f"{where}, but there is one already; give it another name")
 
     def __delattr__(self, name: str) -> None:
         self._sublayers.pop(name, None)
         super().__delattr__(name)
 
-    def _refuse_collection(self, name: str, value: Any) -> None:
-        """Raise TypeError for a list, tuple or dict of layers, whose parameters would go unnoticed."""
-        members = value.values() if isinstance(value, dict) else value
-        if isinstance(value, (list, tuple, dict)) and name != "_sublayers":
-            if any(isinstance(member, Parameters) for member in members):
-                raise TypeError(
-                    f"{type(self).__name__}: self.{name} is a {type(value).__name__} that holds layers, "
-                    "whose parameters nobody would find; assign each to an attribute of its own, or put "
-                    "them into a Sequential"
-                )
+    # -- what is held --------------------------------------------------------------------------
+
+    def sublayers(self) -> Iterator[tuple[str, Parameters]]:
+        """Yield the layers directly inside this one, by name: "conv", "convs.0"."""
+        for name, value in self._sublayers.items():
+            yield from layers_in(name, value)
 
     def walk(self: Self, prefix: str = "") -> Iterator[tuple[str, Self]]:
-        """Yield this layer and all layers inside it, each once, with its prefix ("conv.")."""
+        """Yield this layer and all layers inside it, each once, with its prefix ("conv.", "convs.0.")."""
         seen: set[int] = set()
         waiting: list[tuple[str, Any]] = [(prefix, self)]
         while waiting:
@@ -104,8 +143,7 @@ class Parameters:
                 seen.add(id(layer))
                 yield prefix, layer
                 if layer._sublayers:
-                    inside = [(f"{prefix}{name}.", sublayer) for name, sublayer in layer._sublayers.items()]
-                    waiting += reversed(inside)
+                    waiting += reversed([(f"{prefix}{name}.", inside) for name, inside in layer.sublayers()])
 
     @property
     def params(self) -> Arrays:
@@ -120,13 +158,16 @@ class Parameters:
     def _collect(self, which: str) -> Arrays:
         if not self._sublayers:
             return Arrays(vars(self)[which])
-        return Arrays(
-            {
-                prefix + name: array
-                for prefix, layer in self.walk()
-                for name, array in vars(layer)[which].items()
-            }
-        )
+        arrays: dict[str, Array] = {}
+        for prefix, layer in self.walk():
+            for name, array in vars(layer)[which].items():
+                if prefix + name in arrays:  # of keys such as 1 and "1", or "a.b" and "a"
+                    raise ValueError(
+                        f"{type(self).__name__}: two parameters are called {prefix + name}; give their "
+                        "layers other names"
+                    )
+                arrays[prefix + name] = array
+        return Arrays(arrays)
 
     @property
     def first_param(self) -> Array:
@@ -157,140 +198,26 @@ class Parameters:
         """Return how many numbers the layer learns."""
         return sum(param.size for param in self.params.values())
 
-    # -- snapshots and copies ------------------------------------------------------------------
 
-    def for_inference(self: Self) -> Self:
-        """Return a snapshot for inference: a copy that cannot be trained, and does not follow training.
+def can_hold_layers(value: Any) -> bool:
+    """Whether a value is a layer, or a collection that holds some or may come to."""
+    if isinstance(value, tuple):
+        return any(map(can_hold_layers, value))
+    return isinstance(value, (Parameters, list, dict, set, frozenset, deque))
 
-        Its parameters are read-only where the library can have that (NumPy). A copy of a snapshot is no
-        snapshot: it can be trained.
-        """
-        snapshot = copy.deepcopy(self)
-        for _, layer in snapshot.walk():
-            layer._is_snapshot = True
-            layer._make_read_only()
-        return snapshot
 
-    def _make_read_only(self) -> None:
-        for param in self._params.values():
-            if get_xp(param) is np:
-                param.flags.writeable = False
-
-    def _kept(self, key: Any, make: Callable[[], Array]) -> Array:
-        """Return make(), an array derived from the parameters; a snapshot for inference keeps it."""
-        if not self._is_snapshot:
-            return make()
-        if key not in self._derived:
-            self._derived[key] = make()
-        return self._derived[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what ``copy`` and ``pickle`` take: what is derived and read-only stays behind."""
-        own = {name: dict(vars(self)[name]) for name in ("_params", "_grads", "_sublayers")}
-        return {**vars(self), **own, "_is_snapshot": False, "_derived": {}}
-
-    def _refuse_snapshot(self, method: str) -> None:
-        if self._is_snapshot:
-            raise ValueError(
-                f"{type(self).__name__}.{method}: a snapshot for inference is read-only; change the network "
-                "that it was taken of, and take another"
-            )
-
-    # -- memory, moving, saving and loading ----------------------------------------------------
-
-    def use_memory(self, *, params: Array | None = None, grads: Array | None = None) -> None:
-        """Make the parameters, the gradients or both views of one vector (N,), in their order.
-
-        The numbers become those of the vector. For memory that several processes share.
-
-        Raises
-        ------
-        ValueError
-            If a vector has another length than there are parameters, or another dtype.
-        """
-        self._refuse_snapshot("use_memory")
-        for vector, which in ((params, "_params"), (grads, "_grads")):
-            if vector is None:
-                continue
-            owners = [own for _, layer in self.walk() if (own := vars(layer)[which])]
-            arrays = [(own, name, array) for own in owners for name, array in own.items()]
-            count, dtype = sum(array.size for _, _, array in arrays), arrays[0][2].dtype
-            if vector.shape != (count,) or vector.dtype != dtype:
-                raise ValueError(
-                    f"{type(self).__name__}.use_memory: got {vector.dtype} of shape {vector.shape}, expected "
-                    f"{dtype} of shape ({count},)"
-                )
-            start = 0
-            for own, name, array in arrays:
-                own[name] = vector[start : start + array.size].reshape(array.shape)
-                start += array.size
-
-    def _convert(self, convert: Callable[[Array], Array]) -> None:
-        """Replace this layer's own arrays, those of contained layers not included."""
-        for arrays in (self._params, self._grads):
-            for name, array in arrays.items():
-                arrays[name] = convert(array)
-        self._derived.clear()
-        if self._is_snapshot:
-            self._make_read_only()
-
-    def _convert_all(self: Self, convert: Callable[[Array], Array]) -> Self:
-        for _, layer in self.walk():
-            layer._convert(convert)
-        return self
-
-    def to(self: Self, backend: str | Any) -> Self:
-        """Move the parameters to "numpy", "cupy" or "auto" (or to a library), and return self.
-
-        They become other arrays: make optimizers afterwards.
-
-        Raises
-        ------
-        ValueError
-            If the name is none of the three.
-        RuntimeError
-            If "cupy" is asked for and CuPy is missing or sees no device.
-        """
-        xp = resolve(backend) if isinstance(backend, str) else backend
-        return self._convert_all(lambda x: to_backend(x, xp))
-
-    def astype(self: Self, dtype: Any) -> Self:
-        """Convert the parameters to float32 or float64, and return self.
-
-        They become other arrays: make optimizers afterwards.
-
-        Raises
-        ------
-        TypeError
-            If the dtype is another one.
-        """
-        check_float(f"{type(self).__name__}.astype", "the result", np.dtype(dtype))
-        return self._convert_all(lambda x: x.astype(dtype))
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of every parameter, on the host."""
-        return {name: to_numpy(param).copy() for name, param in self.params.items()}
-
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Set every parameter, in place, from what ``state`` returned.
-
-        Raises
-        ------
-        ValueError
-            If a name is missing or unknown, or a shape is another one, or this is a snapshot for
-            inference. Nothing is changed then.
-        """
-        self._refuse_snapshot("load_state")
-        params, where = self.params, f"{type(self).__name__}.load_state"
-        for word, names in (("lacks", params.keys() - state), ("has unknown", state.keys() - params.keys())):
-            if names:
-                raise ValueError(f"{where}: the state {word} {', '.join(sorted(names))}")
-        for name, param in params.items():
-            if np.shape(state[name]) != param.shape:
-                raise ValueError(
-                    f"{where}: {name} has shape {np.shape(state[name])}, expected {param.shape}; "
-                    "was the state saved from another configuration?"
-                )
-        for name, param in params.items():
-            host = np.asarray(state[name], dtype=param.dtype)
-            param[...] = to_backend(host, get_xp(param))
+def layers_in(name: str, value: Any) -> Iterator[tuple[str, Parameters]]:
+    """Yield the layers of nested collections with their names: "convs.0", "heads.left"."""
+    if isinstance(value, Parameters):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from layers_in(f"{name}.{key}", part)
+    elif isinstance(value, (list, tuple, deque)):
+        for k, part in enumerate(value):
+            yield from layers_in(f"{name}.{k}", part)
+    elif isinstance(value, (set, frozenset)) and any(isinstance(part, Parameters) for part in value):
+        raise TypeError(
+            f"{name} is a {type(value).__name__} that holds layers: without an order they have no names; "
+            "make it a list or a dictionary"
+        )

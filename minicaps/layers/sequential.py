@@ -19,11 +19,14 @@ class Sequential(Layer):
         In order; the keyword is the layer's name, as in ``Sequential(fc=Dense(3, 2), relu=ReLU())``.
     """
 
-    def __init__(self, **layers: Layer) -> None:
+    def __init__(self, /, **layers: Layer) -> None:
         super().__init__()
         if not layers:
             raise ValueError("Sequential: got no layers, expected at least one, as in fc=Dense(3, 2)")
-        self._sublayers.update(layers)
+        for name, layer in layers.items():
+            if not isinstance(layer, Layer):
+                raise TypeError(f"Sequential: {name} is {layer!r}, expected a layer such as Dense(3, 2)")
+            self._contain(name, layer)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -32,7 +35,7 @@ class Sequential(Layer):
 
     def items(self) -> list[tuple[str, Layer]]:
         """Return the layers by name, in order."""
-        return [(name, cast(Layer, layer)) for name, layer in self._sublayers.items()]
+        return [(name, cast(Layer, layer)) for name, layer in self.sublayers()]
 
     def __getitem__(self, name: str) -> Layer:
         """Return the layer of this name."""

@@ -3,7 +3,15 @@
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import COUPLINGS, ROUTINGS, CapsNetConfig
-from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
+from minicaps.networks.export import to_onnx
+from minicaps.networks.network import (
+    Network,
+    NetworkConfig,
+    check_images,
+    check_network_labels,
+    warn_of_255,
+    window_grid,
+)
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
 from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
 from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
@@ -26,6 +34,7 @@ __all__ = [
     "OverlapCapsNet",
     "build",
     "check_images",
+    "check_network_labels",
     "configure",
     "find_pretrained",
     "highest_two",
@@ -33,5 +42,7 @@ __all__ = [
     "load_network",
     "load_pretrained",
     "save_network",
+    "to_onnx",
+    "warn_of_255",
     "window_grid",
 ]

@@ -216,16 +216,6 @@ class CapsNet(Network):
             return softmax(self._first(outputs))  # (B, J)
         return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
 
-    def follows_config(self) -> bool:
-        """Whether the routing is what the configuration says, and no other was put in its place."""
-
-        def kinds(routing: Layer) -> list[type]:
-            return [type(part) for _, part in routing.walk()]
-
-        routing, named = self.capsules.routing, self.config.build_routing()
-        iterations = [getattr(each, "iterations", 0) for each in (routing, named)]
-        return kinds(routing) == kinds(named) and iterations[0] == iterations[1]
-
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
         branches = {"decoder": self.decoder, "presence": self.presence}

@@ -30,6 +30,7 @@ from minicaps.fast import DynamicRouting
 from minicaps.layers import Pair, Seed, as_pair
 from minicaps.networks.network import NetworkConfig, window_grid
 
+MAX_ITERATIONS = 1000  # each takes time and memory, and three are enough
 COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "softmax": Softmax,
     "leaky": Leaky,
@@ -63,7 +64,7 @@ class CapsNetConfig(NetworkConfig):
         With inverted attention the poses do not tell the classes by their lengths: a learned line reads
         them, and the loss is cross-entropy.
     iterations : int
-        R, of the routing; self-attention has none.
+        R, of the routing, 1 to 1,000; self-attention has none.
     coupling : {"softmax", "leaky", "hard", "leaky hard", "top-2", "top-3", "sparsemax", "entmax"}
         How a capsule shares itself out among the classes.
     prior : bool
@@ -107,6 +108,10 @@ class CapsNetConfig(NetworkConfig):
         check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
         check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
         check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
+        if self.iterations > MAX_ITERATIONS:
+            raise ValueError(
+                f"CapsNetConfig: iterations is {self.iterations:,}, expected at most {MAX_ITERATIONS:,}"
+            )
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
         check_flag("CapsNetConfig", prior=self.prior, decoder=self.decoder)
         check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import math
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 FORMAT = 4  # raised when older code could not read what newer code writes
 # 1 had no checksum; 2 named a CapsNet's parts and options otherwise (weights.py); 3 knew one routing only
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 ZIP_START = b"PK\x03\x04"
 NPY_HEADERS: dict[Any, Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -54,33 +56,43 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
         If the disk is full, say, or the folder not writable; the old file stays.
     """
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        descriptor = os.open(temporary, CREATE, 0o666)  # less the umask
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+                _sync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):  # Ctrl-C may come when it has its name already
+                os.unlink(temporary)
             raise
     except OSError as error:  # its own file name would be the temporary one
         raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from None
     _sync_folder(path.parent)
 
 
+def _sync(descriptor: int) -> None:
+    """Bring a file onto the disk, where its file system knows how."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise
+
+
 def _sync_folder(folder: Path) -> None:
     """Bring the folder's entries, so the new name of a file, onto the disk, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):  # Windows
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems cannot
+    with contextlib.suppress(OSError):  # some network file systems cannot, and a folder may not be readable
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(path: Path) -> None:

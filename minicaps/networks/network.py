@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -10,11 +11,13 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_backend, to_numpy
-from minicaps.checks import check_array, check_positive
+from minicaps.checks import check_array, check_labels, check_library, check_positive
 from minicaps.datasets import to_float
 from minicaps.layers import CrossEntropyLoss, Layer, Loss, Pair, Seed, as_pair, output_size, softmax
 
 ImageShape: TypeAlias = tuple[int, int, int]
+MAX_PIXELS = 1 << 26  # of an image: what a file asks for is built, so it may not ask for any memory
+MAX_FLOAT_PIXEL = 10.0  # images of mean 0 and deviation 1 stay below; 8-bit ones as floats do not
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class NetworkConfig(ABC):
             )
         height, width, channels = self.image_shape
         check_positive(name, height=height, width=width, channels=channels, classes=self.classes)
+        if height * width * channels > MAX_PIXELS:
+            raise ValueError(
+                f"{name}: images of {height * width * channels:,} numbers, expected at most {MAX_PIXELS:,}"
+            )
 
     @abstractmethod
     def count_params(self) -> int:
@@ -89,8 +96,13 @@ class Network(Layer):
         return softmax(outputs)
 
     def correct(self, outputs: Any, labels: Array) -> Array:
-        """Return for each sample (B,) whether it is classified correctly: boolean."""
-        return self.scores(outputs).argmax(axis=1) == labels
+        """Return for each sample (B,) whether it is classified correctly: boolean.
+
+        labels (B,): class numbers. A network whose images are of several classes has a `correct` of its own.
+        """
+        scores = self.scores(outputs)  # (B, J)
+        check_network_labels(f"{type(self).__name__}.correct", labels, self, len(scores))
+        return scores.argmax(axis=1) == labels  # (B,)
 
     def sample_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the shapes of a training image and of its label."""
@@ -119,8 +131,15 @@ class Network(Layer):
             If the images are neither 8-bit nor floats.
         ValueError
             If they have another size than the network's.
+
+        Warns
+        -----
+        UserWarning
+            If floats run up to 255, as those of 8-bit pixels that were not divided do.
         """
         check_positive("predict", batch_size=batch_size)
+        check_library("predict", "images", images)
+        warn_of_255("predict", images)
         if images.ndim == 3 and self.image_shape[2] == 1:
             images = images[..., None]  # (N, H, W, 1)
         network, found = self if self._is_snapshot else self.for_inference(), []
@@ -133,15 +152,11 @@ class Network(Layer):
             found.append(to_numpy(scores.argmax(axis=1)))
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)  # (N,)
 
-    def follows_config(self) -> bool:
-        """Whether the network is still what its configuration says, so that a file of it says enough."""
-        return True
-
     # -- how it looks --------------------------------------------------------------------------
 
     def stages(self) -> list[tuple[str, Layer]]:
         """Return the parts that an image goes through, by name, in order."""
-        return [(name, layer) for name, layer in self._sublayers.items() if isinstance(layer, Layer)]
+        return [(name, layer) for name, layer in self.sublayers() if isinstance(layer, Layer)]
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Run an empty image through the stages; return the shape of each output, without the batch."""
@@ -194,3 +209,19 @@ def check_images(where: str, images: Array, network: Network) -> None:
     height, width, channels = network.image_shape
     axes = ("batch B", None), ("height H", height), ("width W", width), ("channels C", channels)
     check_array(where, "images", images, *axes, like=network.first_param)
+
+
+def check_network_labels(where: str, labels: Array, network: Network, count: int) -> None:
+    """Check that `labels` are what the network learns: class numbers (B,), or (B, 2) of pairs."""
+    check_labels(where, labels, count, network.classes, network.sample_shapes()[1])
+
+
+def warn_of_255(where: str, images: Array) -> None:
+    """Warn if floats are far from 0 to 1; on a device nobody looks, since that would wait for it."""
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size:
+        largest = float(images.max())
+        if MAX_FLOAT_PIXEL < largest < np.inf:
+            warnings.warn(
+                f"{where}: the pixels run up to {largest:g}, expected 0 to 1; divide 8-bit ones by 255",
+                stacklevel=3,
+            )

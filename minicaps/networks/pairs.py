@@ -9,7 +9,7 @@ from minicaps.datasets import augment
 from minicaps.layers import one_hot
 from minicaps.networks.baselines import CNN
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
-from minicaps.networks.network import Network
+from minicaps.networks.network import Network, check_network_labels
 
 
 def highest_two(scores: Array) -> Array:
@@ -36,6 +36,7 @@ class OfPairs(Network):
     def correct(self, outputs: Any, labels: Array) -> Array:
         """Whether the two highest scores are those of both labels (B,)."""
         found = highest_two(self.scores(outputs))  # (B, 2)
+        check_network_labels(f"{type(self).__name__}.correct", labels, self, len(found))
         return ((found == labels) | (found == labels[:, ::-1])).all(axis=1)
 
 

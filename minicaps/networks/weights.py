@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 
 from minicaps.checks import check_choice, check_flag
-from minicaps.networks import files
+from minicaps.layers import Layer
+from minicaps.networks import files, safetensors
 from minicaps.networks.network import Network
 from minicaps.networks.registry import NETWORKS, configure
 
 PRETRAINED = "capsnet-small.npz"
-MAX_PIXELS, MAX_ITERATIONS = 1 << 26, 1000  # of a network that a file describes
 
 
 def save_network(path: str | Path, network: Network, class_names: tuple[str, ...] = ()) -> None:
     """Save a network's weights with what is needed to build it again.
+
+    A name that ends with .safetensors makes such a file, and any other an npz with a checksum. Before
+    anything is written, the network is built again from what would be, as ``load_network`` does it.
 
     Parameters
     ----------
@@ -32,19 +35,56 @@ def save_network(path: str | Path, network: Network, class_names: tuple[str, ...
     Raises
     ------
     ValueError
-        If the file would not say enough to build the network again: it is no network by name, or has a
-        routing of its own; or if the class names are not one text for each class.
+        If the file would not say enough to build the network again: it is no network by name, or a layer
+        is not as its configuration says; or if the class names are not one text for each class.
     """
     name = next((name for name, kind in NETWORKS.items() if kind is type(network)), None)
-    if name is None or not network.follows_config():
-        what = "a routing of its own" if name else f"the class {type(network).__name__}"
-        raise ValueError(
-            f"{path}: a network with {what} cannot be built again from a file; save its state() yourself"
-        )
+    if name is None:
+        raise not_built_again(path, f"the class {type(network).__name__}")
     names = list(class_names) or [str(k) for k in range(network.classes)]
     check_class_names(str(path), names, network.classes)
     config = {option: plain(value) for option, value in vars(network.config).items()}
-    files.write(path, network.state(), {"model": name, "network": config, "class_names": names})
+    description, arrays = {"model": name, "network": config, "class_names": names}, network.state()
+    try:
+        again = _build(json.loads(json.dumps(description)), arrays)
+        again.load_state(arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_built_again(path, f"what its configuration does not say ({error})") from None
+    if differs := first_difference(network, again):
+        raise not_built_again(path, f"a {differs} of its own")
+    format_of(path).write(path, arrays, description)
+
+
+def format_of(path: str | Path) -> Any:
+    """Return the module that reads and writes files of this name."""
+    return safetensors if Path(path).suffix == safetensors.SUFFIX else files
+
+
+def not_built_again(path: str | Path, what: str) -> ValueError:
+    """Return the error for a network that a file could not describe."""
+    return ValueError(
+        f"{path}: a network with {what} cannot be built again from a file; save its state() yourself"
+    )
+
+
+def first_difference(network: Network, other: Network) -> str:
+    """Return the name of the first layer whose class or options differ, or whose dtype; or nothing."""
+    for (prefix, one), (where, two) in zip(network.walk(), other.walk(), strict=False):
+        if prefix != where or type(one) is not type(two) or options_of(one) != options_of(two):
+            return prefix.rstrip(".") or "network"
+    for name, param in network.params.items():
+        if param.dtype != other.params[name].dtype:
+            return f"dtype of {name}"
+    return ""
+
+
+def options_of(layer: Layer) -> dict[str, Any]:
+    """Return what was chosen for a layer: numbers, texts and tuples of them, by attribute."""
+    return {
+        name: plain(value)
+        for name, value in vars(layer).items()
+        if not name.startswith("_") and isinstance(value, (int, float, str, tuple, np.generic))
+    }
 
 
 def check_class_names(where: str, names: Sequence[str], classes: int) -> None:
@@ -77,11 +117,11 @@ def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
     ValueError
         If the file is damaged or not of a network.
     """
-    arrays, description = files.read(path)
+    arrays, description = format_of(path).read(path)
     try:
         if not isinstance(description["network"], dict):
             raise ValueError(f"its network is {description['network']!r}, expected a mapping of options")
-        if description["format"] < 3:
+        if description.get("format", files.FORMAT) < 3:
             arrays, description = upgrade(arrays, description)
         network = _build(description, arrays)
         network.load_state(arrays)
@@ -113,12 +153,6 @@ def _build(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Networ
     held = sum(array.size for array in arrays.values())
     if config.count_params() > 2 * held:  # a little too many are told by name, by load_state
         raise ValueError("its description asks for more weights than the file holds")
-    pixels, iterations = math.prod(config.image_shape), getattr(config, "iterations", 1)
-    if pixels > MAX_PIXELS or iterations > MAX_ITERATIONS:
-        raise ValueError(
-            f"images of {pixels:,} numbers and {iterations:,} routing iterations, expected at most "
-            f"{MAX_PIXELS:,} and {MAX_ITERATIONS:,}"
-        )
     double = any(array.dtype == np.float64 for array in arrays.values())
     return NETWORKS[description["model"]](config, rng=0, dtype=np.float64 if double else np.float32)
 
@@ -173,7 +207,7 @@ def load_pretrained(path: str | Path | None = None) -> Network:
 
 def find_pretrained() -> Path:
     """Return where the trained CapsNet is, or where it should be."""
-    named = os.environ.get("MINICAPS_DATA")
+    named = os.path.expanduser(os.environ.get("MINICAPS_DATA", ""))
     if named and (Path(named) / PRETRAINED).is_file():
         return Path(named) / PRETRAINED
     return Path(__file__).with_name(PRETRAINED)

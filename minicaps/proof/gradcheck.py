@@ -7,19 +7,22 @@ For a small output U is the identity, and for a small array D is; so small layer
 Jacobian compared, entry by entry. Larger ones are seen through random normal rows and columns. One
 row of U is always normal: an upstream of ones would see column sums only, where the gradient of a
 softmax is 0.
+
+Before that it looks whether forward and backward are what a proof takes for granted: purity.py.
 """
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minicaps.layers import Loss
+from minicaps.proof.nested import as_vector, copy_inputs, flatten, kinks, named_inputs, unflatten
+from minicaps.proof.purity import problems_of_backward, problems_of_forward, rounds_to_float32
 from minicaps.proof.report import Report, Row
 
 JACOBIAN_ROWS = 64  # outputs up to this size get the identity as upstream gradients
@@ -35,6 +38,7 @@ def gradcheck(
     tolerance: float = 1e-6,
     seed: int = 0,
     name: str | None = None,
+    zero_gradient: bool = False,
 ) -> Report:
     """Compare the backward of `layer` with central differences, for every input and parameter.
 
@@ -44,8 +48,8 @@ def gradcheck(
         Or any object with ``forward`` and ``backward`` of that form (``params`` and ``grads`` are
         dictionaries, and may be missing).
     inputs : sequence
-        The arguments of ``forward``, in float64. Integer arrays are held fixed. For a Loss,
-        (prediction, target); the target is held fixed.
+        The arguments of ``forward``, in float64 (a Python float becomes an array). Integer arrays are
+        held fixed. For a Loss, (prediction, target); the target is held fixed.
     check_forward : callable, optional
         What finite differences look at instead of ``layer.forward``; for a backward that is meant
         to be the gradient of something else, such as stopped gradients.
@@ -59,16 +63,21 @@ def gradcheck(
         Of the random upstream gradients and directions.
     name : str, optional
         The layer's name in the report.
+    zero_gradient : bool
+        Whether a gradient may be 0 everywhere. Without it an array that has no influence on the output
+        fails: 0 against 0 proves nothing.
 
     Returns
     -------
     Report
-        ``report.ok``, ``report.rows``; prints as a table. The layer is left as it was.
+        ``report.ok``, ``report.rows``; prints as a table. The layer is left as it was. Where forward
+        changes what it is given, draws random numbers, is not computed in float64 or gives numbers that
+        are not finite, ``report.problems`` says so, and no gradient is compared.
 
     Raises
     ------
     TypeError
-        If an input or a parameter is floating point, but not float64.
+        If an input or a parameter is floating point, but not float64; or an array, but not one of NumPy.
 
     Examples
     --------
@@ -90,9 +99,15 @@ def gradcheck(
     """
     start = time.perf_counter()
     report = Report(name or type(layer).__name__, tolerance, seed)
-    probe = _Probe(layer, tuple(inputs), check_forward, np.random.default_rng(seed))
-    for array in probe.arrays:
-        report.rows.append(probe.compare(array, step))
+    probe = _Probe(layer, copy_inputs(layer, inputs), check_forward, np.random.default_rng(seed))
+    report.problems += problems_of_forward(layer, probe.inputs)
+    if not report.problems:
+        y = probe.differentiate()
+        report.problems += problems_of_backward(layer, probe.inputs, probe.upstreams[-1])
+        report.rows += [probe.compare(array, step, zero_gradient) for array in probe.arrays]
+        wrong = any(np.isfinite(row.error) and not row.ok(tolerance) for row in report.rows)
+        if wrong and rounds_to_float32(y, probe.inputs):
+            report.problems.append("forward gives float64 with the digits of float32: where does it round?")
     report.seconds = time.perf_counter() - start
     return report
 
@@ -114,40 +129,38 @@ class _Probe:
         check_forward: Callable[..., Any] | None,
         rng: np.random.Generator,
     ) -> None:
-        self.layer, self.rng = layer, rng
+        self.layer, self.inputs, self.rng = layer, inputs, rng
         self.is_loss = isinstance(layer, Loss)
-        self.inputs = _copy(inputs)  # the caller's arrays stay as they are
         self.forward = check_forward or layer.forward
         self.params = dict(getattr(layer, "params", {}))
         self.grads = dict(getattr(layer, "grads", {}))
-        y, _ = layer.forward(*self.inputs)
-        self.upstreams = self._draw_upstreams(_flatten(y))
-        self.arrays = [_Array(name, x, []) for name, x in self._named_inputs()]
+        self.arrays = [_Array(name, x, []) for name, x in named_inputs(layer, inputs)]
         self.arrays += [_Array(name, p, []) for name, p in self.params.items()]
+        self.upstreams: list[np.ndarray] = []
+        self.noise = 0.0
         for array in self.arrays:
             if array.value.dtype != np.float64:
                 raise TypeError(
                     f"gradcheck: {array.name} of {type(layer).__name__} is {array.value.dtype}; "
                     "central differences need float64: layer.astype(numpy.float64)"
                 )
+
+    def differentiate(self) -> Any:
+        """Collect what backward gives for every upstream, and return the output."""
+        y, _ = self.layer.forward(*self.inputs)
+        numbers = as_vector(y)  # (N,)
+        self.upstreams = self._draw_upstreams(numbers.size)
+        # What remains of U y when two sides that are equal but for rounding are subtracted.
+        self.noise = 4 * np.finfo(float).eps * max(float(np.linalg.norm(u * numbers)) for u in self.upstreams)
         for upstream in self.upstreams:
             for array, gradient in zip(self.arrays, self._backward(upstream, y), strict=True):
                 array.analytic.append(gradient)
+        return y
 
-    def _named_inputs(self) -> Iterator[tuple[str, np.ndarray]]:
-        names = list(inspect.signature(self.layer.forward).parameters)
-        names += [f"input {k}" for k in range(len(names), len(self.inputs))]
-        for name, value in zip(names, self.inputs[:1] if self.is_loss else self.inputs, strict=False):
-            several = isinstance(value, (tuple, list))
-            for k, x in enumerate(value if several else (value,)):
-                if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-                    yield (f"{name} {k}" if several else name), x
-
-    def _draw_upstreams(self, ys: list[np.ndarray]) -> list[np.ndarray]:
+    def _draw_upstreams(self, size: int) -> list[np.ndarray]:
         """Return the rows of U, each as one vector over all outputs."""
         if self.is_loss:
             return [np.ones(1)]
-        size = sum(y.size for y in ys)
         if size <= JACOBIAN_ROWS:
             return [*np.eye(size), self.rng.normal(size=size)]
         return list(self.rng.normal(size=(2, size)))
@@ -163,13 +176,15 @@ class _Probe:
             if self.is_loss:
                 dx = self.layer.backward(cache)
             else:
-                dx = self.layer.backward(_unflatten(upstream, y), cache)
-            dparams = [self.grads[name] - offset[name] for name in self.params]
+                dx = self.layer.backward(unflatten(upstream, y), cache)
+            dparams = [
+                self.grads[name] - offset[name] if name in self.grads else None for name in self.params
+            ]
         finally:
             for name, grad in self.grads.items():
                 grad[...] = before[name]
-        given = _flatten(self.inputs[0] if self.is_loss else self.inputs, keep=True)
-        found = _flatten(dx, keep=True)
+        given = flatten(self.inputs[0] if self.is_loss else self.inputs)
+        found = flatten(dx)
         if len(found) != len(given):
             raise ValueError(
                 f"gradcheck: {type(self.layer).__name__}.backward returned {len(found)} gradients "
@@ -178,7 +193,7 @@ class _Probe:
         floating = [isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in given]
         return [g for g, wanted in zip(found, floating, strict=True) if wanted] + dparams
 
-    def compare(self, array: _Array, step: float) -> Row:
+    def compare(self, array: _Array, step: float, zero_gradient: bool) -> Row:
         """Compare U J D by backward with U J D by central differences, for one array."""
         size, shape = array.value.size, array.value.shape
         each_entry = size <= JACOBIAN_COLUMNS
@@ -187,14 +202,14 @@ class _Probe:
         else:  # as long as all entries of the largest small array together, so h stays small enough
             directions = self.rng.normal(size=(4, size))
             directions *= (JACOBIAN_COLUMNS**0.5) / np.linalg.norm(directions, axis=1, keepdims=True)
-        row = Row(array.name, shape, f"{len(self.upstreams)}×{len(directions)}")
+        row = Row(array.name, shape, f"{len(self.upstreams)}×{len(directions)}", zero_expected=zero_gradient)
         for gradient in array.analytic:
             if np.shape(gradient) != shape or gradient is None:
                 got = "None" if gradient is None else f"shape {np.shape(gradient)}"
                 row.problem = f"backward returned {got}, expected shape {shape}"
                 return row
         U = np.stack(self.upstreams)  # (rows, outputs)
-        analytic = np.stack([g.ravel() for g in array.analytic]) @ directions.T  # (rows, columns)
+        analytic = np.stack([np.ravel(g) for g in array.analytic]) @ directions.T  # (rows, columns)
         found = [(k, self._column(array, d.reshape(shape), step)) for k, d in enumerate(directions)]
         columns = {k: column for k, column in found if column is not None}
         row.crossings, seen = len(found) - len(columns), list(columns)
@@ -205,7 +220,7 @@ class _Probe:
         difference = np.abs(analytic - numeric)
         where = np.unravel_index(difference.argmax(), difference.shape)  # also finds the first NaN
         scale = max(np.abs(analytic).max(), np.abs(numeric).max())
-        row.zero = bool(scale == 0)
+        row.zero = bool(scale <= self.noise / step)
         row.error = 0.0 if row.zero else float(difference[where] / scale)
         row.analytic, row.numeric = float(analytic[where]), float(numeric[where])
         k = seen[where[1]]
@@ -226,45 +241,6 @@ class _Probe:
         array.value += change
         try:
             y, cache = self.forward(*self.inputs)
-            values = np.concatenate([np.ravel(part) for part in _flatten(y)])  # a copy
-            return values, list(_discrete(cache))
+            return as_vector(y), kinks(cache)
         finally:
             array.value[...] = kept
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(_copy(part) for part in value)
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _flatten(value: Any, keep: bool = False) -> list[Any]:
-    """Return the arrays in nested tuples; with `keep`, None and other things too."""
-    if isinstance(value, (tuple, list)):
-        return [part for item in value for part in _flatten(item, keep)]
-    return [value] if keep or value is not None else []
-
-
-def _unflatten(vector: np.ndarray, like: Any) -> Any:
-    """Cut a vector into arrays shaped as those in `like`: one array or a tuple."""
-    if not isinstance(like, tuple):
-        return vector.reshape(np.shape(like)).copy()
-    ends = np.cumsum([np.size(y) for y in like])[:-1]
-    return tuple(
-        part.reshape(np.shape(y)).copy() for part, y in zip(np.split(vector, ends), like, strict=True)
-    )
-
-
-def _discrete(cache: Any) -> Iterator[np.ndarray]:
-    """Yield every boolean and integer array in a cache: they change only across a kink."""
-    if isinstance(cache, np.ndarray):
-        if cache.dtype.kind in "biu":
-            yield cache.copy()
-    elif isinstance(cache, dict):
-        for value in cache.values():
-            yield from _discrete(value)
-    elif isinstance(cache, (tuple, list)):
-        for value in cache:
-            yield from _discrete(value)
-    elif hasattr(cache, "__dict__") and not callable(cache):
-        yield from _discrete(vars(cache))

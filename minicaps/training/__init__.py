@@ -2,19 +2,24 @@
 
 from minicaps.training.batch import batches, to_batch
 from minicaps.training.bench import Bench, bench
-from minicaps.training.config import TrainConfig, read_config
+from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.files import fingerprint
 from minicaps.training.fit import fit_epochs
+from minicaps.training.folder import Origin, as_path, data_may_have_moved, find_weights, run_of, trained_on
 from minicaps.training.optimizers import SGD, Adam, Optimizer
 from minicaps.training.processes import DataParallel
 from minicaps.training.run import Run
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
+from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, OneProcess, Result, backpropagate, train_step
 
 __all__ = [
+    "MAY_CHANGE",
+    "PRETRAINED",
     "SGD",
     "Adam",
+    "BadOption",
     "Bench",
     "Constant",
     "Cosine",
@@ -24,17 +29,25 @@ __all__ = [
     "Exponential",
     "OneProcess",
     "Optimizer",
+    "Origin",
     "Result",
     "Run",
     "Schedule",
+    "Start",
     "TrainConfig",
+    "as_path",
     "backpropagate",
     "batches",
     "bench",
+    "data_may_have_moved",
     "evaluate",
+    "find_weights",
     "fingerprint",
     "fit_epochs",
     "read_config",
+    "run_of",
+    "start_from",
     "to_batch",
     "train_step",
+    "trained_on",
 ]

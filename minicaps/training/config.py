@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,41 @@ from minicaps.datasets import Dataset
 from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, ROUTINGS, Network, build
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
-MAX_CONFIG = 1 << 16  # bytes of config.json
+CONFIG = "config.json"  # in the folder of a run
+MAX_CONFIG = 1 << 16  # its bytes
+PRETRAINED = "pretrained"  # the word for the weights that come along
+MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
+OF_CAPSNETS = (
+    "preset",
+    "routing",
+    "coupling",
+    "routing_iterations",
+    "decoder",
+)  # options that no other network has
 
 
-def _option(default: Any, text: str, *choices: str) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices or None})
+class BadOption(ValueError):
+    """An option that another one, the data, or the run that is continued, leaves no room for."""
+
+
+def read_size(text: str) -> int | tuple[int, int]:
+    """Return the size that is written as ``28`` or, height first, as ``60x80``."""
+    match = re.fullmatch(r"\s*(\d+)(?:\s*[xX×]\s*(\d+))?\s*", text)
+    if match is None:
+        raise ValueError(f"size is {text!r}, expected N or HEIGHTxWIDTH, such as 28 or 60x80")
+    height, width = match.groups()
+    return (int(height), int(width)) if width else int(height)
+
+
+def _option(
+    default: Any,
+    text: str,
+    *choices: Any,
+    metavar: str | None = None,
+    read: Callable[[str], Any] | None = None,
+) -> Any:
+    metadata = {"help": text, "choices": choices or None, "metavar": metavar, "read": read}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -32,19 +65,31 @@ class TrainConfig:
     ------
     ValueError
         If an option has a value that cannot be.
+    BadOption
+        If an option cannot act, since the network has nothing of the kind (a ValueError, too).
     """
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
     preset: str = _option("small", "size of the CapsNet", *PRESETS)
     data: str | None = _option(
         None,
-        "folder of four IDX files, or with a subfolder of PNG or JPEG files for every class; these may "
-        "be in train/ and test/, otherwise every fifth file is for the test (default: MNIST)",
+        "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
+        "or a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and "
+        "test/; without a test part every fifth image of a class is for the test (default: MNIST)",
+        metavar="FOLDER",
     )
-    size: int | None = _option(
-        None, "scale PNG and JPEG files to NxN pixels (default: their size, if they all have the same)"
+    size: int | tuple[int, int] | None = _option(
+        None,
+        "scale images to NxN pixels, or to HEIGHTxWIDTH (default: their size, if they all have the same)",
+        metavar="N",
+        read=read_size,
     )
-    limit: int | None = _option(None, "train on the first LIMIT images only")
+    channels: int | None = _option(
+        None, "make images grey (1) or colour ones (3) (default: as they are; all in colour if one is)", 1, 3
+    )
+    limit: int | None = _option(
+        None, "train on the first LIMIT images only; of sorted ones on as many of each class in proportion"
+    )
     epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
@@ -57,43 +102,65 @@ class TrainConfig:
     coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
+    init: str | None = _option(
+        None,
+        "start from the weights of this run, of a file, or from those that come along (pretrained): layers "
+        "that fit are taken, the others begin afresh, as does the one of the classes if they differ",
+        metavar="RUN",
+    )
     seed: int = _option(0, "of the first weights, the order of the images and the shifts")
     backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
 
     def __post_init__(self) -> None:
-        for name in ("size", "limit", "routing_iterations"):
+        self._check_size()
+        for name in ("limit", "routing_iterations"):
             if getattr(self, name) is not None:
                 check_whole("train", 1, **{name: getattr(self, name)})
         check_whole("train", 1, epochs=self.epochs, batch_size=self.batch_size)
         check_whole("train", 0, warmup=self.warmup, shift=self.shift, seed=self.seed)
         check_flag("train", decoder=self.decoder)
-        if self.data is not None and not isinstance(self.data, str):
-            raise ValueError(f"train: data is {self.data!r}, expected the path of a folder")
+        for name, what in (("data", "the path of a folder"), ("init", "the path of a run or of its weights")):
+            path = getattr(self, name)
+            if path is not None and not (isinstance(path, str) and path):
+                raise ValueError(f"train: {name} is {path!r}, expected {what}")
         chosen, is_number = self.learning_rate, isinstance(self.learning_rate, (int, float))
         if chosen is not None and not (
             is_number and not isinstance(chosen, bool) and 0 < chosen <= sys.float_info.max
         ):
             raise ValueError(f"train: learning_rate is {chosen!r}, expected a number above 0")
         for name, option in type(self).__dataclass_fields__.items():
-            if option.metadata["choices"]:
-                check_choice("train", name, getattr(self, name), option.metadata["choices"])
+            value, choices = getattr(self, name), option.metadata["choices"]
+            if choices and not (value is None and option.default is None):
+                check_choice("train", name, value, choices)
+        self._check_options_act()
 
-        self._check_routing()
+    def _check_size(self) -> None:
+        """Check the size, and make it a number where it is square."""
+        if isinstance(self.size, (list, tuple)) and len(self.size) == 2:
+            check_whole("train", 1, **{"size (height)": self.size[0], "size (width)": self.size[1]})
+            height, width = self.size
+            object.__setattr__(self, "size", height if height == width else (height, width))
+        elif self.size is not None:
+            check_whole("train", 1, size=self.size)
 
-    def _check_routing(self) -> None:
-        """Raise ValueError where an option of the routing would have no effect."""
-        for name, without in (("routing", "dynamic"), ("coupling", "softmax")):
-            value = getattr(self, name)
-            if self.model != "capsnet" and value != without:
-                raise ValueError(f"train: {name} is {value!r}, but {self.model} does not route; leave it out")
+    def _check_options_act(self) -> None:
+        if self.model != "capsnet":
+            for name in OF_CAPSNETS:
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise BadOption(
+                        f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only "
+                        "capsnet does; leave it out"
+                    )
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
-            raise ValueError(
+            raise BadOption(
                 f"train: routing_iterations is {count}, but self-attention has none; leave it out"
             )
 
     def __str__(self) -> str:
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
+        if isinstance(self.size, tuple):
+            options["size"] = "{}x{}".format(*self.size)
         return "  ".join(f"{name}={value}" for name, value in options.items())
 
     @property
@@ -127,6 +194,63 @@ class TrainConfig:
             return Exponential(self.largest_learning_rate, self.warmup)
         return Cosine(self.largest_learning_rate, steps, self.warmup)
 
+    def check_fits(self, steps: int, image_shape: tuple[int, int, int]) -> None:
+        """Check the options that would undo a training of so many steps on images of this shape.
+
+        Raises
+        ------
+        BadOption
+            If the warm-up is longer than the training, or a shift may move all of an image away.
+        """
+        if self.warmup > steps:
+            raise BadOption(
+                f"train: warmup is {self.warmup:,}, but the training has {steps:,} steps only; expected as "
+                "many at most"
+            )
+        height, width, _ = image_shape
+        if self.shift >= min(height, width):
+            raise BadOption(
+                f"train: shift is {self.shift:,}, which moves images of {height}×{width} out of sight; "
+                f"expected less than {min(height, width)}"
+            )
+
+    def but_for(self, **changes: Any) -> TrainConfig:
+        """Return the same but for what a run may change when it is resumed: `data`, `backend`, `epochs`.
+
+        Raises
+        ------
+        BadOption
+            If it is anything else, or its value cannot be.
+        """
+        for name in changes:
+            if name not in MAY_CHANGE:
+                raise BadOption(f"train: a run is resumed with its own {name}, expected one of {MAY_CHANGE}")
+        try:
+            return replace(self, **changes)
+        except ValueError as error:
+            raise BadOption(str(error)) from None
+
+    def with_whole_paths(self) -> TrainConfig:
+        """Return the same with absolute paths, which mean the same wherever one stands."""
+        paths = {
+            name: os.path.abspath(os.path.expanduser(path))
+            for name in ("data", "init")
+            if (path := getattr(self, name)) is not None and path != PRETRAINED
+        }
+        return replace(self, **paths)
+
+
+def config_of(options: dict[str, Any]) -> TrainConfig:
+    """Return the configuration of what ``asdict`` made of one, also in an older version.
+
+    Older ones took options that did nothing, such as the preset of an MLP: they still do nothing.
+    """
+    if not isinstance(options, dict):
+        raise TypeError(f"expected a mapping of options, got {type(options).__name__}")
+    if options.get("model", "capsnet") != "capsnet":
+        options = {name: value for name, value in options.items() if name not in OF_CAPSNETS}
+    return TrainConfig(**options)
+
 
 def read_config(folder: str | Path) -> TrainConfig:
     """Read the configuration of the run in `folder`.
@@ -138,12 +262,12 @@ def read_config(folder: str | Path) -> TrainConfig:
     ValueError
         If the file is damaged, or its values are not allowed.
     """
-    path = Path(folder) / "config.json"
+    path = Path(os.path.expanduser(folder)) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder}: holds no run (no config.json)")
+        raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG})")
     if path.stat().st_size > MAX_CONFIG:
         raise ValueError(f"{path}: not a configuration ({path.stat().st_size:,} bytes long)")
     try:
-        return TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
+        return config_of(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged, or of another version ({error})") from None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from minicaps.arrays import Array, to_numpy
-from minicaps.checks import check_positive
-from minicaps.networks import Network
+from minicaps.checks import check_library, check_positive
+from minicaps.networks import Network, check_network_labels
 from minicaps.training.batch import to_batch
 
 
@@ -41,6 +42,7 @@ def evaluate(network: Network, images: Array, labels: Array, batch_size: int = 1
         Not changed.
     images : uint8 array (N, H, W, C)
     labels : integer array (N,)
+        Class numbers, or what else ``network.correct`` takes.
     batch_size : int
         Images that are classified at a time.
 
@@ -49,24 +51,28 @@ def evaluate(network: Network, images: Array, labels: Array, batch_size: int = 1
     ValueError
         If there are no images, or not one label for each.
     TypeError
-        If the images are not 8-bit.
+        If the images are not 8-bit, or the labels no integers.
     """
+    check_library("evaluate", "images", images)
     if len(images) == 0:
         raise ValueError("evaluate: there are no images")
     if len(labels) != len(images):
         raise ValueError(f"evaluate: {len(labels)} labels for {len(images)} images, expected one for each")
+    check_network_labels("evaluate", labels, network, len(images))
     if images.dtype != np.uint8:
         raise TypeError(f"evaluate: images have dtype {images.dtype}, expected uint8, 0 to 255")
     check_positive("evaluate", batch_size=batch_size)
     objective, xp = network.objective(), network.xp
     network = network.for_inference()
     loss_sum, found = 0.0, []
+    correct: Any = 0
     for start in range(0, len(images), batch_size):
         x, y = to_batch(images[start : start + batch_size], labels[start : start + batch_size], xp)
         outputs = network(*network.training_inputs(x, y))
         loss_sum += float(to_numpy(objective(outputs, network.targets(x, y)))) * len(x)
+        correct = correct + network.correct(outputs, y).sum()  # on a device it stays there until the end
         found.append(to_numpy(network.scores(outputs)))  # (B, J)
     scores = np.concatenate(found)  # (N, J)
     predictions = scores.argmax(axis=1)  # (N,)
-    accuracy = float((predictions == labels).mean())
+    accuracy = int(to_numpy(correct)) / len(images)
     return Evaluation(loss_sum / len(images), accuracy, predictions, scores)

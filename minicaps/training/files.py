@@ -1,4 +1,4 @@
-"""The files of a run's folder: what resuming needs, and what tells data sets apart."""
+"""The files of a run: what resuming needs, and what tells data sets apart."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset
 from minicaps.networks import files
-from minicaps.training.config import TrainConfig
+from minicaps.training.config import CONFIG, MAY_CHANGE, TrainConfig, config_of
 from minicaps.training.progress import EpochProgress
 
-CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.npz"
-MODEL, SUMMARY = "model.npz", "summary.json"
+METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.npz"
+MODEL, BEST, SUMMARY = "model.npz", "best.npz", "summary.json"  # weights of the last epoch, of the best one
 FIRST_FORMAT = 3  # of checkpoints; older ones hold the state of a generator that nothing draws from now
 
 
@@ -34,6 +34,7 @@ class Checkpoint(NamedTuple):
     optimizer: Mapping[str, Array]  # state
     config: TrainConfig
     data: str  # fingerprint
+    source: str  # where the data lay
     epochs: list[dict[str, Any]]  # metrics of those that are complete
     progress: EpochProgress  # of the one that is not
 
@@ -47,6 +48,7 @@ class Checkpoint(NamedTuple):
         description = {
             "config": asdict(self.config),
             "data": self.data,
+            "source": self.source,
             "epochs": self.epochs,
             "progress": asdict(self.progress),
         }
@@ -73,11 +75,12 @@ class Checkpoint(NamedTuple):
             for name, array in arrays.items():
                 part, _, key = name.partition("/")
                 parts[part][key] = array
-            config, progress = TrainConfig(**description["config"]), EpochProgress(**description["progress"])
+            config, progress = config_of(description["config"]), EpochProgress(**description["progress"])
             return cls(
                 **parts,
                 config=config,
                 data=description["data"],
+                source=description.get("source", ""),  # which older ones do not say
                 epochs=list(description["epochs"]),
                 progress=progress,
             )
@@ -85,13 +88,16 @@ class Checkpoint(NamedTuple):
             raise not_of_this_run(path, error) from None
 
     def check_origin(self, config: TrainConfig, dataset: Dataset, data: str) -> None:
-        """Raise ValueError unless the run began with this configuration and this data."""
+        """Raise ValueError unless the run began with this data, wherever it lies, and configuration."""
         for option in fields(config):
+            if option.name in (*MAY_CHANGE, "init"):
+                continue
             there, here = getattr(self.config, option.name), getattr(config, option.name)
             if there != here:
                 raise ValueError(f"{option.name} is {there!r} in it, {here!r} in {CONFIG}")
         if self.data != data:
-            raise ValueError(f"it began with other data than {dataset.source} holds now")
+            lay = f", in {self.source}" if self.source not in ("", dataset.source) else ""
+            raise ValueError(f"it began with other data than {dataset.source} holds now{lay}")
 
 
 def not_of_this_run(path: Path, reason: Exception) -> ValueError:
@@ -101,5 +107,5 @@ def not_of_this_run(path: Path, reason: Exception) -> ValueError:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a process that was killed while it wrote a file of the run."""
-    for name in (CONFIG, METRICS, CHECKPOINT, MODEL, SUMMARY):
+    for name in (CONFIG, METRICS, CHECKPOINT, MODEL, BEST, SUMMARY):
         files.remove_leftovers(folder / name)

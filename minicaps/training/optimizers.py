@@ -32,12 +32,24 @@ class Optimizer(ABC):
     schedule : schedule
     steps : int
         Updates made so far.
+
+    Raises
+    ------
+    ValueError
+        If the layer has no parameters, or is a snapshot for inference.
     """
 
     moments: tuple[str, ...] = ()  # names of the running averages kept for every parameter
 
     def __init__(self, layer: Layer, learning_rate: float | Schedule) -> None:
+        layer.refuse_snapshot(type(self).__name__)
+        if not layer.params:
+            raise ValueError(
+                f"{type(self).__name__}: {type(layer).__name__} has no parameters, so nothing to update; are "
+                "its layers attributes of it, or in lists or dictionaries that are?"
+            )
         self.layer = layer
+        self._owners = owners_of(layer)
         self.schedule = learning_rate if callable(learning_rate) else Constant(learning_rate)
         self.steps = 0
         self.averages: dict[str, dict[str, Array]] = {
@@ -46,7 +58,14 @@ class Optimizer(ABC):
         }
 
     def step(self) -> None:
-        """Update every parameter once."""
+        """Update every parameter once.
+
+        Raises
+        ------
+        RuntimeError
+            If the parameters are no longer those that the optimizer was made for. Nothing is changed then.
+        """
+        self._check_parameters()
         learning_rate = self.schedule(self.steps)
         self.steps += 1
         grads = self.layer.grads
@@ -65,6 +84,24 @@ class Optimizer(ABC):
                 work(block)
         else:
             parallel(work, blocks)
+
+    def _check_parameters(self) -> None:
+        """Raise RuntimeError if layers were added or replaced, or moved to another library or dtype."""
+        params = self.layer.params
+        same = owners_of(self.layer) == self._owners and all(
+            averages.keys() == params.keys()
+            and all(
+                get_xp(a) is get_xp(params[name]) and a.dtype == params[name].dtype
+                for name, a in averages.items()
+            )
+            for averages in self.averages.values()
+        )
+        if not same:
+            raise RuntimeError(
+                f"{type(self).__name__}.step: the parameters of {type(self.layer).__name__} are others than "
+                "when the optimizer was made (a layer was added or replaced, or to() or astype() called); "
+                "make it anew"
+            )
 
     @abstractmethod
     def update(self, param: Array, grad: Array, learning_rate: float, *averages: Array) -> None:
@@ -186,6 +223,11 @@ class Adam(Optimizer):
         root = (1 - self.beta2**t) ** 0.5
         alpha = learning_rate * root / (1 - self.beta1**t)
         param -= alpha * m / (get_xp(grad).sqrt(v) + self.epsilon * root)
+
+
+def owners_of(layer: Layer) -> list[tuple[str, Layer]]:
+    """Return the layers that have parameters of their own, with their prefixes."""
+    return [(prefix, part) for prefix, part in layer.walk() if part._params]
 
 
 def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:

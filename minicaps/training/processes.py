@@ -12,95 +12,31 @@ of processes.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
-import signal
-import subprocess
 import sys
-import tempfile
-import traceback
-from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
-from typing import Any, NamedTuple
+import warnings
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 
-import minicaps
 from minicaps.arrays import Array
 from minicaps.checks import check_array
-from minicaps.fast import (
-    beside_other_processes,
-    keep_freed_memory,
-    own_the_cores,
-    slices_of,
-    thread_count,
-)
+from minicaps.fast import beside_other_processes, own_the_cores, thread_count
 from minicaps.layers import Loss
 from minicaps.networks import Network
+from minicaps.training.shared import Shared, backpropagate_slices, batch_slices, shared_arrays, shared_file
 from minicaps.training.step import Result, backpropagate
-
-MIN_IMAGES = 40  # of a batch slice; what does not depend on their number would be repeated for too few
-MAX_PARAMETERS = 2_000_000  # beyond it a step works on weights and gradients as much as on images
-
-NumberedSlices = list[tuple[int, slice]]  # some of a batch's slices, each with its number
-
-
-def batch_slices(network: Network, batch_size: int) -> list[slice]:
-    """Slice a batch into 1, 2, 4, … slices of at least MIN_IMAGES images.
-
-    It stays whole on a GPU and where the network has more than MAX_PARAMETERS parameters.
-    """
-    count = 1
-    if network.xp is np and network.count_params() <= MAX_PARAMETERS:
-        while 2 * count * MIN_IMAGES <= batch_size:
-            count *= 2
-    return slices_of(batch_size, -(-batch_size // count))
-
-
-class Shared(NamedTuple):
-    """What lies in the memory that all processes see, for S slices of a batch and N parameters."""
-
-    params: Array  # (N,), all parameters one after another
-    grads: Array  # (S, N)
-    images: Array  # (B, H, W, C), or what else the network's ``sample_shapes`` says
-    labels: Array  # (B,)
-    results: Array  # (S, 2), the loss of a slice and how many of its images are classified correctly
-
-
-def shared_arrays(network: Network, batch_size: int, memory: Any = None) -> tuple[Shared, int]:
-    """Return the arrays in `memory` (without one: in memory of this process) and their bytes."""
-    count, numbers = len(batch_slices(network, batch_size)), network.count_params()
-    dtype, (image, label) = network.first_param.dtype, network.sample_shapes()
-    layout: list[tuple[tuple[int, ...], Any]] = [
-        ((numbers,), dtype),
-        ((count, numbers), dtype),
-        ((batch_size, *image), dtype),
-        ((batch_size, *label), np.int64),
-        ((count, 2), np.float64),
-    ]
-    arrays: list[Array] = []
-    end = 0
-    for shape, kind in layout:
-        arrays.append(np.ndarray(shape, kind, memory, end) if memory else np.zeros(shape, kind))
-        end += -(-arrays[-1].nbytes // 64) * 64  # every array begins on a cache line
-    return Shared(*arrays), end
-
-
-def backpropagate_slices(
-    network: Network, objective: Loss, shared: Shared, own: NumberedSlices, count: int
-) -> None:
-    """Compute the gradients and results of some slices of a batch of `count` images, into `shared`."""
-    for k, batch_slice in own:
-        network.use_memory(grads=shared.grads[k])
-        images, labels = shared.images[batch_slice], shared.labels[batch_slice]  # (b, H, W, C), (b,)
-        shared.results[k] = backpropagate(network, objective, images, labels, len(images) / count)
+from minicaps.training.workers import Worker
 
 
 class DataParallel:
     """Gradients of whole batches, by as many processes as MINICAPS_THREADS and the slices allow.
 
     It calls ``own_the_cores``: from then on minicaps, not NumPy, shares its work out among threads.
+
+    The other processes import the class of the network. Where they cannot, because it is defined in a
+    function, in a notebook or in the script itself, one process does it all, and a RuntimeWarning says why.
 
     Parameters
     ----------
@@ -129,7 +65,9 @@ class DataParallel:
 
     def _share(self, processes: int) -> None:
         """Move the network into memory that so many processes share, and start the others."""
-        network, objective, batch_size = self.network, self.objective, self.batch_size
+        network, batch_size = self.network, self.batch_size
+        message = self._message() if processes > 1 else b""
+        processes = processes if message else 1
         _, size = shared_arrays(network, batch_size)
         file = shared_file(size) if processes > 1 else None
         memory = mmap.mmap(file, size) if file is not None else None
@@ -138,9 +76,16 @@ class DataParallel:
         self.shared.grads[0] = np.concatenate([g.reshape(-1) for g in network.grads.values()])  # (N,)
         network.use_memory(params=self.shared.params, grads=self.shared.grads[0])
         if file is not None:
-            message = (network, objective, batch_size)
             self.workers = [Worker(file, message, thread_count() // processes) for _ in range(processes - 1)]
             os.close(file)
+
+    def _message(self) -> bytes:
+        """Return what another process is told, or nothing if that cannot be told."""
+        try:
+            return bytes(ForkingPickler.dumps((self.network, self.objective, self.batch_size)))
+        except Exception as error:  # whatever a class of one's own raises
+            warn_of_one_process(f"{type(error).__name__}: {error}")
+            return b""
 
     def backpropagate(self, images: Array, labels: Array) -> Result:
         """Do what ``training.backpropagate`` does, for up to `batch_size` images.
@@ -168,6 +113,7 @@ class DataParallel:
 
     def _compute(self, slices: list[slice], shared: Shared, count: int) -> None:
         """Deal the slices out, compute our own, and wait for the others."""
+        self._end_workers_that_refuse()
         processes = len(self.workers) + 1
         own, *theirs = [list(enumerate(slices))[k::processes] for k in range(processes)]
         for worker, its_own in zip(self.workers, theirs, strict=True):
@@ -180,6 +126,18 @@ class DataParallel:
             self.network.use_memory(grads=shared.grads[0])
         for error in filter(None, errors):
             raise error
+
+    def _end_workers_that_refuse(self) -> None:
+        """Go on alone if another process cannot take over the network; at first this waits for them."""
+        refusals = [worker.refusal() for worker in self.workers]
+        if any(refusals):
+            warn_of_one_process(max(refusals))
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
 
     def _check(self, images: Array, labels: Array, shared: Shared) -> None:
         where = "DataParallel.backpropagate"
@@ -194,9 +152,8 @@ class DataParallel:
 
     def close(self) -> None:
         """End the other processes. The network can be used on."""
-        for worker in self.workers:
-            worker.close()
-        self.workers, self.shared = [], None
+        self._end_workers()
+        self.shared = None
 
     def __enter__(self) -> DataParallel:
         return self
@@ -205,80 +162,11 @@ class DataParallel:
         self.close()
 
 
-def shared_file(size: int) -> int:
-    """Return the descriptor of a nameless file that vanishes with the last process that has it."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("minicaps")
-    else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.ftruncate(file, size)
-    return file
-
-
-class Worker:
-    """Another process, as the first one sees it."""
-
-    def __init__(self, file: int, message: tuple[Network, Loss, int], its_threads: int) -> None:
-        self.connection, theirs = Pipe()
-        package = str(Path(minicaps.__file__).resolve().parent.parent)
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {"MINICAPS_THREADS": str(its_threads), "PYTHONPATH": os.pathsep.join(paths)}
-        descriptors = (file, theirs.fileno())
-        command = f"from {__name__} import serve; serve({file}, {theirs.fileno()})"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            stdin=subprocess.DEVNULL,
-            env=os.environ | environment,
-            pass_fds=descriptors,
-        )
-        theirs.close()
-        self._send(message)
-
-    def begin(self, own: NumberedSlices, count: int) -> None:
-        """Let it compute some slices of a batch of `count` images."""
-        self._send((own, count, np.geterr()))
-
-    def _send(self, message: Any) -> None:
-        with contextlib.suppress(OSError):  # it has died: ``end`` tells
-            self.connection.send(message)
-
-    def end(self) -> Exception | None:
-        """Wait for what was begun, and return what went wrong."""
-        try:
-            error, trace = self.connection.recv()
-        except (EOFError, OSError):
-            status = self.process.wait()
-            return RuntimeError(
-                f"a process of data-parallel training ended with status {status}; "
-                "MINICAPS_THREADS=1 does without it"
-            )
-        if error is not None:
-            error.__cause__ = RuntimeError(f"in another process:\n{trace}")
-        return error
-
-    def close(self) -> None:
-        """Let it end, and wait until it has."""
-        self.connection.close()
-        self.process.wait()
-
-
-def serve(file: int, descriptor: int) -> None:
-    """Compute slices of batches until the first process is gone; this is another process's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process decides
-    own_the_cores()
-    keep_freed_memory()
-    connection = Connection(descriptor)
-    with contextlib.suppress(EOFError, ConnectionError):
-        network, objective, batch_size = connection.recv()
-        shared, _ = shared_arrays(network, batch_size, mmap.mmap(file, 0))
-        network.use_memory(params=shared.params)
-        while True:
-            own, count, error_state = connection.recv()
-            answer: tuple[Exception | None, str] = (None, "")
-            try:
-                with np.errstate(**error_state):
-                    backpropagate_slices(network, objective, shared, own, count)
-            except Exception as error:
-                answer = (error, traceback.format_exc())
-            connection.send(answer)
+def warn_of_one_process(reason: str) -> None:
+    """Warn that other processes would help, and why they cannot."""
+    warnings.warn(
+        f"data-parallel training goes on in one process, as another cannot take over the network ({reason}); "
+        "define its class in a module that can be imported",
+        RuntimeWarning,
+        stacklevel=5,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +48,13 @@ class EpochProgress:
             f"{self.images_per_second:,.0f} images/s  {left // 60:.0f}:{left % 60:02.0f} left"
         )
 
-    def metrics(self, epoch: int, learning_rate: float, validation: Evaluation) -> dict[str, Any]:
+    def metrics(
+        self, epoch: int, epochs: int, learning_rate: float, validation: Evaluation
+    ) -> dict[str, Any]:
         """Return what ``metrics.jsonl`` says of a complete epoch, but for the seconds of its validation."""
         return {
             "epoch": epoch,
+            "epochs": epochs,  # that the run was to have then, which its schedule follows
             "train_loss": self.loss,
             "train_accuracy": self.correct / self.images,
             "learning_rate": learning_rate,
@@ -70,6 +73,21 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
         f"validation {100 * metrics['validation_accuracy']:.2f} %  "
         f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s"
     )
+
+
+def position(epochs: Sequence[Mapping[str, Any]], current: EpochProgress, batches: int) -> str:
+    """Return in words where a run is, whose epochs have so many batches."""
+    within = f" and {current.batches} of {batches} batches" if current.batches else ""
+    return f"after epoch {len(epochs)}{within}"
+
+
+def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number, from 1, of the epoch with the highest validation accuracy.
+
+    Of several the one with the lowest validation loss, and of these the first.
+    """
+    ranks = [(row["validation_accuracy"], -row["validation_loss"]) for row in epochs]
+    return ranks.index(max(ranks)) + 1
 
 
 def epoch_batches(

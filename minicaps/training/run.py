@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,20 @@ import numpy as np
 from minicaps.arrays import resolve
 from minicaps.datasets import augment, load
 from minicaps.fast import own_the_cores
-from minicaps.networks import files, save_network
+from minicaps.networks import save_network
 from minicaps.training.batch import to_batch
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
-from minicaps.training.files import (
-    CHECKPOINT,
-    CONFIG,
-    METRICS,
-    MODEL,
-    SUMMARY,
-    Checkpoint,
-    fingerprint,
-    not_of_this_run,
-    remove_leftovers,
-)
+from minicaps.training.files import CHECKPOINT, MODEL, Checkpoint, fingerprint, not_of_this_run
 from minicaps.training.finite import all_finite
-from minicaps.training.guards import CtrlC, locked
+from minicaps.training.folder import RunFolder, as_path, check_unused, data_may_have_moved, take_new_folder
+from minicaps.training.guards import CtrlC
 from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel
-from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line
+from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line, position
+from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, smaller_may_help, train_step
+from minicaps.training.summary import changes_of, summarize
 
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
 Say = Callable[[str], None]
@@ -48,13 +40,14 @@ class Run:
 
     The folder holds ``config.json``, ``metrics.jsonl`` (one object for every epoch),
     ``checkpoint.npz`` (what resuming needs; written after every epoch, and within one every
-    minute), and at the end ``model.npz`` and ``summary.json``.
+    minute), ``best.npz`` (the weights of the epoch that validated best), and at the end ``model.npz``
+    (those of the last one) and ``summary.json``.
 
     Parameters
     ----------
     config : TrainConfig
-    folder : path
-        Must not hold a run already, unless it is to be resumed.
+    folder : path, optional
+        Must not hold a run already, unless it is to be resumed. Without it, a new one under ``runs/``.
     resume : bool
         Continue the run that the folder holds, which must be of this configuration: ``Run.resume``
         reads it for you.
@@ -73,13 +66,16 @@ class Run:
         Where the run stands in the epoch that is not complete.
     kept : str
         In words what the checkpoint holds: "after epoch 2 and 30 of 550 batches".
+    start : Start or None
+        Which layers began with given weights.
 
     Raises
     ------
     FileExistsError
         If the folder holds a run already.
     ValueError
-        If a file of the run is damaged, or the data set is another one than the run began with.
+        If a file of the run is damaged, or the data set is another one than the run began with, or an
+        option does not fit the data or the run (``BadOption``).
     RuntimeError
         If another process is training there.
     """
@@ -87,55 +83,70 @@ class Run:
     def __init__(
         self,
         config: TrainConfig,
-        folder: str | Path,
+        folder: str | Path | None = None,
         *,
         resume: bool = False,
         say: Say = print,
         progress: Say = lambda line: None,
     ) -> None:
-        self.config, self.folder, self.say, self.progress = config, Path(folder), say, progress
-        if not resume:
-            self._check_unused()
+        self.config = config = config.with_whole_paths()
+        self.say, self.progress = say, progress
+        given = None if folder is None else as_path("Run: folder", folder)
+        if given is not None and not resume:
+            check_unused(given)
         own_the_cores()
-        self.dataset = load(config.data, config.size)
-        images, labels, validation_images, validation_labels = self.dataset.split()
-        self.images, self.labels = images[: config.limit], labels[: config.limit]
-        self.validation = validation_images, validation_labels
-        self.network = config.network(self.dataset).to(resolve(config.backend))
-        self.objective = self.network.objective()
+        with data_may_have_moved() if resume else nullcontext():
+            self.dataset = load(config.data, config.size, config.channels)
+        self.images, self.labels, *validation = self.dataset.split(config.limit)
+        self.validation = validation[0], validation[1]
         self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
-        self.optimizer = Adam(self.network, config.learning_rates(config.epochs * self.steps_per_epoch))
+        steps = config.epochs * self.steps_per_epoch
+        if not resume:
+            config.check_fits(steps, self.dataset.image_shape)
+        self.network = config.network(self.dataset)
+        self.start: Start | None = None
+        if config.init is not None and not (given and (given / CHECKPOINT).exists()):
+            self.start = start_from(self.network, config.init, self.dataset.class_names)
+        self.network.to(resolve(config.backend))
+        self.objective = self.network.objective()
+        self.optimizer = Adam(self.network, config.learning_rates(steps))
         self.epochs: list[dict[str, Any]] = []
         self.current = EpochProgress()
-        self._data = fingerprint(self.dataset)
+        self._data, self._changes = fingerprint(self.dataset), list[str]()
+        self._files = RunFolder(given or take_new_folder(config), say)
+        self.folder = self._files.path
         if resume:
             self._restore()
         else:
-            self._begin()
-        self.kept, self._saved = self._position(), time.monotonic()
+            self._files.begin(self.config)
+        self._note_position()
 
     @classmethod
-    def resume(cls, folder: str | Path, *, say: Say = print, progress: Say = lambda line: None) -> Run:
+    def resume(
+        cls, folder: str | Path, *, say: Say = print, progress: Say = lambda line: None, **changes: Any
+    ) -> Run:
         """Return the run in `folder`, set to where its last checkpoint was.
 
-        It raises what ``Run`` does, and FileNotFoundError if the folder holds no run.
+        Three options may be others than in its configuration: `data`, where the same data lie now;
+        `backend`; and `epochs`, to train it, complete or not, until it has so many. Its learning rate then
+        is that of a run of so many epochs: with the schedules constant and exponential, it ends with the
+        bits of one. It raises what ``Run`` does, and FileNotFoundError if the folder holds no run.
         """
-        return cls(read_config(folder), folder, resume=True, say=say, progress=progress)
+        config = read_config(folder).but_for(**changes)
+        return cls(config, folder, resume=True, say=say, progress=progress)
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete."""
-        return (self.folder / SUMMARY).exists()
+        """Whether the run is complete: its summary is of all its epochs."""
+        return len(self.epochs) == self.config.epochs == self._files.read_summary().get("epochs")
 
     @property
     def seconds(self) -> float:
         """The seconds spent on training and validation, before and after resuming."""
         return sum(row["seconds"] for row in self.epochs) + self.current.seconds
 
-    def _position(self) -> str:
-        done = self.current.batches
-        batches = f" and {done} of {self.steps_per_epoch} batches" if done else ""
-        return f"after epoch {len(self.epochs)}{batches}"
+    def _note_position(self) -> None:
+        self.kept, self._saved = position(self.epochs, self.current, self.steps_per_epoch), time.monotonic()
 
     # -- training ------------------------------------------------------------------------------
 
@@ -157,14 +168,16 @@ class Run:
         Diverged
             If a loss, a gradient or a weight is not finite.
         RuntimeError
-            If another process is training the run.
+            If another process is training the run, or has been since this object was made.
         OSError
             If a file cannot be written; the last checkpoint stays.
         """
-        with locked(self.folder):
+        with self._files.lock:
+            self._files.check_alone()
+            self._note_changes()
             if not (self.folder / CHECKPOINT).exists():
                 self.save()  # says from the start what data the run began with
-            self._write_metrics()  # a run that is resumed may have ended between its two files
+            self._files.write_metrics(self.epochs)  # a resumed run may have ended between its two files
             with (
                 DataParallel(self.network, self.objective, self.config.batch_size) as source,
                 CtrlC() as ctrl_c,
@@ -204,7 +217,7 @@ class Run:
         if not math.isfinite(validation.loss):
             raise self._diverged(f"the validation loss is {validation.loss} after step {optimizer.steps}")
         learning_rate = optimizer.schedule(optimizer.steps - 1)  # of the last step
-        metrics = current.metrics(len(self.epochs) + 1, learning_rate, validation)
+        metrics = current.metrics(len(self.epochs) + 1, self.config.epochs, learning_rate, validation)
         metrics["seconds"] += time.perf_counter() - start
         self.epochs.append(metrics)
         self.current = EpochProgress()
@@ -217,37 +230,32 @@ class Run:
 
     # -- the folder ----------------------------------------------------------------------------
 
-    def _check_unused(self) -> None:
-        if (self.folder / CONFIG).exists():
-            raise FileExistsError(
-                f"{self.folder}: holds a run already; continue it with --resume {self.folder}, or name "
-                "another folder with --out"
-            )
-
-    def _begin(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder):
-            self._check_unused()  # by another process, meanwhile
-            files.write_text(self.folder / CONFIG, json.dumps(asdict(self.config), indent=2) + "\n")
-
     def _restore(self) -> None:
         """Go to where the checkpoint is, if there is one yet."""
-        path = self.folder / CHECKPOINT
-        with locked(self.folder):
-            remove_leftovers(self.folder)
-            if not path.exists():
-                return
-            checkpoint = Checkpoint.read(path)
+        checkpoint = self._files.resume()
+        if checkpoint is None:
+            return
         try:
             checkpoint.check_origin(self.config, self.dataset, self._data)
             self.network.load_state(checkpoint.network)
             self.optimizer.load_state(checkpoint.optimizer)
         except (TypeError, ValueError) as error:
-            raise not_of_this_run(path, error) from None
+            raise not_of_this_run(self.folder / CHECKPOINT, error) from None
         self.epochs, self.current = checkpoint.epochs, checkpoint.progress
+        self._changes = changes_of(
+            self.config, checkpoint.config, self.optimizer, len(self.epochs), self.current
+        )
+
+    def _note_changes(self) -> None:
+        """Say what has changed, and keep it."""
+        for line in self._changes:
+            self.say(line)
+        self._changes.clear()
+        if self.config != read_config(self.folder):
+            self._files.write_config(self.config)
 
     def save(self) -> None:
-        """Write the checkpoint and the metrics of all epochs so far.
+        """Write the checkpoint and the metrics of all epochs so far, and the weights if they are the best.
 
         Raises
         ------
@@ -257,41 +265,28 @@ class Run:
             If a weight is not finite; the old checkpoint stays.
         """
         states = self.network.state(), self.optimizer.state()
-        checkpoint = Checkpoint(*states, self.config, self._data, self.epochs, self.current)
+        origin = self._data, self.dataset.source
+        checkpoint = Checkpoint(*states, self.config, *origin, self.epochs, self.current)
         for name, array in checkpoint.arrays().items():
             if not all_finite(array):
                 raise self._diverged(f"{name} is not finite after step {self.optimizer.steps}")
-        checkpoint.write(self.folder / CHECKPOINT)
-        self.kept, self._saved = self._position(), time.monotonic()
-        self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(metrics) + "\n" for metrics in self.epochs)
-        files.write_text(self.folder / METRICS, lines)
+        self._files.save(checkpoint, self.network, self.dataset.class_names)
+        self._note_position()
 
     # -- the end -------------------------------------------------------------------------------
 
     def _finish(self, draw: Draw | None) -> dict[str, Any]:
         """Look at the test set, once; write the weights and the summary; then draw."""
-        config, dataset, count = self.config, self.dataset, len(self.images)
+        config, dataset = self.config, self.dataset
         test = evaluate(self.network, dataset.test_images, dataset.test_labels, config.batch_size)
-        summary = {
-            "test_accuracy": test.accuracy,
-            "test_error_percent": round(100 * (1 - test.accuracy), 6),
-            "test_images": len(dataset.test_images),
-            "train_images": count,
-            "validation_accuracy": self.epochs[-1]["validation_accuracy"],
+        summary = summarize(config, dataset, test, self.epochs, self._files.best_epoch(self.epochs)) | {
+            "train_images": len(self.images),
             "parameters": self.network.count_params(),
-            "epochs": config.epochs,
-            "seconds": self.seconds,
-            "images_per_second": config.epochs / sum(1 / row["images_per_second"] for row in self.epochs),
-            "seed": config.seed,
-            "model": config.model,
-            "preset": config.preset if config.model == "capsnet" else None,
+            "data_sha256": self._data,
         }
         self.network.to("numpy")
         save_network(self.folder / MODEL, self.network, dataset.class_names)
-        files.write_text(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self._files.write_summary(summary)
         try:
             if draw is not None:
                 draw(self, test)

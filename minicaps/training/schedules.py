@@ -82,7 +82,7 @@ class Cosine:
     Raises
     ------
     ValueError
-        If a value is not as for ``Constant``, or `steps` below 1.
+        If a value is not as for ``Constant``, or `steps` below 1, or the warm-up longer than all steps.
     """
 
     learning_rate: float
@@ -94,6 +94,8 @@ class Cosine:
         _check("Cosine", self.learning_rate, self.warmup)
         if self.steps < 1:
             raise ValueError(f"Cosine: steps is {self.steps!r}, expected 1 or more")
+        if self.warmup > self.steps:
+            raise ValueError(f"Cosine: warmup is {self.warmup!r}, expected at most its {self.steps!r} steps")
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:

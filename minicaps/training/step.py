@@ -9,7 +9,7 @@ import numpy as np
 
 from minicaps.arrays import Array, to_numpy
 from minicaps.layers import Loss
-from minicaps.networks import Network
+from minicaps.networks import Network, check_network_labels, warn_of_255
 from minicaps.training.finite import all_finite, first_not_finite, sum_of_squares
 from minicaps.training.optimizers import Optimizer
 
@@ -43,7 +43,13 @@ def backpropagate(
     -------
     Result
         Two scalar arrays, of these images alone, whatever their share.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the labels are not class numbers, one for each image; one-hot rows are not.
     """
+    check_network_labels("backpropagate", labels, network, len(images))
     network.zero_grad()
     outputs, cache = network.forward(*network.training_inputs(images, labels))
     loss, loss_cache = objective.forward(outputs, network.targets(images, labels))
@@ -105,6 +111,13 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
     ------
     Diverged
         If the loss or a gradient is not finite. The weights are those before the step.
+    ValueError, TypeError
+        If the labels are not class numbers, one for each image; one-hot rows are not.
+
+    Warns
+    -----
+    UserWarning
+        If the images of the first step run up to 255, as those that were not divided do.
 
     Examples
     --------
@@ -119,6 +132,9 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
     True
     """
     network, xp = source.network, source.network.xp
+    check_network_labels("train_step", labels, network, len(images))
+    if optimizer.steps == 0:
+        warn_of_255("train_step", images)
     with np.errstate(over="ignore", invalid="ignore"):  # told in words, some lines below
         loss, correct = source.backpropagate(images, labels)
         grads = network.grads.values()

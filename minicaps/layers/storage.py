@@ -1,0 +1,200 @@
+"""How a layer is copied, moved, saved and loaded, with all that it holds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from minicaps.arrays import Array, get_xp, resolve, to_backend, to_numpy
+from minicaps.checks import check_float
+from minicaps.layers.parameters import OWN, Parameters
+
+Self = TypeVar("Self", bound="Storage")
+
+
+class Storage(Parameters):
+    """Parameters that can be copied, moved to another library or dtype, saved and loaded."""
+
+    _is_snapshot = False  # for inference
+    _derived: dict[Any, Any]  # what a snapshot keeps of what follows from its parameters
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__.setdefault("_derived", {})
+
+    # -- snapshots and copies ------------------------------------------------------------------
+
+    def for_inference(self: Self) -> Self:
+        """Return a snapshot for inference: a copy that cannot be trained, and does not follow training.
+
+        Its parameters are read-only where the library can have that (NumPy). A deep copy of a snapshot
+        is no snapshot: it can be trained. A shallow one shares its arrays, and is one too.
+        """
+        snapshot = copy.deepcopy(self)
+        for _, layer in snapshot.walk():
+            layer._is_snapshot = True
+            layer._make_read_only()
+        return snapshot
+
+    def _make_read_only(self) -> None:
+        for param in self._params.values():
+            if get_xp(param) is np:
+                param.flags.writeable = False
+
+    def _kept(self, key: Any, source: Array, make: Callable[[], Array]) -> Array:
+        """Return make(), an array derived from the parameter `source`; a snapshot for inference keeps it.
+
+        It is made anew when another array has taken the place of `source`.
+        """
+        if not self._is_snapshot:
+            return make()
+        kept = self._derived.get(key)
+        if kept is None or kept[0] is not source:
+            kept = self._derived[key] = source, make()
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what ``deepcopy`` and ``pickle`` take: what is derived and read-only stays behind."""
+        return {**vars(self), "_is_snapshot": False, "_derived": {}}
+
+    def __copy__(self: Self) -> Self:
+        """Return a layer that holds the same arrays and layers, and can come to hold others."""
+        other = object.__new__(type(self))
+        own = {name: dict(vars(self)[name]) for name in OWN}
+        other.__dict__.update({**vars(self), **own, "_derived": {}})
+        return other
+
+    def refuse_snapshot(self, where: str) -> None:
+        """Raise ValueError if this layer, or one inside it, is a snapshot for inference.
+
+        Parameters
+        ----------
+        where : str
+            Who would change it, for the message.
+        """
+        for prefix, layer in self.walk():
+            if layer._is_snapshot:
+                what = f"{prefix.rstrip('.')} is " if prefix else ""
+                raise ValueError(
+                    f"{where}: {what}a snapshot for inference{' and' if prefix else ' is'} read-only; change "
+                    "the network that it was taken of, and take another"
+                )
+
+    # -- memory, moving, saving and loading ----------------------------------------------------
+
+    def use_memory(self, *, params: Array | None = None, grads: Array | None = None) -> None:
+        """Make the parameters, the gradients or both views of one vector (N,), in their order.
+
+        The numbers become those of the vector. For memory that several processes share.
+
+        Raises
+        ------
+        ValueError
+            If a vector has another length than there are parameters, or another dtype, or if this is a
+            snapshot for inference.
+        """
+        self.refuse_snapshot(f"{type(self).__name__}.use_memory")
+        for vector, which in ((params, "_params"), (grads, "_grads")):
+            if vector is None:
+                continue
+            owners = [own for _, layer in self.walk() if (own := vars(layer)[which])]
+            arrays = [(own, name, array) for own in owners for name, array in own.items()]
+            count, dtype = sum(array.size for _, _, array in arrays), self.first_param.dtype
+            if vector.shape != (count,) or vector.dtype != dtype:
+                raise ValueError(
+                    f"{type(self).__name__}.use_memory: got {vector.dtype} of shape {vector.shape}, expected "
+                    f"{dtype} of shape ({count},)"
+                )
+            start = 0
+            for own, name, array in arrays:
+                own[name] = vector[start : start + array.size].reshape(array.shape)
+                start += array.size
+
+    def _convert(self, convert: Callable[[Array], Array]) -> None:
+        """Replace this layer's own arrays, those of contained layers not included."""
+        for arrays in (self._params, self._grads):
+            for name, array in arrays.items():
+                arrays[name] = convert(array)
+        self._derived.clear()
+        if self._is_snapshot:
+            self._make_read_only()
+
+    def _convert_all(self: Self, convert: Callable[[Array], Array]) -> Self:
+        for _, layer in self.walk():
+            layer._convert(convert)
+        return self
+
+    def to(self: Self, backend: str | Any) -> Self:
+        """Move the parameters to "numpy", "cupy" or "auto" (or to a library), and return self.
+
+        They become other arrays: make optimizers afterwards.
+
+        Raises
+        ------
+        ValueError
+            If the name is none of the three.
+        RuntimeError
+            If "cupy" is asked for and CuPy is missing or sees no device.
+        """
+        xp = resolve(backend) if isinstance(backend, str) else backend
+        return self._convert_all(lambda x: to_backend(x, xp))
+
+    def astype(self: Self, dtype: Any) -> Self:
+        """Convert the parameters to float32 or float64, and return self.
+
+        They become other arrays: make optimizers afterwards.
+
+        Raises
+        ------
+        TypeError
+            If the dtype is another one.
+        """
+        check_float(f"{type(self).__name__}.astype", "the result", np.dtype(dtype))
+        return self._convert_all(lambda x: x.astype(dtype))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return a copy of every parameter, on the host."""
+        return {name: to_numpy(param).copy() for name, param in self.params.items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set every parameter, in place, from what ``state`` returned.
+
+        Raises
+        ------
+        TypeError
+            If it is no mapping of names to arrays of numbers. Nothing is changed then, nor below.
+        ValueError
+            If a name is missing or unknown, or a shape is another one, or this is a snapshot for
+            inference.
+        """
+        params, where = self.params, f"{type(self).__name__}.load_state"
+        self.refuse_snapshot(where)
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"{where}: got a {type(state).__name__}, expected a mapping of names to arrays; of a list in "
+                "the order of params make one with dict(zip(layer.params, arrays))"
+            )
+        files = " (a file of save_network is read by load_network)" if "description" in state else ""
+        for word, names in (("lacks", params.keys() - state), ("has unknown", state.keys() - params.keys())):
+            if names:
+                raise ValueError(f"{where}: the state {word} {', '.join(sorted(map(str, names)))}{files}")
+        arrays = {name: as_param(f"{where}: {name}", state[name], param) for name, param in params.items()}
+        for name, param in params.items():
+            param[...] = to_backend(arrays[name], get_xp(param))
+
+
+def as_param(what: str, value: Any, param: Array) -> np.ndarray:
+    """Return the value on the host as a parameter has it: of its dtype, after a look at its shape."""
+    host = np.asarray(value)
+    if host.dtype.kind not in "fiu" or isinstance(value, np.ma.MaskedArray):
+        got = "masked" if isinstance(value, np.ma.MaskedArray) else f"of dtype {host.dtype}"
+        raise TypeError(f"{what} is {got}, expected an array of real numbers")
+    if host.shape != param.shape:
+        raise ValueError(
+            f"{what} has shape {host.shape}, expected {param.shape}; was the state saved from another "
+            "configuration?"
+        )
+    return host.astype(param.dtype)

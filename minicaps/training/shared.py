@@ -1,0 +1,82 @@
+"""The slices of a batch, and the memory in which processes share its images, weights and gradients."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.arrays import Array
+from minicaps.fast import slices_of
+from minicaps.layers import Loss
+from minicaps.networks import Network
+from minicaps.training.step import backpropagate
+
+MIN_IMAGES = 40  # of a batch slice; what does not depend on their number would be repeated for too few
+MAX_PARAMETERS = 2_000_000  # beyond it a step works on weights and gradients as much as on images
+
+NumberedSlices = list[tuple[int, slice]]  # some of a batch's slices, each with its number
+
+
+def batch_slices(network: Network, batch_size: int) -> list[slice]:
+    """Slice a batch into 1, 2, 4, … slices of at least MIN_IMAGES images.
+
+    It stays whole on a GPU and where the network has more than MAX_PARAMETERS parameters.
+    """
+    count = 1
+    if network.xp is np and network.count_params() <= MAX_PARAMETERS:
+        while 2 * count * MIN_IMAGES <= batch_size:
+            count *= 2
+    return slices_of(batch_size, -(-batch_size // count))
+
+
+class Shared(NamedTuple):
+    """What lies in the memory that all processes see, for S slices of a batch and N parameters."""
+
+    params: Array  # (N,), all parameters one after another
+    grads: Array  # (S, N)
+    images: Array  # (B, H, W, C), or what else the network's ``sample_shapes`` says
+    labels: Array  # (B,)
+    results: Array  # (S, 2), the loss of a slice and how many of its images are classified correctly
+
+
+def shared_arrays(network: Network, batch_size: int, memory: Any = None) -> tuple[Shared, int]:
+    """Return the arrays in `memory` (without one: in memory of this process) and their bytes."""
+    count, numbers = len(batch_slices(network, batch_size)), network.count_params()
+    dtype, (image, label) = network.first_param.dtype, network.sample_shapes()
+    layout: list[tuple[tuple[int, ...], Any]] = [
+        ((numbers,), dtype),
+        ((count, numbers), dtype),
+        ((batch_size, *image), dtype),
+        ((batch_size, *label), np.int64),
+        ((count, 2), np.float64),
+    ]
+    arrays: list[Array] = []
+    end = 0
+    for shape, kind in layout:
+        arrays.append(np.ndarray(shape, kind, memory, end) if memory else np.zeros(shape, kind))
+        end += -(-arrays[-1].nbytes // 64) * 64  # every array begins on a cache line
+    return Shared(*arrays), end
+
+
+def backpropagate_slices(
+    network: Network, objective: Loss, shared: Shared, own: NumberedSlices, count: int
+) -> None:
+    """Compute the gradients and results of some slices of a batch of `count` images, into `shared`."""
+    for k, batch_slice in own:
+        network.use_memory(grads=shared.grads[k])
+        images, labels = shared.images[batch_slice], shared.labels[batch_slice]  # (b, H, W, C), (b,)
+        shared.results[k] = backpropagate(network, objective, images, labels, len(images) / count)
+
+
+def shared_file(size: int) -> int:
+    """Return the descriptor of a nameless file that vanishes with the last process that has it."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("minicaps")
+    else:
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.ftruncate(file, size)
+    return file

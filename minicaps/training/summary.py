@@ -1,0 +1,60 @@
+"""What a run says of itself: its summary, and what has changed since it was last trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minicaps.datasets import Dataset
+from minicaps.training.config import BadOption, TrainConfig
+from minicaps.training.evaluation import Evaluation
+from minicaps.training.optimizers import Optimizer
+from minicaps.training.progress import EpochProgress
+
+
+def summarize(
+    config: TrainConfig,
+    dataset: Dataset,
+    test: Evaluation,
+    epochs: Sequence[Mapping[str, Any]],
+    best: int | None,
+) -> dict[str, Any]:
+    """Return what ``summary.json`` says of a complete run; `best` is the epoch of ``best.npz``."""
+    return {
+        "test_accuracy": test.accuracy,
+        "test_error_percent": round(100 * (1 - test.accuracy), 6),
+        "test_images": len(dataset.test_images),
+        "validation_accuracy": epochs[-1]["validation_accuracy"],
+        "best_epoch": best,
+        "best_validation_accuracy": best and epochs[best - 1]["validation_accuracy"],
+        "epochs": config.epochs,
+        "seconds": sum(row["seconds"] for row in epochs),
+        "images_per_second": len(epochs) / sum(1 / row["images_per_second"] for row in epochs),
+        "seed": config.seed,
+        "model": config.model,
+        "preset": config.preset if config.model == "capsnet" else None,
+        "data": dataset.source,
+    }
+
+
+def changes_of(
+    config: TrainConfig, before: TrainConfig, optimizer: Optimizer, epochs: int, current: EpochProgress
+) -> list[str]:
+    """Return in words what is no more as `before` in a run that is resumed after so many epochs.
+
+    Raises
+    ------
+    BadOption
+        If the run has begun more epochs than it is to have.
+    """
+    begun, lines = epochs + bool(current.batches), []
+    if config.epochs < begun:
+        raise BadOption(f"train: epochs is {config.epochs}, but the run has begun its epoch {begun} already")
+    if config.epochs != before.epochs:
+        lines.append(
+            f"epochs: {config.epochs}, where it was to have {before.epochs}; from here on the learning rate "
+            f"is that of a run of {config.epochs} epochs ({optimizer.schedule(optimizer.steps):.2g} next)"
+        )
+    if config.backend != before.backend:
+        lines.append(f"backend: {config.backend}, where it was {before.backend}; the last bits may differ")
+    return lines
