@@ -669,9 +669,7 @@ def test_a_routing_put_in_the_place_of_the_named_one_is_neither_saved_nor_export
     net.capsules.routing = routing
     with pytest.raises(ValueError, match="of its own cannot be built again"):
         save_network(tmp_path / "net.npz", net)
-    with pytest.raises(
-        ValueError, match=r"to_onnx: .* cannot be written; dynamic routing with a softmax and the"
-    ):
+    with pytest.raises(ValueError, match=r"to_onnx: .* cannot be written; dynamic routing with a softmax"):
         to_onnx(tmp_path / "net.onnx", net)
 
 
