@@ -62,6 +62,8 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "schedule": "exponential",
         "warmup": 2,
         "shift": 1,
+        "routing": "inverted-attention",
+        "coupling": "entmax",
         "routing_iterations": 2,
         "seed": 7,
         "backend": "numpy",

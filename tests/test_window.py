@@ -50,6 +50,14 @@ def test_the_window_shows_the_image_its_lengths_and_its_reconstruction(explorer,
     assert str(explorer.predicted) in explorer.pictures["reconstruction"].axes.get_title()
 
 
+def test_where_the_network_gives_logits_the_window_still_moves_a_capsule(dataset):
+    network = build("capsnet", "tiny", routing="inverted-attention", rng=3)
+    explorer = Explorer(Figure(figsize=(10, 5.6)), network, dataset.test_images, dataset.test_labels, DIGITS)
+    (z, _), cache = network.forward(dataset.test_images[:1].astype(np.float32) / 255)
+    assert explorer.predicted == z[0].argmax()
+    np.testing.assert_allclose(explorer.capsule, cache.v[0, explorer.predicted], rtol=1e-5)
+
+
 def test_there_is_a_slider_for_each_dimension_from_minus_to_plus_a_quarter(explorer):
     assert [slider.label.get_text() for slider in explorer.sliders] == list("01234567")
     assert {(s.valmin, s.valmax, s.val) for s in explorer.sliders} == {(-0.25, 0.25, 0.0)}

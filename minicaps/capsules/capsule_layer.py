@@ -8,9 +8,10 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.capsules.couplings import Coupling
-from minicaps.capsules.dynamic_routing import DynamicRouting, RoutingCache
+from minicaps.capsules.dynamic_routing import DynamicRouting
+from minicaps.capsules.routing import Routing, check_routing
 from minicaps.capsules.votes import Votes, VotesCache
-from minicaps.checks import check_array, check_flag, check_gradient
+from minicaps.checks import check_array, check_flag
 from minicaps.layers import Layer, Seed
 
 
@@ -18,7 +19,7 @@ class CapsuleCache(NamedTuple):
     """What CapsuleLayer keeps; ``b``, ``c``, ``s``, ``v`` are lists with one array per iteration."""
 
     votes: VotesCache
-    routing: RoutingCache
+    routing: Any  # the cache of the routing
 
     @property
     def b(self) -> list[Array]:
@@ -47,10 +48,12 @@ class CapsuleLayer(Layer):
     ----------
     lower_capsules, lower_dimension, upper_capsules, upper_dimension, std
         As for Votes.
+    routing : Routing, optional
+        By default dynamic routing, with the next three options.
     iterations, coupling
         As for DynamicRouting.
     bias : bool
-        Add a learned bias (J, E) to every s.
+        Add a learned bias (J, E) to every s of dynamic routing.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
 
@@ -69,6 +72,7 @@ class CapsuleLayer(Layer):
         upper_capsules: int,
         upper_dimension: int,
         *,
+        routing: Routing | None = None,
         iterations: int = 3,
         coupling: Coupling | None = None,
         bias: bool = False,
@@ -79,23 +83,33 @@ class CapsuleLayer(Layer):
         super().__init__()
         check_flag("CapsuleLayer", bias=bias)
         self.bias = bias
-        bias_shape = (upper_capsules, upper_dimension) if bias else None
         sizes = (lower_capsules, lower_dimension, upper_capsules, upper_dimension)
         self.votes = Votes(*sizes, std=std, rng=rng, dtype=dtype)
-        routing_options: dict[str, Any] = {"bias_shape": bias_shape, "dtype": dtype}
-        self.routing = self.DynamicRouting(iterations, coupling=coupling, **routing_options)
+        if routing is None:
+            bias_shape = (upper_capsules, upper_dimension) if bias else None
+            routing = self.DynamicRouting(iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)
+        elif bias or coupling is not None or iterations != 3:
+            raise ValueError(
+                "CapsuleLayer: got a routing, and iterations, coupling or bias for another one; "
+                "give these options to the routing"
+            )
+        self.routing: Any = check_routing("CapsuleLayer", routing)  # each kind has options of its own
 
-    def forward(self, u: Array) -> tuple[Array, Any]:
-        """u (B, I, D) -> v (B, J, E), of lengths 0 to 1."""
+    def forward(self, u: Array, *activations: Array) -> tuple[Any, Any]:
+        """u (B, I, D) -> v (B, J, E), or whatever the routing gives.
+
+        A routing that reads activations gets those handed in, a (B, I).
+        """
         self._check_input(u)
         u_hat, votes = self.votes.forward(u)  # (B, I, J, E), eq. 2
-        v, routing = self.routing.forward(u_hat)  # (B, J, E), procedure 1
+        v, routing = self.routing.forward(u_hat, *activations)  # (B, J, E)
         return v, CapsuleCache(votes, routing)
 
-    def backward(self, dv: Array, cache: Any) -> Array:
-        """dv (B, J, E) -> du (B, I, D)."""
-        check_gradient("CapsuleLayer.backward", dv, cache.v[-1].shape, cache.v[-1])
-        du_hat = self.routing.backward(dv, cache.routing)  # (B, I, J, E)
+    def backward(self, dv: Any, cache: Any) -> Any:
+        """dv (B, J, E), or a gradient for whatever the routing gave -> du (B, I, D), or (du, da)."""
+        du_hat = self.routing.backward(dv, cache.routing)  # (B, I, J, E), or with da (B, I)
+        if isinstance(du_hat, tuple):
+            return self.votes.backward(du_hat[0], cache.votes), *du_hat[1:]
         return self.votes.backward(du_hat, cache.votes)  # (B, I, D)
 
     def _check_input(self, u: Array) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from minicaps.arrays import Array, get_xp
-from minicaps.checks import check_array, check_gradient
+from minicaps.checks import check_array, check_gradient, check_positive
 from minicaps.layers import Layer, softmax, softmax_backward
 
 LOGITS = ("batch B", None), ("lower capsules I", None), ("upper capsules J", None)
@@ -152,6 +154,63 @@ class Stopped(Coupling):
         return get_xp(dc).zeros_like(dc)
 
 
+class PriorCache(NamedTuple):
+    inner: Any  # the cache of the inner coupling
+    shape: tuple[int, ...]  # of b
+
+
+class Prior(Coupling):
+    r"""Learned logits on top of what routing finds: c = inner(b + prior).
+
+    Since routing adds agreements up, it then begins with the logits b¹ = prior instead of 0, as Sabour et
+    al. 2017 (§2) allow. With one iteration the couplings are learned by gradient descent alone, without
+    routing.
+
+    Gradient: that of the inner coupling, db; dprior_ij = Σ_B db_ij, of every iteration.
+
+    Parameters
+    ----------
+    lower_capsules, upper_capsules : int
+        I and J; prior (I, J) starts at 0.
+    inner : Coupling, optional
+        By default ``Softmax()``.
+    dtype : float32 or float64
+
+    References
+    ----------
+    Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017:
+    section 2.
+    """
+
+    def __init__(
+        self,
+        lower_capsules: int,
+        upper_capsules: int,
+        inner: Coupling | None = None,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        check_positive("Prior", lower_capsules=lower_capsules, upper_capsules=upper_capsules)
+        self.inner = check_coupling("Prior", inner)
+        self.add_param("prior", np.zeros((lower_capsules, upper_capsules), dtype=dtype))  # (I, J)
+
+    def forward(self, b: Array) -> tuple[Array, PriorCache]:
+        """b (B, I, J) -> c (B, I, J), those of the inner coupling."""
+        prior = self.params["prior"]  # (I, J)
+        axes = zip(("lower capsules I", "upper capsules J"), prior.shape, strict=True)
+        check_array("Prior.forward", "b", b, LOGITS[0], *axes, like=prior)
+        c, inner = self.inner.forward(b + prior)  # (B, I, J)
+        return c, PriorCache(inner, b.shape)
+
+    def backward(self, dc: Array, cache: PriorCache) -> Array:
+        """dc (B, I, J) -> db (B, I, J)."""
+        check_gradient("Prior.backward", dc, cache.shape, self.params["prior"])
+        db = self.inner.backward(dc, cache.inner)  # (B, I, J)
+        self.grads["prior"] += db.sum(axis=0)  # (I, J)
+        return db
+
+
 class FrozenCache(NamedTuple):
     shape: tuple[int, ...]  # of b
 
@@ -186,11 +245,3 @@ class Frozen(Coupling):
         """dc (B, I, J) -> db = 0 (B, I, J)."""
         check_gradient("Frozen.backward", dc, cache.shape, self.c)
         return get_xp(dc).zeros_like(dc)
-
-
-COUPLINGS: dict[str, Callable[[], Coupling]] = {
-    "softmax": Softmax,
-    "leaky": Leaky,
-    "hard": Hard,
-    "leaky hard": lambda: Leaky(Hard()),
-}

@@ -12,10 +12,10 @@ from minicaps.fast.dense import Dense
 from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.platform import keep_freed_memory, own_the_cores
 from minicaps.fast.primary import PrimaryCaps
-from minicaps.fast.squash import Squash
+from minicaps.fast.squash import ExponentialSquash, Squash
 from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
 
-TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, PrimaryCaps, ReLU, Squash)
+TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, ExponentialSquash, PrimaryCaps, ReLU, Squash)
 
 __all__ = [
     "TWINS",
@@ -24,6 +24,7 @@ __all__ = [
     "Decoder",
     "Dense",
     "DynamicRouting",
+    "ExponentialSquash",
     "PrimaryCaps",
     "ReLU",
     "Squash",

@@ -111,11 +111,16 @@ class CapsuleCache(NamedTuple):
 
 
 class CapsuleLayer(capsules.CapsuleLayer):
-    """capsules.CapsuleLayer, without ever building û, and some samples on each thread."""
+    """capsules.CapsuleLayer, without ever building û, and some samples on each thread.
+
+    That is for dynamic routing; any other does what its definition says.
+    """
 
     DynamicRouting = DynamicRouting
 
-    def forward(self, u: Array) -> tuple[Array, CapsuleCache]:
+    def forward(self, u: Array, *activations: Array) -> tuple[Any, Any]:
+        if activations or not is_written_out_here(self.routing):
+            return super().forward(u, *activations)
         self._check_input(u)
         xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
         I, D, J, E = W.shape
@@ -132,7 +137,9 @@ class CapsuleLayer(capsules.CapsuleLayer):
 
         return v, CapsuleCache(u, parallel(work, work_slices(len(u), I * D * J, xp)))
 
-    def backward(self, dv: Array, cache: CapsuleCache) -> Array:
+    def backward(self, dv: Any, cache: Any) -> Any:
+        if not isinstance(cache, CapsuleCache):
+            return super().backward(dv, cache)
         u, W = cache.u, self.votes.params["W"]  # (B, I, D), (I, D, J, E)
         check_gradient("CapsuleLayer.backward", dv, (len(u), *W.shape[2:]), u)
         gradient = self._empty_products(dv, u, len(cache.slices[0].iterations))
@@ -140,8 +147,12 @@ class CapsuleLayer(capsules.CapsuleLayer):
         def work(part: SliceCache) -> Array:
             return route_backward(self.routing, dv[part.samples], part, gradient.of_samples(part.samples))
 
-        dbias = sum(parallel(work, cache.slices))  # (J, E); in order, so it has the same bits each time
-        if self.bias:
+        # In order, so that sums have the same bits each time; what the routing's layers learn, they add up
+        # themselves, one slice after the other.
+        inside = self.routing.coupling.params or self.routing.squash.params
+        each = list(map(work, cache.slices)) if inside else parallel(work, cache.slices)
+        dbias = sum(each)  # (J, E)
+        if self.routing.bias_shape is not None:
             self.routing.grads["bias"] += dbias
         return self._votes_backward(gradient, u)
 
@@ -166,6 +177,17 @@ class CapsuleLayer(capsules.CapsuleLayer):
 
         parallel(work, work_slices(I, len(u) * J * E, xp))
         return du
+
+
+def is_written_out_here(routing: Any) -> bool:
+    """Whether forward and backward of a routing are those of DynamicRouting, with v its one output."""
+    own = ("forward", "backward")
+    plain = capsules.DynamicRouting
+    return (
+        isinstance(routing, plain)
+        and all(getattr(type(routing), name) is getattr(plain, name) for name in own)
+        and routing.outputs == ("v",)
+    )
 
 
 def is_constant(coupling: Coupling) -> bool:
@@ -223,10 +245,12 @@ def route_backward(
         dbias = dbias + ds.sum(axis=0)  # (J, E)
         k = 2 * (len(part.iterations) - 1 - r)
         gradient.set_product(k, iteration.c, ds)
-        if r == 0 or is_constant(routing.coupling):
+        if is_constant(routing.coupling) or (r == 0 and not routing.coupling.params):
             break
         dc = part.votes.agree(ds)  # (B, I, J)
         db = db + routing.coupling.backward(dc, iteration.coupling)  # (B, I, J)
+        if r == 0:
+            break
         gradient.set_product(k + 1, db, part.iterations[r - 1].v)
         dv = part.votes.combine(db)  # (B, J, E)
     return dbias

@@ -40,3 +40,10 @@ class Squash(capsules.Squash):
 
     _length_and_direction = staticmethod(plain_length_and_direction)
     _dot = staticmethod(dot)
+
+
+class ExponentialSquash(capsules.ExponentialSquash):
+    """capsules.ExponentialSquash, with its sums over the short last axis as products of matrices."""
+
+    _length_and_direction = staticmethod(plain_length_and_direction)
+    _dot = staticmethod(dot)

@@ -116,11 +116,11 @@ class Explorer:
         """Let the network see an image."""
         self.number = number % len(self.images)
         self.image = to_float(self.images[self.number])  # (H, W, C)
-        outputs = self.network(self.image[None])  # (1, J, E), (1, H, W, C)
+        outputs, cache = self.network.forward(self.image[None])  # …, (1, H, W, C)
         self.reconstruction = outputs[1][0]  # (H, W, C)
         self.lengths = self.network.scores(outputs)[0]  # (J,)
         self.predicted = int(self.lengths.argmax())
-        self.capsule = outputs[0][0, self.predicted]  # (E,)
+        self.capsule = cache.v[0, self.predicted]  # (E,)
 
     # -- what is on the screen ----------------------------------------------------------------
 

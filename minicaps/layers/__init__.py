@@ -12,6 +12,7 @@ from minicaps.layers.losses import (
     WeightedSum,
     one_hot,
 )
+from minicaps.layers.normalization import LayerNorm
 from minicaps.layers.pooling import MaxPool2d
 from minicaps.layers.reshape import Reshape
 from minicaps.layers.sequential import Sequential
@@ -25,6 +26,7 @@ __all__ = [
     "DenseCache",
     "Example",
     "Layer",
+    "LayerNorm",
     "Loss",
     "MarginLoss",
     "MaxPool2d",

@@ -17,7 +17,7 @@ from minicaps.layers.vectors import length_and_direction
 
 class MarginCache(NamedTuple):
     n: Array  # (B, J), the lengths
-    e: Array  # (B, J, E), the directions
+    e: Array | None  # (B, J, E), the directions; None where the prediction was lengths
     T: Array  # (B, J), 1 where the class is present
     short: Array  # (B, J), boolean: n < m⁺
     long: Array  # (B, J), boolean: n > m⁻
@@ -49,11 +49,12 @@ class MarginLoss(Loss):
         self.present, self.absent, self.down_weight = float(present), float(absent), float(down_weight)
 
     def forward(self, prediction: Array, target: Array) -> tuple[Array, MarginCache]:
-        """prediction v (B, J, E); target: classes (B,), or T (B, J) of 0 and 1 for several."""
+        """prediction v (B, J, E) or lengths (B, J); target: classes (B,), or T (B, J) of 0 and 1."""
         v, axes = prediction, (("batch B", None), ("classes J", None), ("capsule dimension E", None))
-        check_array("MarginLoss.forward", "prediction", v, *axes)
+        are_lengths = getattr(v, "ndim", 3) == 2
+        check_array("MarginLoss.forward", "prediction", v, *axes[: 2 if are_lengths else 3])
         T = class_targets("MarginLoss.forward", target, v.shape[0], v.shape[1], v.dtype)  # (B, J)
-        n, e = length_and_direction(v)  # (B, J, 1), (B, J, E)
+        n, e = (v[..., None], None) if are_lengths else length_and_direction(v)  # (B, J, 1), (B, J, E)
         n = n[..., 0]  # (B, J)
         cache = MarginCache(n, e, T, n < self.present, n > self.absent)
         too_short, too_long = self._hinges(cache)  # (B, J)
@@ -61,10 +62,12 @@ class MarginLoss(Loss):
         return (per_class / len(v)).sum(), cache
 
     def backward(self, cache: MarginCache) -> Array:
-        """-> dv (B, J, E)."""
+        """-> dv (B, J, E), or that of the lengths (B, J)."""
         T = cache.T
         too_short, too_long = self._hinges(cache)  # (B, J)
         dn = -2 * T * too_short + 2 * self.down_weight * (1 - T) * too_long  # (B, J)
+        if cache.e is None:
+            return dn / len(dn)  # (B, J)
         return (dn / len(dn))[..., None] * cache.e  # (B, J, 1) (B, J, E) -> (B, J, E)
 
     def _hinges(self, cache: MarginCache) -> tuple[Array, Array]:

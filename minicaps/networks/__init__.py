@@ -2,7 +2,7 @@
 
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
-from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.capsnet_config import COUPLINGS, ROUTINGS, CapsNetConfig
 from minicaps.networks.export import to_onnx
 from minicaps.networks.network import (
     Network,
@@ -18,9 +18,11 @@ from minicaps.networks.weights import find_pretrained, load, load_network, load_
 
 __all__ = [
     "CNN",
+    "COUPLINGS",
     "MLP",
     "NETWORKS",
     "PRESETS",
+    "ROUTINGS",
     "CNNConfig",
     "CapsNet",
     "CapsNetCache",

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicaps.arrays import Array
+from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Coupling, Mask
 from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU
 from minicaps.layers import (
+    CrossEntropyLoss,
     Layer,
     Loss,
     MarginLoss,
@@ -18,6 +19,7 @@ from minicaps.layers import (
     WeightedSum,
     generator,
     length_and_direction,
+    softmax,
 )
 from minicaps.networks.capsnet_config import CapsNetConfig
 from minicaps.networks.network import Network, check_images
@@ -30,6 +32,7 @@ class CapsNetCache(NamedTuple):
     relu: Any
     primary: Any
     capsules: Any
+    presence: Any
     mask: Any
     decoder: Any
     v: Array  # (B, J, E)
@@ -42,8 +45,11 @@ class CapsNet(Network):
     images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
     length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
 
-    Gradient: v receives the sum of both its uses, dv + mask'ᵀ decoder'ᵀ dreconstruction; then that of
-    the capsule layer, of the primary capsules, of ReLU and of the convolution.
+    Where the routing is inverted attention, lengths say nothing: a ``Line`` reads logits z off v, and the
+    network gives z in the place of v.
+
+    Gradient: v receives the sum of both its uses, dv (or line'ᵀ dz) + mask'ᵀ decoder'ᵀ dreconstruction;
+    then that of the capsule layer, of the primary capsules, of ReLU and of the convolution.
 
     Parameters
     ----------
@@ -94,30 +100,39 @@ class CapsNet(Network):
         )  # fmt: skip
         self.capsules = CapsuleLayer(
             config.primary_capsules, config.primary_dimension, config.classes, config.class_dimension,
-            iterations=config.iterations, coupling=coupling or config.build_coupling(), bias=config.bias,
-            std=config.std, **options,
+            routing=config.build_routing(coupling, dtype), std=config.std, **options,
         )  # fmt: skip
         self.mask = Mask()
         self.decoder = None
         if config.decoder:
             features = config.classes * config.class_dimension
             self.decoder = Decoder(features, config.image_shape, hidden=config.decoder_hidden, **options)
+        self.presence = config.build_presence(
+            **options
+        )  # last, so that all else starts as with other routings
 
     def forward(self, images: Array, labels: Array | None = None) -> tuple[Any, CapsNetCache]:
         """images (B, H, W, C), pixels 0 to 1 -> v (B, J, E), or with a decoder (v, reconstruction).
 
-        The decoder sees the capsule of the label (B,), or of the longest capsule without labels.
+        With inverted attention logits z (B, J) stand in the place of v. The decoder sees the capsule of
+        the label (B,), or without labels the longest one, or the one with the largest logit.
         """
         check_images("CapsNet.forward", images, self)
         x, conv = self.conv.forward(images)  # (B, H', W', conv_channels)
         x, relu = self.relu.forward(x)  # (B, H', W', conv_channels)
         u, primary = self.primary.forward(x)  # (B, I, D)
         v, capsules = self.capsules.forward(u)  # (B, J, E)
+        y, presence = (v, None) if self.presence is None else self.presence.forward(v)  # v, or z (B, J)
+        caches, by_label = (conv, relu, primary, capsules, presence), labels is not None
         if self.decoder is None:
-            return v, CapsNetCache(conv, relu, primary, capsules, None, None, v, labels is not None)
-        reconstruction, mask, decoder = self.decode(v, labels)  # (B, H, W, C)
-        cache = CapsNetCache(conv, relu, primary, capsules, mask, decoder, v, labels is not None)
-        return (v, reconstruction), cache
+            return y, CapsNetCache(*caches, None, None, v, by_label)
+        shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
+        reconstruction, mask, decoder = self.decode(v, shown)  # (B, H, W, C)
+        return (y, reconstruction), CapsNetCache(*caches, mask, decoder, v, by_label)
+
+    def highest(self, z: Array) -> Array:
+        """Return the classes that the decoder shows of logits z (B, J), without labels: (B,)."""
+        return z.argmax(axis=1)
 
     def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
         """v (B, J, E), labels (B,) -> reconstruction (B, H, W, C), and the caches of mask and decoder."""
@@ -135,7 +150,7 @@ class CapsNet(Network):
         return dv[0] if cache.mask.by_label else dv  # the labels have no gradient
 
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
-        """dv, or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
+        """dv (or dz), or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
         dimages = self.conv.backward(self._backward_to_conv(dy, cache), cache.conv)  # (B, H, W, C)
         return (dimages, None) if cache.by_label else dimages
 
@@ -143,10 +158,10 @@ class CapsNet(Network):
         self.conv.backward_params(self._backward_to_conv(dy, cache), cache.conv)
 
     def _backward_to_conv(self, dy: Any, cache: CapsNetCache) -> Array:
-        if self.decoder is None:
-            dv = dy  # (B, J, E)
-        else:
-            dv, dreconstruction = dy
+        dv, dreconstruction = (dy, None) if self.decoder is None else dy
+        if self.presence is not None:
+            dv = self.presence.backward(dv, cache.presence)  # of z = line(v): (B, J, E)
+        if dreconstruction is not None:
             dv = dv + self.decode_backward(dreconstruction, cache)  # (B, J, E)
         du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
         dx = self.primary.backward(du, cache.primary)  # (B, H', W', conv_channels)
@@ -156,17 +171,20 @@ class CapsNet(Network):
         """Return the outputs alone, without keeping the caches of the parts."""
         check_images("CapsNet", images, self)
         v = self.capsules(self.primary(self.relu(self.conv(images))))  # (B, J, E)
+        y = v if self.presence is None else self.presence(v)  # (B, J, E), or z (B, J)
         if self.decoder is None:
-            return v
-        return v, self.decode(v, labels)[0]
+            return y
+        shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
+        return y, self.decode(v, shown)[0]
 
     # -- what training asks --------------------------------------------------------------------
 
     def objective(self) -> Loss:
-        """Return the margin loss, plus the reconstruction loss where there is a decoder."""
+        """Return the margin loss, or cross-entropy of logits, plus the reconstruction loss of a decoder."""
+        loss = MarginLoss() if self.presence is None else CrossEntropyLoss()
         if self.decoder is None:
-            return MarginLoss()
-        return WeightedSum([MarginLoss(), ReconstructionLoss(scale=self.config.reconstruction_scale)])
+            return loss
+        return WeightedSum([loss, ReconstructionLoss(scale=self.config.reconstruction_scale)])
 
     def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
         return (images,) if self.decoder is None else (images, labels)
@@ -175,16 +193,35 @@ class CapsNet(Network):
         return labels if self.decoder is None else (labels, images)
 
     def class_capsules(self, outputs: Any) -> Array:
-        """Return v (B, J, E) of the outputs."""
+        """Return v (B, J, E) of the outputs; the cache of ``forward`` has it with every routing.
+
+        Raises
+        ------
+        ValueError
+            If the network gives logits in its place.
+        """
+        if self.presence is not None:
+            raise ValueError(
+                f"CapsNet.class_capsules: with {self.config.routing} routing the outputs are logits; take "
+                "v of the cache, network.forward(images)[1].v"
+            )
+        return self._first(outputs)
+
+    def _first(self, outputs: Any) -> Array:
         return outputs if self.decoder is None else outputs[0]
 
     def scores(self, outputs: Any) -> Array:
-        """Return the lengths of the class capsules (B, J), 0 to 1."""
-        return length_and_direction(self.class_capsules(outputs))[0][..., 0]
+        """Return the lengths of the class capsules (B, J), 0 to 1, or the softmax of logits."""
+        if self.presence is not None:
+            return softmax(self._first(outputs))  # (B, J)
+        return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
 
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
-        return [*parts.items(), *([] if self.decoder is None else [("decoder", self.decoder)])]
+        branches = {"decoder": self.decoder, "presence": self.presence}
+        return [*parts.items(), *((name, layer) for name, layer in branches.items() if layer is not None)]
 
     def stage_input(self, name: str, x: Array) -> Array:
+        if name == "presence":  # it looks at v as the decoder does, and this is about shapes
+            return get_xp(x).zeros((len(x), self.classes, self.config.class_dimension), dtype=x.dtype)
         return self.mask(x) if name == "decoder" else x

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minicaps.arrays import to_numpy
-from minicaps.capsules import DynamicRouting, Leaky, Softmax, Stopped
+from minicaps.capsules import DynamicRouting, Leaky, Softmax, Squash, Stopped
 from minicaps.networks import files
 from minicaps.networks.capsnet import CapsNet
 from minicaps.networks.network import Network
@@ -53,8 +53,13 @@ def _is_leaky(network: CapsNet) -> bool:
     if isinstance(coupling, Stopped):
         coupling = coupling.inner  # which matters to gradients alone
     inner = coupling.inner if isinstance(coupling, Leaky) else coupling
-    if not isinstance(routing, DynamicRouting) or type(inner) is not Softmax:
-        raise ValueError(f"to_onnx: {routing!r} cannot be written; dynamic routing with a softmax can")
+    squash = getattr(routing, "squash", None)
+    squashes = isinstance(squash, Squash) and squash.offset == 1  # as in the paper
+    if not isinstance(routing, DynamicRouting) or type(inner) is not Softmax or not squashes:
+        raise ValueError(
+            f"to_onnx: {routing!r} cannot be written; dynamic routing with a softmax and squash as in the "
+            "paper can"
+        )
     return isinstance(coupling, Leaky)
 
 

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 3  # raised when older code could not read what newer code writes
-# 1 had no checksum; 2 named a CapsNet's parts and options otherwise (weights.py)
+FORMAT = 4  # raised when older code could not read what newer code writes
+# 1 had no checksum; 2 named a CapsNet's parts and options otherwise (weights.py); 3 knew one routing only
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 ZIP_START = b"PK\x03\x04"
 NPY_HEADERS: dict[Any, Any] = {

@@ -62,6 +62,10 @@ class OverlapCapsNet(OfPairs, CapsNet):
         images, mask, decoder = super().decode(twice, labels.reshape(-1))  # (2B, H, W, C)
         return images.reshape(len(v), 2, *self.image_shape), mask, decoder
 
+    def highest(self, z: Array) -> Array:
+        """Return the classes of the two highest logits: (B, J) -> (B, 2)."""
+        return highest_two(z)
+
     def decode_backward(self, dreconstruction: Array, cache: CapsNetCache) -> Array:
         """dreconstruction (B, 2, H, W, C) -> dv (B, J, E)."""
         each = dreconstruction.reshape(-1, *self.image_shape)  # (2B, H, W, C)

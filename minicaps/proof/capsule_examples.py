@@ -11,14 +11,9 @@ from minicaps.arrays import Array
 from minicaps.capsules import Hard, Leaky, Softmax, Stopped
 from minicaps.layers import Example
 from minicaps.proof.examples import examples_of
+from minicaps.proof.routing_examples import more_ways_to_route, routings, with_outputs
 
 # -- capsules ---------------------------------------------------------------------------------
-
-
-@examples_of("Squash")
-def squash(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-    for name, scale in {"short": 0.1, "medium": 1.0, "long": 10.0}.items():
-        yield Example(name, cls(), ((scale * rng.normal(size=(2, 3, 4))).astype(dtype),))
 
 
 @examples_of("Softmax")
@@ -76,7 +71,8 @@ def with_couplings(routing: Any, u_hat: Array, c: Array) -> tuple[Array, Any]:
 
 @examples_of("DynamicRouting")
 def dynamic_routing(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-    for name, options in ways_to_route().items():
+    more = {**more_ways_to_route(5, 3, dtype), **with_outputs(dtype)}
+    for name, options in {**ways_to_route(), **more}.items():
         u_hat = rng.normal(size=(2, 5, 3, 4)).astype(dtype)  # (B, I, J, E)
         layer = cls(**options_of_routing(options, (3, 4)), dtype=dtype)
         check_forward = None
@@ -111,11 +107,13 @@ def primary_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Exa
 
 @examples_of("CapsuleLayer")
 def capsule_layer(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-    for name, options in {**ways_to_route(), "small W": {"std": 0.1}}.items():
+    more = {name: o for name, o in more_ways_to_route(5, 4, dtype).items() if "squash" not in o}
+    more |= {name: {"routing": routing} for name, routing in routings(5, 4, 6, dtype).items()}
+    for name, options in {**ways_to_route(), "small W": {"std": 0.1}, **more}.items():
         u = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, D)
         layer = cls(5, 3, 4, 6, **{"std": 0.7, **options}, rng=rng, dtype=dtype)
         check_forward = None
-        if isinstance(layer.routing.coupling, Stopped):
+        if "routing" not in options and isinstance(layer.routing.coupling, Stopped):
             c = layer.forward(u)[1].c[-1]  # (B, I, J)
 
             def check_forward(u: Array, layer: Any = layer, c: Array = c) -> Any:
@@ -184,6 +182,11 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
         ),
         "hard": ({"coupling": "hard", "decoder": False}, (images,)),
         "stopped": ({"stopped_gradient": True, "std": 0.9}, (images, labels)),
+        "self-attention": ({"routing": "self-attention"}, (images, labels)),
+        "inverted attention": ({"routing": "inverted-attention", "iterations": 2}, (images, labels)),
+        "inverted attention, highest": ({"routing": "inverted-attention"}, (images,)),
+        "inverted attention, no decoder": ({"routing": "inverted-attention", "decoder": False}, (images,)),
+        "prior": ({"prior": True, "coupling": "entmax", "decoder": False}, (images,)),
         "other sizes": (
             {
                 "conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3, "primary_dimension": 2,
@@ -194,6 +197,9 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
     }  # fmt: skip
     for name, (options, inputs) in cases.items():
         network = cls(cls.Config(**{**small, **options}), rng=rng, dtype=dtype)
+        for param in network.params.values():
+            if not param.any():  # prior logits and biases of a start at 0
+                param[...] = 0.3 * rng.normal(size=param.shape)
         stopped = network.config.stopped_gradient
         yield Example(name, network, inputs, frozen_network(network, *inputs) if stopped else None)
 

@@ -111,6 +111,7 @@ def margin_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Exam
     v = (v / np.linalg.norm(v, axis=-1, keepdims=True) * lengths).astype(dtype)
     yield Example("one class", cls(), (v, np.array([2, 0, 3])))
     yield Example("several classes", cls(), (v, SEVERAL))
+    yield Example("of lengths", cls(), (np.linalg.norm(v, axis=-1).astype(dtype), np.array([3, 1, 0])))
     other = cls(present=0.8, absent=0.25, down_weight=0.7)
     yield Example("other margins", other, (v, np.array([1, 0, 3])))
 

@@ -15,14 +15,20 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import NETWORKS, PRESETS, Network, build
+from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, ROUTINGS, Network, build
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
-OF_CAPSNETS = ("preset", "routing_iterations", "decoder")  # options that no other network has
+OF_CAPSNETS = (
+    "preset",
+    "routing",
+    "coupling",
+    "routing_iterations",
+    "decoder",
+)  # options that no other network has
 
 
 class BadOption(ValueError):
@@ -92,6 +98,8 @@ class TrainConfig:
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
+    routing: str = _option("dynamic", "routing of the CapsNet", *ROUTINGS)
+    coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
     init: str | None = _option(
@@ -143,6 +151,11 @@ class TrainConfig:
                         f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only "
                         "capsnet does; leave it out"
                     )
+        if self.routing == "self-attention" and self.routing_iterations is not None:
+            count = self.routing_iterations
+            raise BadOption(
+                f"train: routing_iterations is {count}, but self-attention has none; leave it out"
+            )
 
     def __str__(self) -> str:
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
@@ -167,7 +180,7 @@ class TrainConfig:
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
-            options["decoder"] = self.decoder
+            options |= {"decoder": self.decoder, "routing": self.routing, "coupling": self.coupling}
             if self.routing_iterations is not None:
                 options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
