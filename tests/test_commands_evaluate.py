@@ -123,7 +123,7 @@ def test_the_data_without_a_run_are_refused(call, pictures):
 
 
 def test_an_empty_path_is_refused(complaint, finished_run):
-    assert "--data: an empty path" in complaint("evaluate", finished_run, "--data", "", code=2)
+    assert "--data is empty" in complaint("evaluate", finished_run, "--data", "", code=2)
 
 
 def test_json_is_one_document_that_agrees_with_the_report(call, finished_run, pictures):

@@ -275,6 +275,7 @@ def test_the_run_says_whether_it_has_learnt_mnist(tmp_path, finished_run, unfini
     assert answers.learnt_mnist(find_pretrained()) and not answers.learnt_mnist(finished_run)
     arrays, description = files.read(unfinished_run / "checkpoint.npz")
     files.write(tmp_path / "checkpoint.npz", arrays, description | {"data": answers.MNIST})
+    (tmp_path / "config.json").write_bytes((unfinished_run / "config.json").read_bytes())
     assert all(answers.learnt_mnist(path) for path in (tmp_path, tmp_path / "model.npz"))
     assert not answers.learnt_mnist(tmp_path / "other.npz")
     (tmp_path / "checkpoint.npz").write_bytes(b"damaged")

@@ -253,7 +253,7 @@ def test_options_that_cannot_act_or_undo_the_training_are_refused(
 
 
 def test_what_is_odd_about_the_data_is_said(call, small_folder, monkeypatch, no_figures):
-    monkeypatch.setattr(Dataset, "remarks", lambda dataset: ["class 7 has no images", "all are grey"])
+    monkeypatch.setattr(Dataset, "remarks", lambda dataset, limit: ["class 7 has no images", "all are grey"])
     output = call(
         *QUICK, "--data", small_folder, "--init", "pretrained", "--preset", "small", "--out", "run"
     )[1]
@@ -311,7 +311,7 @@ def test_a_finished_run_is_trained_further_on_data_that_have_moved(
     config = json.loads((tmp_path / "run" / "config.json").read_text()) | {"data": str(tmp_path / "mine")}
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     line = complaint("train", "--resume", "run", "--epochs", 5, code=2)
-    assert "mine: no such folder; if the data have moved, name their folder with --data" in line
+    assert "mine: no such folder or file; if the data have moved, name their folder with --data" in line
     code, output, errors = call("train", "--resume", "run", "--epochs", 5, "--data", "moved")
     assert (code, errors) == (0, "") and f"data: {tmp_path / 'moved'}: 270 images" in output
     assert "epochs: 5, where it was to have 4; from here on the learning rate is that of a run of 5" in output

@@ -185,7 +185,7 @@ LAYER_FILES = (
     *(f"training/{name}.py" for name in ("optimizers", "step", "finite", "evaluation")),
 )
 # Files within these folders: of weights, and of threads, which work on the host.
-HOST_FILES = ("weights.py", "files.py", "platform.py", "threads.py")
+HOST_FILES = ("weights.py", "files.py", "export.py", "onnx.py", "safetensors.py", "platform.py", "threads.py")
 # Types, constants and state of the process; no function of data among them.
 HARMLESS = set(
     "float32 float64 uint8 int64 ndarray integer number bool_ dtype pi inf errstate random".split()

@@ -194,6 +194,9 @@ class Asked:
         self.settings = Settings(data=data, networks=("mlp",))
         self.seeds = range(1)
 
+    def load(self, needs):
+        return load(self.settings.data)
+
     def build(self, *_):
         return None
 

@@ -56,8 +56,8 @@ def command(options: argparse.Namespace) -> int:
     if options.run is None and len(paths) < 2:
         options.refuse("the following arguments are required: RUN")
     if "" in paths:
-        raise UsageError("--data: an empty path, expected that of a folder or file")
-    run = run_path(options.run or paths.pop())
+        raise UsageError("--data is empty, expected the path of a folder or file")
+    run = run_path(paths.pop() if options.run is None else options.run)
     network, class_names = load_run(run)
     view = View(options, run, network, class_names)
     if paths:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -108,3 +110,13 @@ def samples(value: Any) -> Iterator[Any]:
     """Yield each sample of a batch as a batch of one."""
     for b in range(len(arrays_in(value)[0])):
         yield map_arrays(operator.itemgetter(slice(b, b + 1)), value)
+
+
+@contextmanager
+def raising_floating_point_warnings() -> Iterator[None]:
+    """Raise RuntimeWarning for a division by zero, an overflow or an invalid number."""
+    with np.errstate(divide="warn", over="warn", invalid="warn"), warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        # OpenBLAS leaves this flag behind now and then, with nothing wrong in the result.
+        warnings.filterwarnings("ignore", "invalid value encountered in matmul")
+        yield

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,6 +27,7 @@ from minicaps.proof.cases import (
     assert_equal_bits,
     cases_of,
     map_arrays,
+    raising_floating_point_warnings,
     run,
     samples,
     upstream,
@@ -65,8 +65,7 @@ def check_layer(cls: Any) -> list[str]:
     >>> "backward_is_linear_in_dy" in check_layer(ReLU)
     True
     """
-    passed: list[str] = []
-    failures: list[str] = []
+    passed, failures = list[str](), list[str]()
     for check in CHECKS:
         before, cases = len(failures), [case for case in cases_of(cls) if applies(check, case)]
         for case in cases:
@@ -231,12 +230,9 @@ def check_values_are_finite_and_raise_no_floating_point_warning(case: Case) -> N
     for scale in (0.0, 1e-30, 1.0):
         _, layer, inputs, *_ = case.make(np.float32)
         inputs = map_arrays(partial(scaled, scale), inputs)
-        with np.errstate(divide="warn", over="warn", invalid="warn"), warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            # OpenBLAS leaves this flag behind now and then, with nothing wrong in the result.
-            warnings.filterwarnings("ignore", "invalid value encountered in matmul")
-            outcome = run(layer, inputs)
-        for array in outcome.arrays:
+        with raising_floating_point_warnings():
+            arrays = run(layer, inputs).arrays
+        for array in arrays:
             assert np.isfinite(array).all(), f"not finite at inputs of the scale {scale:g}"
 
 

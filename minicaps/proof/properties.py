@@ -13,6 +13,7 @@ from minicaps.proof.calls import Caller, Unusable
 from minicaps.proof.subjects import Inputs
 
 Found: TypeAlias = tuple[str, ...]  # check, verdict, what it says, and if there are any: numbers, cost
+SIZES = (1152, 8, 10, 16)  # of the paper's W (I, D, J, E)
 PIXELS = 40  # how many are changed, one at a time, to see what a primary capsule sees
 
 
@@ -195,7 +196,7 @@ def augment(caller: Caller, shape: Any, rng: np.random.Generator) -> Iterator[Fo
 
 def initial_W(caller: Caller, _: Any, rng: np.random.Generator) -> Iterator[Found]:
     """Yield what is found of ``initial_W(I, D, J, E)``."""
-    W = caller.call((96, 8, 10, 16), (96, 8, 10, 16))
+    W = caller.call(SIZES, SIZES)
     std, mean = float(W.std()), float(W.mean())
     numbers = f"mean {mean:.2g}, standard deviation {std:.2g}"
     if std == 0:
