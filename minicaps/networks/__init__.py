@@ -3,13 +3,15 @@
 from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
-from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
+from minicaps.networks.registry import MATRIX_PRESETS, NETWORKS, PRESETS, build, configure
 from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
 
 __all__ = [
     "CNN",
+    "MATRIX_PRESETS",
     "MLP",
     "NETWORKS",
     "PRESETS",
@@ -18,6 +20,8 @@ __all__ = [
     "CapsNetCache",
     "CapsNetConfig",
     "MLPConfig",
+    "MatrixCapsNet",
+    "MatrixCapsNetConfig",
     "Network",
     "NetworkConfig",
     "OverlapCNN",
