@@ -6,7 +6,7 @@ from minicaps.capsules.couplings import COUPLINGS, LOGITS, Coupling, Frozen, Har
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.dynamic_routing import DynamicRouting, Iteration, RoutingCache
 from minicaps.capsules.em_routing import EMCache, EMIteration, EMRouting
-from minicaps.capsules.matrix_capsules import ClassMatrixCaps, PrimaryMatrixCaps
+from minicaps.capsules.matrix_capsules import ClassMatrixCaps, PrimaryMatrixCaps, coordinates
 from minicaps.capsules.matrix_votes import MatrixVotes
 from minicaps.capsules.primary import PrimaryCaps
 from minicaps.capsules.squash import Squash
@@ -39,4 +39,5 @@ __all__ = [
     "Stopped",
     "Votes",
     "WindowSoftmax",
+    "coordinates",
 ]

@@ -29,8 +29,8 @@ class ConvMatrixCapsCache(NamedTuple):
 class ConvMatrixCaps(Layer):
     r"""Convolutional capsules (Hinton et al. 2018, §4): types of capsules at every position of a grid.
 
-    The capsules at position p, q fit the votes M W of the I = KH·KW·types children in their window. The matrices W
-    are the same at every position; a child shares itself out among the parents of all windows that see it.
+    The capsules at a position fit the votes M W of the I = KH·KW·types children in their window. The matrices
+    W are the same at every position; a child shares itself out among the parents of all windows that see it.
 
     Gradient: of the routing and of the votes; then the windows' gradients are added where they overlap.
 
@@ -47,8 +47,8 @@ class ConvMatrixCaps(Layer):
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    section 4.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: section 4.
     """
 
     def __init__(

@@ -43,23 +43,23 @@ class EMCache(NamedTuple):
 class EMRouting(Layer):
     r"""EM routing (Hinton et al. 2018, procedure 1): every parent is a Gaussian that is fitted to its votes.
 
-    c¹ is even; for r = 1..R, with children i, parents j and pose numbers e = 1..E:
+    c¹ is even. For r = 1..R, with children i, parents j, the numbers e = 1..E of a pose, and
+    s_r = (1 - 0.95^r)/(1 - 0.95^R):
 
-    M-step: ρ_j = Σ_i c_ij a_i, w_ij = c_ij a_i/ρ_j, μ_j = Σ_i w_ij û_ij, σ²_j = Σ_i w_ij (û_ij - μ_j)² + σ²_min,
-    cost_j = ρ_j (E β_u,j + Σ_e ln σ_je), z_j = s_r (β_a,j - λ cost_j), a'_j = logistic z_j.
+    M-step: ρ_j = Σ_i c_ij a_i, w_ij = c_ij a_i/ρ_j, μ_j = Σ_i w_ij û_ij,
+    σ²_j = Σ_i w_ij (û_ij - μ_j)² + σ²_min, cost_j = ρ_j (E β_u + Σ_e ln σ_je), z_j = s_r (β_a - λ cost_j),
+    a'_j = 1/(1 + exp(-z_j)).
 
-    E-step, but for the last: b_ij = ln a'_j - Σ_e ln σ_je - Σ_e (û_ije - μ_je)²/2σ²_je, c = softmax_j(b).
+    E-step, but for r = R: b_ij = ln a'_j - Σ_e ln σ_je - Σ_e (û_ije - μ_je)²/(2 σ²_je), c = softmax_j(b).
 
-    The output is (μ, a') of the last iteration; s_r = (1 - 0.95^r)/(1 - 0.95^R).
+    Gradient, through every iteration, with D = û - μ and p = 1/σ². Of an E-step: db = softmax'ᵀ dc,
+    dz = (1 - a') Σ_i db, dμ = p Σ_i db D, dσ² = ½ p (p Σ_i db D² - Σ_i db), dû = -db p D. Of an M-step:
+    dcost = -s λ dz, dβ_a = s dz, dβ_u = E ρ dcost, dρ = dcost cost/ρ, dσ² += ½ ρ dcost p,
+    dw = ⟨û, dμ⟩ + ⟨D², dσ²⟩, dû += w (dμ + 2 dσ² D), d(c a) = (dw - Σ_i w dw)/ρ + dρ.
 
-    Gradient, through every iteration, with D = û - μ and p = 1/σ². E-step: db = softmax'ᵀ dc,
-    dz = (1 - a') Σ_i db, dμ = p Σ_i db D, dσ² = ½ p (p Σ_i db D² - Σ_i db), dû = -db p D. M-step: dcost = -s λ dz,
-    dβ_a = s dz, dβ_u = E ρ dcost, dρ = dcost cost/ρ, dσ² += ½ ρ dcost p, dw = ⟨û, dμ⟩ + ⟨D², dσ²⟩,
-    dû += w (dμ + 2 dσ² D), d(ca) = (dw - Σ_i w dw)/ρ + dρ.
-
-    Deviation: β_a is the paper's times λ, where one learning rate suits it; λ is the inverse temperature of the
-    *last* iteration, so that numbers of iterations can be compared. The paper's λ_r = 0.01 (1 - 0.95^r) ends with
-    0.000975 at R = 2 and 0.00143 at R = 3.
+    Deviation: λ is the inverse temperature of the *last* iteration, so that numbers of iterations can be
+    compared; the paper's 0.01 (1 - 0.95^r) ends with 0.000975 at R = 2, 0.00143 at R = 3. And β_a is the
+    paper's times λ, which would have to become thousands, and which no learning rate would reach.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class EMRouting(Layer):
     inverse_temperature : float
         λ.
     min_variance : float
-        σ²_min, which keeps a parent with one child from a variance of 0. It is added, so that there is no kink.
+        σ²_min, which is added: a parent with one child has no variance of 0, and there is no kink.
     beta_u_start : float
         First value of every β_u; about -mean ln σ lets the cost start at 0 and half of the parents be active.
         β_a starts at 0.
@@ -80,8 +80,8 @@ class EMRouting(Layer):
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    procedure 1.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: procedure 1.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class EMRouting(Layer):
         super().__init__()
         check_positive("EMRouting", parents=parents, iterations=iterations)
         check_number("EMRouting", inverse_temperature=inverse_temperature, min_variance=min_variance)
+        check_number("EMRouting", beta_u_start=beta_u_start)
         if min_variance == 0:
             raise ValueError("EMRouting: min_variance is 0, expected a number above 0")
         self.parents, self.iterations = parents, iterations
@@ -142,55 +143,57 @@ class EMRouting(Layer):
         squares = ((u_hat - fit.mu[..., None, :, :]) ** 2 / fit.variance[..., None, :, :]).sum(axis=-1)
         return (log_a - 0.5 * xp.log(fit.variance).sum(axis=-1))[..., None, :] - 0.5 * squares  # (B, I, J)
 
-    def backward(self, dy: tuple[Array, Array], cache: EMCache) -> tuple[Array, Array]:
+    def backward(self, dy: tuple[Array, Array], cache: Any) -> tuple[Array, Array]:
         """(dmu (B, J, E), da' (B, J)) -> du_hat (B, I, J, E), da (B, I)."""
-        self._check_gradient(dy, cache)
-        u_hat, a, iterations = cache
-        last, xp = iterations[-1], get_xp(u_hat)
-        dmu, dvariance, dz = dy[0], xp.zeros_like(dy[0]), dy[1] * last.a * (1 - last.a)
-        du_hat, da = xp.zeros_like(u_hat), xp.zeros_like(a)  # (B, I, J, E), (B, I)
-        for r in reversed(range(len(iterations))):
-            dc = self._m_step_backward(r, dmu, dvariance, dz, cache, du_hat, da)  # (B, I, J)
-            if r == 0:
-                break  # b¹ = 0 is constant
-            db = self.coupling.backward(dc, iterations[r].coupling)  # (B, I, J)
-            dmu, dvariance, dz = self._e_step_backward(db, u_hat, iterations[r - 1], du_hat)
+        u_hat, _, iterations = cache
+        self._check_gradient(dy, u_hat)
+        dmu, da_upper = dy
+        last, dvariance = iterations[-1], get_xp(u_hat).zeros_like(dmu)  # (B, J, E)
+        dz = da_upper * last.a * (1 - last.a)  # of a' = 1/(1 + e^-z): (B, J)
+        du_hat, da, dc = self._m_step_backward(len(iterations) - 1, dmu, dvariance, dz, cache)
+        for r in reversed(range(len(iterations) - 1)):  # c¹ is constant
+            db = self.coupling.backward(dc, iterations[r + 1].coupling)  # (B, I, J)
+            of_b, dmu, dvariance, dz = self._e_step_backward(db, u_hat, iterations[r])
+            of_fit, da_r, dc = self._m_step_backward(r, dmu, dvariance, dz, cache)
+            du_hat, da = du_hat + of_b + of_fit, da + da_r  # (B, I, J, E), (B, I)
         return du_hat, da
 
     def _m_step_backward(
-        self, r: int, dmu: Array, dvariance: Array, dz: Array, cache: EMCache, du_hat: Array, da: Array
-    ) -> Array:
-        """Add to du_hat, da and the gradients of β; return dc (B, I, J)."""
+        self, r: int, dmu: Array, dvariance: Array, dz: Array, cache: EMCache
+    ) -> tuple[Array, Array, Array]:
+        """Return du_hat (B, I, J, E), da (B, I) and dc (B, I, J), and add to the gradients of β."""
         u_hat, a, fit = cache.u_hat, cache.a, cache.iterations[r]
         J, E = fit.mu.shape[-2:]
         dcost = -self._share(r) * self.inverse_temperature * dz  # of z = s (β_a - λ cost): (B, J)
         self.grads["beta_a"] += (self._share(r) * dz).reshape(-1, J).sum(axis=0)  # (J,)
-        self.grads["beta_u"] += (E * fit.rho * dcost).reshape(-1, J).sum(axis=0)  # of cost = ρ (E β_u + …): (J,)
-        drho = fit.price * dcost  # of cost: (B, J)
+        self.grads["beta_u"] += (E * fit.rho * dcost).reshape(-1, J).sum(axis=0)  # of cost = ρ price: (J,)
+        drho = fit.price * dcost  # of cost = ρ price: (B, J)
         dvariance = dvariance + 0.5 * (fit.rho * dcost)[..., None] / fit.variance  # of Σ_e ln σ: (B, J, E)
         # Of σ² = Σ_i w (û - μ)², dμ is -2 dσ² Σ_i w D: 0, but for a parent that nobody chooses.
-        empty = (TINY / (fit.rho + TINY))[..., None]  # 1 - Σ_i w: (B, J, 1)
-        dmu = dmu - 2 * dvariance * empty * fit.mu  # (B, J, E)
-        D = u_hat - fit.mu[..., None, :, :]  # (B, I, J, E)
-        dmu, dvariance = dmu[..., None, :, :], dvariance[..., None, :, :]  # (B, 1, J, E)
+        nobody = (TINY / (fit.rho + TINY))[..., None]  # (B, J, 1), 1 - Σ_i w
+        dmu = (dmu - 2 * dvariance * nobody * fit.mu)[..., None, :, :]  # (B, 1, J, E)
+        D, dvariance = (
+            u_hat - fit.mu[..., None, :, :],
+            dvariance[..., None, :, :],
+        )  # (B, I, J, E), (B, 1, J, E)
         dw = (u_hat * dmu + D**2 * dvariance).sum(axis=-1)  # of μ and σ²: (B, I, J)
-        du_hat += fit.w[..., None] * (dmu + 2 * dvariance * D)  # of μ and σ²: (B, I, J, E)
+        du_hat = fit.w[..., None] * (dmu + 2 * dvariance * D)  # of μ and σ²: (B, I, J, E)
         mean = (fit.w * dw).sum(axis=-2, keepdims=True)  # (B, 1, J)
         dmass = (dw - mean) / (fit.rho + TINY)[..., None, :] + drho[..., None, :]  # of w and ρ: (B, I, J)
-        da += (dmass * fit.c).sum(axis=-1)  # of mass = c a: (B, I)
-        return dmass * a[..., None]  # of mass = c a: (B, I, J)
+        return du_hat, (dmass * fit.c).sum(axis=-1), dmass * a[..., None]  # of mass = c a
 
     def _e_step_backward(
-        self, db: Array, u_hat: Array, fit: EMIteration, du_hat: Array
-    ) -> tuple[Array, Array, Array]:
-        """Add to du_hat; return dmu, dvariance (B, J, E) and dz (B, J)."""
+        self, db: Array, u_hat: Array, fit: EMIteration
+    ) -> tuple[Array, Array, Array, Array]:
+        """Return du_hat (B, I, J, E), dmu and dvariance (B, J, E), and dz (B, J)."""
         D, p = u_hat - fit.mu[..., None, :, :], 1 / fit.variance  # (B, I, J, E), (B, J, E)
         total = db.sum(axis=-2)  # (B, J)
         dbD = db[..., None] * D  # (B, I, J, E)
-        du_hat -= dbD * p[..., None, :, :]  # of -½ D² p: (B, I, J, E)
         dmu = p * dbD.sum(axis=-3)  # of -½ D² p: (B, J, E)
-        dvariance = 0.5 * p * (p * (dbD * D).sum(axis=-3) - total[..., None])  # of -½ D² p - ½ ln σ²: (B, J, E)
-        return dmu, dvariance, (1 - fit.a) * total  # of ln logistic z
+        dvariance = (
+            0.5 * p * (p * (dbD * D).sum(axis=-3) - total[..., None])
+        )  # of -½ D² p - ½ ln σ²: (B, J, E)
+        return -p[..., None, :, :] * dbD, dmu, dvariance, (1 - fit.a) * total  # the last of ln a'
 
     def _share(self, r: int) -> float:
         """Return s: how close to the last one the inverse temperature of iteration r = 0.. is."""
@@ -205,7 +208,7 @@ class EMRouting(Layer):
         sizes = [(meaning, size) for (meaning, _), size in zip(axes, u_hat.shape, strict=False)]
         check_array("EMRouting.forward", "a", a, *sizes, like=beta)
 
-    def _check_gradient(self, dy: tuple[Array, Array], cache: EMCache) -> None:
-        last = cache.iterations[-1]
-        check_gradient("EMRouting.backward", dy[0], last.mu.shape, last.mu)
-        check_gradient("EMRouting.backward", dy[1], last.a.shape, last.a)
+    def _check_gradient(self, dy: tuple[Array, Array], u_hat: Array) -> None:
+        *grid, _, J, E = u_hat.shape
+        check_gradient("EMRouting.backward", dy[0], (*grid, J, E), u_hat)
+        check_gradient("EMRouting.backward", dy[1], (*grid, J), u_hat)

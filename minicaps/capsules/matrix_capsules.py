@@ -23,7 +23,8 @@ class PrimaryMatrixCapsCache(NamedTuple):
 class PrimaryMatrixCaps(Layer):
     r"""The first matrix capsules (Hinton et al. 2018, §4), at every position of an image.
 
-    poses = a 1×1 convolution, 16 channels for each type; a = logistic of another one, a channel for each type.
+    The poses are a 1×1 convolution with 16 channels for each type; a is the logistic function of another one
+    with a channel for each.
 
     Gradient: x receives those of both convolutions.
 
@@ -38,8 +39,8 @@ class PrimaryMatrixCaps(Layer):
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    section 4.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: section 4.
     """
 
     Conv2d = layers.Conv2d  # fast.PrimaryMatrixCaps puts its own here
@@ -87,9 +88,9 @@ class ClassMatrixCapsCache(NamedTuple):
 class ClassMatrixCaps(Layer):
     r"""One capsule for every class (Hinton et al. 2018, §4), to which all capsules of a grid are routed.
 
-    The matrices W are the same at every position. So that votes know where they come from, the row (p + ½)/P and
-    the column (q + ½)/Q of the child are added to the first two numbers of the last column of its votes
-    (coordinate addition).
+    The matrices W are the same at every position. So that votes know where they come from, a child's row
+    (p + ½)/P and column (q + ½)/Q are added to the first two numbers of their last column: coordinate
+    addition.
 
     Gradient: of the routing and of the votes; what is added is constant.
 
@@ -108,11 +109,9 @@ class ClassMatrixCaps(Layer):
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    section 4.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: section 4.
     """
-
-    EMRouting = EMRouting  # fast.ClassMatrixCaps puts its own here
 
     def __init__(
         self,
@@ -133,7 +132,7 @@ class ClassMatrixCaps(Layer):
         check_flag("ClassMatrixCaps", coordinates=coordinates)
         self.types, self.classes, self.coordinates = types, classes, coordinates
         self.votes = MatrixVotes(types, classes, std=std, rng=rng, dtype=dtype)
-        self.routing = self.EMRouting(
+        self.routing = EMRouting(
             classes,
             iterations,
             inverse_temperature=inverse_temperature,
@@ -176,7 +175,7 @@ class ClassMatrixCaps(Layer):
 
 
 def coordinates(u_hat: Array) -> Array:
-    """Return what is added to votes u_hat (B, H, W, ...): (H, W, 1, 1, 16), the scaled row and column of each."""
+    """Return what is added to votes (B, H, W, ...), the scaled row and column of each: (H, W, 1, 1, 16)."""
     xp, (H, W) = get_xp(u_hat), u_hat.shape[1:3]
     added = xp.zeros((H, W, 1, 1, SIDE, SIDE), dtype=u_hat.dtype)  # (H, W, 1, 1, 4, 4)
     added[..., 0, -1] = ((xp.arange(H, dtype=u_hat.dtype) + 0.5) / H)[:, None, None, None]  # (H, 1, 1, 1)

@@ -15,11 +15,10 @@ class WindowSoftmaxCache(NamedTuple):
 
 
 class WindowSoftmax(Coupling):
-    r"""A softmax over all parents of a child: all types j, in all windows that see it (Hinton et al. 2018, §4).
+    r"""A softmax over all parents of a child: all types, in all windows that see it (Hinton et al. 2018, §4).
 
-    c_pqij = exp b_pqij / Σ_p'q'j' exp b_p'q'i'j', where i' is the place in window p', q' of the child that has
-    place i in window p, q. Logits of 0 give 1/J to a child in a corner, which one window sees, and less to
-    one that several see.
+    c = exp b / Σ exp b, the sum over all (p, q, j) whose window holds the same child. Logits of 0 give 1/J to
+    a child in a corner, which one window sees, and less to one that several see.
 
     Gradient: db = c (dc - Σ c dc), with the same sum.
 
@@ -30,8 +29,8 @@ class WindowSoftmax(Coupling):
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    section 4.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: section 4.
     """
 
     def __init__(self, kernel_size: int | Pair, *, stride: int | Pair = 1) -> None:
@@ -63,7 +62,9 @@ class WindowSoftmax(Coupling):
         """As ``_sum_over_windows``, but the largest."""
         (B, P, Q, _), (KH, KW), (down, right) = x.shape, self.kernel_size, self.stride
         xp, windows = get_xp(x), x.reshape(B, P, Q, KH, KW, -1)  # (B, P, Q, KH, KW, types)
-        whole = xp.full((B, *self._size(x), windows.shape[-1]), -float("inf"), dtype=x.dtype)  # (B, H, W, types)
+        whole = xp.full(
+            (B, *self._size(x), windows.shape[-1]), -float("inf"), dtype=x.dtype
+        )  # (B, H, W, types)
         for r in range(KH):
             for t in range(KW):
                 seen = whole[:, r : r + down * (P - 1) + 1 : down, t : t + right * (Q - 1) + 1 : right]
@@ -76,11 +77,11 @@ class WindowSoftmax(Coupling):
         return (P - 1) * down + KH, (Q - 1) * right + KW
 
     def _check_input(self, b: Any) -> None:
-        axes = ("batch B", None), ("rows P", None), ("columns Q", None), ("children I", None)
+        axes = ("batch B", None), ("rows P", None), ("columns Q", None), ("lower capsules I", None)
         check_array("WindowSoftmax.forward", "b", b, *axes, ("upper capsules J", None))
         KH, KW = self.kernel_size
         if b.shape[3] % (KH * KW):
             raise ValueError(
-                f"WindowSoftmax.forward: b has shape {b.shape}; axis 3 (children I) is {b.shape[3]}, expected "
-                f"a multiple of {KH * KW}, since a window holds {KH}×{KW} positions"
+                f"WindowSoftmax.forward: b has shape {b.shape}; axis 3 (lower capsules I) is {b.shape[3]}, "
+                f"expected a multiple of {KH * KW}, since a window holds {KH}×{KW} positions"
             )

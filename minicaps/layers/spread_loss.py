@@ -19,20 +19,20 @@ class SpreadCache(NamedTuple):
 class SpreadLoss(Loss):
     r"""The spread loss (Hinton et al. 2018, §5), L = Σ_{k≠t} max(0, m - (a_t - a_k))² for the label t.
 
-    Gradient, with the gaps g_k = max(0, m - (a_t - a_k)): da_k = 2 g_k for k ≠ t, da_t = -2 Σ_k g_k, divided by the
-    batch size.
+    Gradient, with the gaps g_k = max(0, m - (a_t - a_k)): da_k = 2 g_k for k ≠ t, da_t = -2 Σ_k g_k,
+    divided by the batch size.
 
     Parameters
     ----------
     margin : float
         m, 0 to 1; that of the end of a training.
     first_margin : float
-        That of its beginning, see ``at``. A small one leaves the classes alone that are behind the label already.
+        That of its beginning, see ``at``; a small one leaves those classes alone that are behind already.
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    section 5.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: section 5.
     """
 
     def __init__(self, *, margin: float = 0.9, first_margin: float = 0.2) -> None:

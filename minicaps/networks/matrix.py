@@ -10,9 +10,8 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_flag, check_number, check_positive
-from minicaps.fast import Conv2d, ReLU
-from minicaps.capsules import ClassMatrixCaps, ConvMatrixCaps, PrimaryMatrixCaps
-from minicaps.layers import Layer, Loss, Pair, Seed, SpreadLoss, as_pair, generator
+from minicaps.fast import ClassMatrixCaps, Conv2d, ConvMatrixCaps, PrimaryMatrixCaps, ReLU
+from minicaps.layers import Loss, Pair, Seed, SpreadLoss, as_pair, generator
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 
 
@@ -92,7 +91,9 @@ class MatrixCapsNetConfig(NetworkConfig):
         window = math.prod(as_pair("MatrixCapsNet", "conv_kernel", self.conv_kernel)) * self.image_shape[2]
         count = (window + 1) * self.conv_channels + (self.conv_channels + 1) * 17 * self.primary_types
         below = self.primary_types
-        for types, children in zip((*self.types, self.classes), (*(k * k for k in self.kernels), 1), strict=True):
+        for types, children in zip(
+            (*self.types, self.classes), (*(k * k for k in self.kernels), 1), strict=True
+        ):
             count += 16 * children * below * types + 2 * types
             below = types
         return count
@@ -113,8 +114,8 @@ class MatrixCapsNetCache(NamedTuple):
 class MatrixCapsNet(Network):
     r"""The network of matrix capsules (Hinton et al. 2018, §4 and figure 1).
 
-    images -> Conv2d, ReLU -> PrimaryMatrixCaps -> ConvMatrixCaps twice -> ClassMatrixCaps -> a, the activation of
-    one capsule for every class. It is trained with the spread loss.
+    images -> Conv2d, ReLU -> PrimaryMatrixCaps -> ConvMatrixCaps, twice -> ClassMatrixCaps -> a, the
+    activation of one capsule for every class. It is trained with the spread loss.
 
     Gradient: da through the parts in reverse. The poses of the class capsules, which nobody reads, have none.
 
@@ -132,8 +133,8 @@ class MatrixCapsNet(Network):
 
     References
     ----------
-    Hinton, Sabour and Frosst, `Matrix capsules with EM routing <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018:
-    section 4 and figure 1.
+    Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+    <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: section 4 and figure 1.
     """
 
     Config = MatrixCapsNetConfig
@@ -141,7 +142,7 @@ class MatrixCapsNet(Network):
 
     def __init__(
         self,
-        config: MatrixCapsNetConfig = MatrixCapsNetConfig(),  # noqa: B008, it is frozen
+        config: MatrixCapsNetConfig = MatrixCapsNetConfig(),
         *,
         rng: Seed = None,
         dtype: Any = np.float32,

@@ -48,8 +48,9 @@ def em_routing(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Examp
 @examples_of("WindowSoftmax")
 def window_softmax(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     b = rng.normal(size=(2, 5, 4, 18, 3)).astype(dtype)  # (B, P, Q, I, J)
-    for name, options in {"overlapping": {}, "stride": {"stride": (2, 1)}, "apart": {"stride": 4}}.items():
-        yield Example(name, cls((3, 2), **options), (b,))
+    strides: dict[str, int | tuple[int, int]] = {"overlapping": 1, "stride": (2, 1), "apart": 4}
+    for name, stride in strides.items():
+        yield Example(name, cls((3, 2), stride=stride), (b,))
 
 
 @examples_of("MatrixVotes")
@@ -72,7 +73,7 @@ def primary_matrix_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Itera
 @examples_of("ConvMatrixCaps")
 def conv_matrix_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     windows = {"stride": {"stride": 2, **STEEP}, "large W": {"std": 0.8, **STEEP}}
-    for name, options in {**ways_to_fit(), **windows}.items():
+    for name, options in {**ways_to_fit(), "paper": {"std": 0.2}, **windows}.items():
         shape = (2, 5, 4, 3)  # (B, H, W, types)
         poses, a = 0.3 * poses_of(rng, shape, dtype), rng.uniform(0.1, 0.9, size=shape).astype(dtype)
         layer = cls(3, 2, (3, 2), **{"std": 0.4, "rng": rng, **options}, dtype=dtype)
@@ -85,6 +86,7 @@ def class_matrix_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterato
     for name, options in {**ways_to_fit(), **others}.items():
         shape = (2, 4, 3, 5)  # (B, H, W, types)
         poses, a = 0.3 * poses_of(rng, shape, dtype), rng.uniform(0.1, 0.9, size=shape).astype(dtype)
+        options = {**options, "inverse_temperature": 0.1 * options.get("inverse_temperature", 0.01)}
         layer = cls(5, 6, **{"std": 0.4, "rng": rng, **options}, dtype=dtype)
         yield Example(name, with_betas(layer, rng), (poses, a))
 
@@ -93,5 +95,30 @@ def class_matrix_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterato
 def spread_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     a = (rng.permutation(np.arange(12)) / 12 + 0.003).reshape(3, 4).astype(dtype)  # off the kinks
     labels = np.array([2, 0, 3])
-    for name, options in {"paper": {}, "small margin": {"margin": 0.4}, "steady": {"first_margin": 0.9}}.items():
+    for name, options in {
+        "paper": {},
+        "small margin": {"margin": 0.4},
+        "steady": {"first_margin": 0.9},
+    }.items():
         yield Example(name, cls(**options), (a, labels))
+
+
+@examples_of("MatrixCapsNet")
+def matrix_capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
+    small: dict[str, Any] = {
+        "image_shape": (9, 8, 3), "classes": 5, "conv_channels": 4, "conv_kernel": 3, "conv_stride": 1,
+        "primary_types": 2, "types": (3, 2), "kernels": (3, 2), "strides": (2, 1), "iterations": 2,
+        "inverse_temperature": 0.1, "min_variance": 0.05, "std": 0.4, "beta_u_start": 0.5,
+    }  # fmt: skip
+    others: dict[str, dict[str, Any]] = {
+        "small": {},
+        "3 iterations": {"iterations": 3, "inverse_temperature": 0.02, "min_variance": 0.02, "std": 0.2},
+        "other sizes": {
+            "conv_channels": 3, "conv_kernel": (2, 3), "conv_stride": 2, "primary_types": 3, "types": (2, 4),
+            "kernels": (2, 2), "strides": (1, 2), "coordinates": False, "beta_u_start": 1.0,
+        },
+    }  # fmt: skip
+    for name, options in others.items():
+        network = cls(cls.Config(**{**small, **options}), rng=rng, dtype=dtype)
+        yield Example(name, with_betas(network, rng), (images,))
