@@ -141,15 +141,17 @@ def test_the_inverse_temperature_is_that_of_the_last_iteration(cls):
 
 
 @both
-def test_a_parent_whose_votes_agree_is_active_and_takes_the_children_that_agree(cls):
+def test_children_go_to_the_parent_about_which_they_agree(cls):
     rng = np.random.default_rng(3)
-    V = rng.normal(size=(1, 20, 2, E))
+    V = rng.normal(size=(1, 12, 3, E))
     V[0, :6, 0] = 0.05 * rng.normal(size=(6, E))  # six children agree about parent 0
-    layer = cls(2, 3, inverse_temperature=0.3, min_variance=0.01, dtype=np.float64)
-    (mu, active), cache = layer.forward(V, np.full((1, 20), 0.9))
-    assert active[0, 0] > 0.99 and active[0, 1] < 0.9
-    assert cache.c[-1][0, :6, 0].min() > 0.9
+    V[0, 6:, 1] = 1 + 0.05 * rng.normal(size=(6, E))  # six about parent 1, and nobody about parent 2
+    layer = cls(3, 3, inverse_temperature=0.3, min_variance=0.01, dtype=np.float64)
+    (mu, active), cache = layer.forward(V, np.full((1, 12), 0.9))
+    assert active[0, :2].min() > 0.99 and active[0, 2] < 0.6
+    assert cache.c[-1][0, :6, 0].min() > 0.95 and cache.c[-1][0, 6:, 1].min() > 0.95
     np.testing.assert_allclose(mu[0, 0], 0, atol=0.1)
+    np.testing.assert_allclose(mu[0, 1], 1, atol=0.1)
 
 
 # -- the gradient ----------------------------------------------------------------------------

@@ -40,6 +40,13 @@ class EMCache(NamedTuple):
         return [iteration.c for iteration in self.iterations]  # each (B, I, J)
 
 
+def check_min_variance(where: str, min_variance: float) -> None:
+    """Raise ValueError unless σ²_min is a number above 0."""
+    check_number(where, min_variance=min_variance)
+    if min_variance == 0:
+        raise ValueError(f"{where}: min_variance is 0, expected a number above 0; the authors' is 5e-4")
+
+
 class EMRouting(Layer):
     r"""EM routing (Hinton et al. 2018, procedure 1): every parent is a Gaussian that is fitted to its votes.
 
@@ -97,10 +104,8 @@ class EMRouting(Layer):
     ) -> None:
         super().__init__()
         check_positive("EMRouting", parents=parents, iterations=iterations)
-        check_number("EMRouting", inverse_temperature=inverse_temperature, min_variance=min_variance)
-        check_number("EMRouting", beta_u_start=beta_u_start)
-        if min_variance == 0:
-            raise ValueError("EMRouting: min_variance is 0, expected a number above 0")
+        check_number("EMRouting", inverse_temperature=inverse_temperature, beta_u_start=beta_u_start)
+        check_min_variance("EMRouting", min_variance)
         self.parents, self.iterations = parents, iterations
         self.inverse_temperature, self.min_variance = float(inverse_temperature), float(min_variance)
         self.beta_u_start = beta_u_start

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array, get_xp
+from minicaps.capsules import check_min_variance
 from minicaps.checks import check_flag, check_number, check_positive
 from minicaps.fast import ClassMatrixCaps, Conv2d, ConvMatrixCaps, PrimaryMatrixCaps, ReLU
 from minicaps.layers import Loss, Pair, Seed, SpreadLoss, as_pair, generator
@@ -69,8 +70,9 @@ class MatrixCapsNetConfig(NetworkConfig):
             if not isinstance(value, tuple) or len(value) != 2:
                 raise ValueError(f"{where}: {name} is {value!r}, expected one number for each of two layers")
             check_positive(where, **{f"{name} {k}": n for k, n in enumerate(value)})
-        check_number(where, inverse_temperature=self.inverse_temperature, min_variance=self.min_variance)
+        check_number(where, inverse_temperature=self.inverse_temperature)
         check_number(where, beta_u_start=self.beta_u_start, std=self.std)
+        check_min_variance(where, self.min_variance)
         check_flag(where, coordinates=self.coordinates)
         _ = self.grid  # says why, where a kernel does not fit the image
 

@@ -27,9 +27,10 @@ PRESETS: dict[str, CapsNetConfig] = {
     ),
     "paper": CapsNetConfig(),
 }  # fmt: skip
+SHORT: dict[str, Any] = {"iterations": 2, "inverse_temperature": 0.01}  # with the paper's, learning is slow
 MATRIX_PRESETS: dict[str, MatrixCapsNetConfig] = {
-    "tiny": MatrixCapsNetConfig(conv_channels=16, primary_types=4, types=(8, 8), iterations=2),
-    "small": MatrixCapsNetConfig(conv_channels=32, primary_types=8, types=(16, 16), iterations=2),
+    "tiny": MatrixCapsNetConfig(conv_channels=16, primary_types=4, types=(8, 8), **SHORT),
+    "small": MatrixCapsNetConfig(conv_channels=32, primary_types=8, types=(16, 16), **SHORT),
     "paper": MatrixCapsNetConfig(),
 }
 
