@@ -4,8 +4,32 @@
 its definition, a few lines long and equal to rounding, is in ``minicaps.layers`` or ``minicaps.capsules``.
 """
 
-from minicaps.capsules import Coupling, Frozen, Hard, Leaky, Mask, Softmax, Stopped, Votes
-from minicaps.fast import CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, PrimaryCaps, ReLU, Squash
+from minicaps.capsules import (
+    Coupling,
+    Frozen,
+    Hard,
+    Leaky,
+    Mask,
+    MatrixVotes,
+    Softmax,
+    Stopped,
+    Votes,
+    WindowSoftmax,
+)
+from minicaps.fast import (
+    CapsuleLayer,
+    ClassMatrixCaps,
+    Conv2d,
+    ConvMatrixCaps,
+    Decoder,
+    Dense,
+    DynamicRouting,
+    EMRouting,
+    PrimaryCaps,
+    PrimaryMatrixCaps,
+    ReLU,
+    Squash,
+)
 from minicaps.layers import (
     CrossEntropyLoss,
     Example,
@@ -17,9 +41,18 @@ from minicaps.layers import (
     Reshape,
     Sequential,
     Sigmoid,
+    SpreadLoss,
     WeightedSum,
 )
-from minicaps.networks import CapsNet, CapsNetConfig, build, load, load_pretrained
+from minicaps.networks import (
+    CapsNet,
+    CapsNetConfig,
+    MatrixCapsNet,
+    MatrixCapsNetConfig,
+    build,
+    load,
+    load_pretrained,
+)
 from minicaps.networks import save_network as save
 from minicaps.proof import gradcheck
 from minicaps.training import evaluate
@@ -28,12 +61,15 @@ __all__ = [
     "CapsNet",
     "CapsNetConfig",
     "CapsuleLayer",
+    "ClassMatrixCaps",
     "Conv2d",
+    "ConvMatrixCaps",
     "Coupling",
     "CrossEntropyLoss",
     "Decoder",
     "Dense",
     "DynamicRouting",
+    "EMRouting",
     "Example",
     "Frozen",
     "Hard",
@@ -42,18 +78,24 @@ __all__ = [
     "Loss",
     "MarginLoss",
     "Mask",
+    "MatrixCapsNet",
+    "MatrixCapsNetConfig",
+    "MatrixVotes",
     "MaxPool2d",
     "PrimaryCaps",
+    "PrimaryMatrixCaps",
     "ReLU",
     "ReconstructionLoss",
     "Reshape",
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "SpreadLoss",
     "Squash",
     "Stopped",
     "Votes",
     "WeightedSum",
+    "WindowSoftmax",
     "build",
     "evaluate",
     "gradcheck",

@@ -46,6 +46,7 @@ def twin(words: str) -> list[str]:
 
 
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
+EM, MATRIX = ["tests/test_em_routing.py"], ["tests/test_matrix_capsules.py", "-k", "not network"]
 TESTS = {
     "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ROUTING],
     "layers/convolution.py": [CONV, contract("layers.Conv2d"), twin("Conv2d"), PITFALLS],
@@ -54,20 +55,31 @@ TESTS = {
     "layers/pooling.py": [CONV, contract("MaxPool")],
     "layers/reshape.py": [contract("Reshape"), ["tests/test_checks.py", "-k", "option"]],
     "layers/sequential.py": [contract("Sequential")],
+    "layers/spread_loss.py": [MATRIX, contract("SpreadLoss")],
     "layers/vectors.py": [["tests/test_squash.py"], PITFALLS],
     "layers/windows.py": [CONV, SPECTRAL],
     "capsules/capsule_layer.py": [ROUTING, contract("capsules.CapsuleLayer"), PITFALLS],
+    "capsules/conv_capsules.py": [MATRIX, contract("capsules.ConvMatrixCaps")],
     "capsules/couplings.py": [ROUTING, contract("Softmax", "Leaky", "Hard", "Stopped", "Frozen")],
     "capsules/decoder.py": [contract("Mask", "Decoder"), ["tests/test_checks.py", "-k", "option"], PITFALLS],
     "capsules/dynamic_routing.py": [ROUTING, contract("DynamicRouting"), PITFALLS],
+    "capsules/em_routing.py": [EM, contract("capsules.EMRouting")],
+    "capsules/matrix_capsules.py": [
+        MATRIX,
+        contract("capsules.PrimaryMatrixCaps", "capsules.ClassMatrixCaps"),
+    ],
+    "capsules/matrix_votes.py": [MATRIX, contract("MatrixVotes")],
     "capsules/primary.py": [PITFALLS, contract("PrimaryCaps")],
     "capsules/squash.py": [["tests/test_squash.py"], contract("Squash"), PITFALLS],
     "capsules/votes.py": [ROUTING, contract("Votes"), PITFALLS],
+    "capsules/window_softmax.py": [MATRIX, contract("WindowSoftmax")],
     "fast/activations.py": [twin("ReLU"), contract("fast.ReLU")],
     "fast/bilinear.py": [SPECTRAL, twin("Conv2d")],
     "fast/capsule_layer.py": [twin("CapsuleLayer"), ROUTING, contract("fast.CapsuleLayer")],
     "fast/convolution.py": [twin("Conv2d"), CONV, SPECTRAL, contract("fast.Conv2d")],
     "fast/dense.py": [twin("Dense"), contract("fast.Dense")],
+    "fast/em_routing.py": [twin("EMRouting"), EM],
+    "fast/matrix_capsules.py": [twin("MatrixCaps"), MATRIX],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
     "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
     "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],

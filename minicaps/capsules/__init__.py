@@ -5,7 +5,7 @@ from minicaps.capsules.conv_capsules import ConvMatrixCaps
 from minicaps.capsules.couplings import COUPLINGS, LOGITS, Coupling, Frozen, Hard, Leaky, Softmax, Stopped
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.dynamic_routing import DynamicRouting, Iteration, RoutingCache
-from minicaps.capsules.em_routing import EMCache, EMIteration, EMRouting, check_min_variance
+from minicaps.capsules.em_routing import TINY_MASS, EMCache, EMIteration, EMRouting, check_min_variance
 from minicaps.capsules.matrix_capsules import ClassMatrixCaps, PrimaryMatrixCaps, coordinates
 from minicaps.capsules.matrix_votes import MatrixVotes
 from minicaps.capsules.primary import PrimaryCaps
@@ -16,6 +16,7 @@ from minicaps.capsules.window_softmax import WindowSoftmax
 __all__ = [
     "COUPLINGS",
     "LOGITS",
+    "TINY_MASS",
     "CapsuleLayer",
     "ClassMatrixCaps",
     "ConvMatrixCaps",

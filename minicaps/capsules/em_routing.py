@@ -11,7 +11,7 @@ from minicaps.capsules.couplings import Coupling, check_coupling
 from minicaps.checks import check_array, check_gradient, check_number, check_positive
 from minicaps.layers import Layer
 
-TINY = 1e-12  # added to a parent's mass ρ: a parent that nobody chooses has the mean 0, not 0/0
+TINY_MASS = 1e-12  # added to a parent's mass ρ: a parent that nobody chooses has the mean 0, not 0/0
 
 
 class EMIteration(NamedTuple):
@@ -133,7 +133,7 @@ class EMRouting(Layer):
         xp = get_xp(u_hat)
         mass = c * a[..., None]  # (B, I, J)
         rho = mass.sum(axis=-2)  # (B, J)
-        w = mass / (rho + TINY)[..., None, :]  # (B, I, J)
+        w = mass / (rho + TINY_MASS)[..., None, :]  # (B, I, J)
         mu = (w[..., None] * u_hat).sum(axis=-3)  # Σ_i (B, I, J, 1) (B, I, J, E) -> (B, J, E)
         D = u_hat - mu[..., None, :, :]  # (B, I, J, E)
         variance = (w[..., None] * D**2).sum(axis=-3) + self.min_variance  # (B, J, E)
@@ -175,7 +175,7 @@ class EMRouting(Layer):
         drho = fit.price * dcost  # of cost = ρ price: (B, J)
         dvariance = dvariance + 0.5 * (fit.rho * dcost)[..., None] / fit.variance  # of Σ_e ln σ: (B, J, E)
         # Of σ² = Σ_i w (û - μ)², dμ is -2 dσ² Σ_i w D: 0, but for a parent that nobody chooses.
-        nobody = (TINY / (fit.rho + TINY))[..., None]  # (B, J, 1), 1 - Σ_i w
+        nobody = (TINY_MASS / (fit.rho + TINY_MASS))[..., None]  # (B, J, 1), 1 - Σ_i w
         dmu = (dmu - 2 * dvariance * nobody * fit.mu)[..., None, :, :]  # (B, 1, J, E)
         D, dvariance = (
             u_hat - fit.mu[..., None, :, :],
@@ -184,7 +184,9 @@ class EMRouting(Layer):
         dw = (u_hat * dmu + D**2 * dvariance).sum(axis=-1)  # of μ and σ²: (B, I, J)
         du_hat = fit.w[..., None] * (dmu + 2 * dvariance * D)  # of μ and σ²: (B, I, J, E)
         mean = (fit.w * dw).sum(axis=-2, keepdims=True)  # (B, 1, J)
-        dmass = (dw - mean) / (fit.rho + TINY)[..., None, :] + drho[..., None, :]  # of w and ρ: (B, I, J)
+        dmass = (dw - mean) / (fit.rho + TINY_MASS)[..., None, :] + drho[
+            ..., None, :
+        ]  # of w and ρ: (B, I, J)
         return du_hat, (dmass * fit.c).sum(axis=-1), dmass * a[..., None]  # of mass = c a
 
     def _e_step_backward(

@@ -9,7 +9,7 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.commands.common import FAILED, OK, WRONG_USE, add_run, complain, load_run
 from minicaps.datasets import border_is_light, fit_picture, read_picture, to_float
-from minicaps.networks import CapsNet, Network
+from minicaps.networks import CapsNet, MatrixCapsNet, Network
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,8 @@ def answer(network: Network, class_names: tuple[str, ...], image: Array) -> str:
     """Return in words the two classes with the highest scores, for an 8-bit image (H, W, C)."""
     scores = network.scores(network(to_float(image[None])))[0]  # (J,)
     best, second = np.argsort(scores)[::-1][:2]
-    what = "length" if isinstance(network, CapsNet) else "probability"
+    words = {CapsNet: "length", MatrixCapsNet: "activation"}
+    what = next((word for kind, word in words.items() if isinstance(network, kind)), "probability")
     return (
         f"{class_names[best]} ({what} {scores[best]:.3f}), then {class_names[second]} ({scores[second]:.3f})"
     )

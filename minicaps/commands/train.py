@@ -11,6 +11,7 @@ from pathlib import Path
 
 from minicaps import figures
 from minicaps.commands.common import INTERRUPTED, OK, ProgressLine, UsageError, checking_arguments, complain
+from minicaps.networks import PRESETS_OF
 from minicaps.training import Evaluation, Run, TrainConfig
 
 
@@ -99,7 +100,7 @@ def prepare(options: argparse.Namespace, progress: ProgressLine) -> Run:
 
 def new_folder(config: TrainConfig) -> Path:
     """Return the first of runs/MODEL-PRESET-001, -002, … that is not there."""
-    name = config.model + (f"-{config.preset}" if config.model == "capsnet" else "")
+    name = config.model + (f"-{config.preset}" if config.model in PRESETS_OF else "")
     folders = (Path("runs") / f"{name}-{number:03d}" for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import EMIteration
-from minicaps.capsules.em_routing import TINY
+from minicaps.capsules import TINY_MASS, EMIteration
 from minicaps.fast.threads import parallel, work_slices
 
 
@@ -48,7 +47,7 @@ def fit(routing: capsules.EMRouting, V: Array, a: Array, grid: tuple[int, ...]) 
         c, coupling = routing.coupling.forward(b)  # ([B, P, Q], I, J)
         mass = parents_first(c, N) * a[:, None]  # (N, J, I)
         rho = mass.sum(axis=-1)  # (N, J)
-        w = mass / (rho + TINY)[..., None]  # (N, J, I)
+        w = mass / (rho + TINY_MASS)[..., None]  # (N, J, I)
         mu = w[..., None, :] @ V  # (N, J, 1, I) @ (N, J, I, E) -> (N, J, 1, E)
         xp.subtract(V, mu, out=squares)
         xp.multiply(squares, squares, out=squares)
@@ -114,7 +113,7 @@ def fit_backward(
         dbeta_a = dbeta_a + (share * dz).sum(axis=0)  # (J,)
         dbeta_u = dbeta_u + (E * this.rho * dcost).sum(axis=0)  # (J,)
         dvariance = dvariance + 0.5 * (this.rho * dcost)[..., None] / this.variance  # (N, J, E)
-        empty = (TINY / (this.rho + TINY))[..., None]  # (N, J, 1), 1 - Σ_i w
+        empty = (TINY_MASS / (this.rho + TINY_MASS))[..., None]  # (N, J, 1), 1 - Σ_i w
         dmu = dmu - 2 * dvariance * empty * this.mu  # (N, J, E)
         weights.append(this.w)
         vectors.append(dmu + 2 * dvariance * moved)
@@ -123,7 +122,7 @@ def fit_backward(
             ..., 0
         ]  # (N, J, I, E) @ (N, J, E, 1) -> (N, J, I)
         mean = (this.w * dw).sum(axis=-1, keepdims=True)  # (N, J, 1)
-        dmass = (dw - mean) / (this.rho + TINY)[..., None] + (this.price * dcost)[..., None]  # (N, J, I)
+        dmass = (dw - mean) / (this.rho + TINY_MASS)[..., None] + (this.price * dcost)[..., None]  # (N, J, I)
         da = da + (dmass * parents_first(this.c, len(V))).sum(axis=1)  # (N, I)
         if r > 0:
             dc = children_first(dmass * a[:, None], grid)  # ([B, P, Q], I, J)

@@ -40,7 +40,7 @@ class SpreadLoss(Loss):
         self.margin, self.first_margin = float(margin), float(first_margin)
 
     def at(self, done: float) -> SpreadLoss:
-        """Return the loss to train with when so much of the training is done, 0 to 1: m grows evenly."""
+        """Return the loss whose margin has grown evenly from the first, when so much is done, 0 to 1."""
         margin = self.first_margin + (self.margin - self.first_margin) * min(1.0, done)
         return SpreadLoss(margin=margin, first_margin=self.first_margin)
 

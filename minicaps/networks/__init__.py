@@ -6,7 +6,7 @@ from minicaps.networks.capsnet_config import CapsNetConfig
 from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
-from minicaps.networks.registry import MATRIX_PRESETS, NETWORKS, PRESETS, build, configure
+from minicaps.networks.registry import MATRIX_PRESETS, NETWORKS, PRESETS, PRESETS_OF, build, configure
 from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "PRESETS",
+    "PRESETS_OF",
     "CNNConfig",
     "CapsNet",
     "CapsNetCache",

@@ -33,6 +33,7 @@ MATRIX_PRESETS: dict[str, MatrixCapsNetConfig] = {
     "small": MatrixCapsNetConfig(conv_channels=32, primary_types=8, types=(16, 16), **SHORT),
     "paper": MatrixCapsNetConfig(),
 }
+PRESETS_OF: dict[str, Mapping[str, NetworkConfig]] = {"capsnet": PRESETS, "matrix": MATRIX_PRESETS}
 
 
 def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig:
@@ -41,8 +42,7 @@ def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig
         raise ValueError(f"model is {name!r}, expected one of {', '.join(NETWORKS)}")
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-    sizes: dict[str, Mapping[str, NetworkConfig]] = {"capsnet": PRESETS, "matrix": MATRIX_PRESETS}
-    base = sizes[name][preset] if name in sizes else NETWORKS[name].Config()
+    base = PRESETS_OF[name][preset] if name in PRESETS_OF else NETWORKS[name].Config()
     try:
         return replace(base, **options)
     except TypeError as error:

@@ -35,7 +35,7 @@ class TrainConfig:
     """
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
-    preset: str = _option("small", "size of the CapsNet", *PRESETS)
+    preset: str = _option("small", "size of the CapsNet or of the matrix network", *PRESETS)
     data: str | None = _option(
         None,
         "folder of four IDX files, or with a subfolder of PNG or JPEG files for every class; these may "
@@ -53,7 +53,7 @@ class TrainConfig:
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
-    routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
+    routing_iterations: int | None = _option(None, "routing iterations (default: the preset's)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
     seed: int = _option(0, "of the first weights, the order of the images and the shifts")
     backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
@@ -98,8 +98,8 @@ class TrainConfig:
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
             options["decoder"] = self.decoder
-            if self.routing_iterations is not None:
-                options["iterations"] = self.routing_iterations
+        if self.model in ("capsnet", "matrix") and self.routing_iterations is not None:
+            options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
         return build(self.model, self.preset, rng=rng, **options)
 

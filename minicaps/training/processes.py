@@ -171,7 +171,7 @@ class DataParallel:
         processes = len(self.workers) + 1
         own, *theirs = [list(enumerate(slices))[k::processes] for k in range(processes)]
         for worker, its_own in zip(self.workers, theirs, strict=True):
-            worker.begin(its_own, count)
+            worker.begin(its_own, count, self.objective)
         try:
             with beside_other_processes(processes):
                 backpropagate_slices(self.network, self.objective, shared, own, count)
@@ -235,9 +235,9 @@ class Worker:
         theirs.close()
         self._send(message)
 
-    def begin(self, own: NumberedSlices, count: int) -> None:
-        """Let it compute some slices of a batch of `count` images."""
-        self._send((own, count, np.geterr()))
+    def begin(self, own: NumberedSlices, count: int, objective: Loss) -> None:
+        """Let it compute some slices of a batch of `count` images, for an objective that may have changed."""
+        self._send((own, count, objective, np.geterr()))
 
     def _send(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has died: ``end`` tells
@@ -274,7 +274,7 @@ def serve(file: int, descriptor: int) -> None:
         shared, _ = shared_arrays(network, batch_size, mmap.mmap(file, 0))
         network.use_memory(params=shared.params)
         while True:
-            own, count, error_state = connection.recv()
+            own, count, objective, error_state = connection.recv()
             answer: tuple[Exception | None, str] = (None, "")
             try:
                 with np.errstate(**error_state):

@@ -16,7 +16,7 @@ import numpy as np
 from minicaps.arrays import resolve
 from minicaps.datasets import augment, load
 from minicaps.fast import own_the_cores
-from minicaps.networks import files, save_network
+from minicaps.networks import PRESETS_OF, files, save_network
 from minicaps.training.batch import to_batch
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
@@ -184,6 +184,7 @@ class Run:
         for chosen, rng in islice(whole, current.batches, None):
             images = augment.shift(self.images[chosen], config.shift, rng)  # (B, H, W, C)
             x, y = to_batch(images, self.labels[chosen], self.network.xp)
+            source.objective = self.objective.at(self.optimizer.steps / config.epochs / self.steps_per_epoch)
             try:
                 result = train_step(source, self.optimizer, x, y)
             except Diverged as error:
@@ -287,10 +288,9 @@ class Run:
             "images_per_second": config.epochs / sum(1 / row["images_per_second"] for row in self.epochs),
             "seed": config.seed,
             "model": config.model,
-            "preset": config.preset if config.model == "capsnet" else None,
+            "preset": config.preset if config.model in PRESETS_OF else None,
         }
-        self.network.to("numpy")
-        save_network(self.folder / MODEL, self.network, dataset.class_names)
+        save_network(self.folder / MODEL, self.network.to("numpy"), dataset.class_names)
         files.write_text(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
         try:
             if draw is not None:
