@@ -168,15 +168,16 @@ def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatc
     assert float64_arrays_seen(lambda: double(images.astype(np.float64)))
 
 
+@pytest.mark.parametrize("name, preset", [("capsnet", "small"), ("matrix", "tiny")])
 @pytest.mark.parametrize("count", ["1", "3"])
-def test_one_seed_gives_the_same_bits_whatever_the_threads(count):
+def test_one_seed_gives_the_same_bits_whatever_the_threads(count, name, preset):
     code = (
         "import hashlib, numpy as np\n"
         "from minicaps.networks import build\n"
         "from minicaps.fast import own_the_cores\n"
         "from minicaps.training import Adam, OneProcess, train_step\n"
         "own_the_cores()\n"
-        "net = build('capsnet', 'small', rng=0)\n"
+        f"net = build({name!r}, {preset!r}, rng=0)\n"
         "x = np.random.default_rng(0).random((40, 28, 28, 1), dtype=np.float32)\n"
         "optimizer = Adam(net, 1e-2)\n"
         "for _ in range(3): train_step(OneProcess(net), optimizer, x, np.arange(40) % 10)\n"
