@@ -279,6 +279,18 @@ def test_coordinates_are_added_to_the_first_two_numbers_of_the_last_column(cls):
         np.testing.assert_allclose(layer(poses, a)[0].reshape(4, 4), expected, atol=1e-10)
 
 
+def test_the_defaults_are_those_of_the_documentation():
+    conv, classes = ConvMatrixCaps(2, 3, 3), ClassMatrixCaps(2, 3)
+    for layer in (EMRouting(3), conv.routing, classes.routing):
+        options = layer.iterations, layer.inverse_temperature, layer.min_variance
+        assert options == (3, 0.001, 5e-4)
+        assert (layer.params["beta_u"] == 0).all() and (layer.params["beta_a"] == 0).all()
+    assert conv.stride == conv.routing.coupling.stride == WindowSoftmax(3).stride == (1, 1)
+    assert conv.votes.std == classes.votes.std == MatrixVotes(2, 3).std == 0.1 and classes.coordinates
+    layers = EMRouting(3), conv, classes, MatrixVotes(2, 3), PrimaryMatrixCaps(2, 3)
+    assert {param.dtype for layer in layers for param in layer.params.values()} == {np.dtype(np.float32)}
+
+
 # -- the loss -----------------------------------------------------------------------------------
 
 
