@@ -177,16 +177,13 @@ class EMRouting(Layer):
         # Of σ² = Σ_i w (û - μ)², dμ is -2 dσ² Σ_i w D: 0, but for a parent that nobody chooses.
         nobody = (TINY_MASS / (fit.rho + TINY_MASS))[..., None]  # (B, J, 1), 1 - Σ_i w
         dmu = (dmu - 2 * dvariance * nobody * fit.mu)[..., None, :, :]  # (B, 1, J, E)
-        D, dvariance = (
-            u_hat - fit.mu[..., None, :, :],
-            dvariance[..., None, :, :],
-        )  # (B, I, J, E), (B, 1, J, E)
+        dvariance = dvariance[..., None, :, :]  # (B, 1, J, E)
+        D = u_hat - fit.mu[..., None, :, :]  # (B, I, J, E)
         dw = (u_hat * dmu + D**2 * dvariance).sum(axis=-1)  # of μ and σ²: (B, I, J)
         du_hat = fit.w[..., None] * (dmu + 2 * dvariance * D)  # of μ and σ²: (B, I, J, E)
         mean = (fit.w * dw).sum(axis=-2, keepdims=True)  # (B, 1, J)
-        dmass = (dw - mean) / (fit.rho + TINY_MASS)[..., None, :] + drho[
-            ..., None, :
-        ]  # of w and ρ: (B, I, J)
+        of_w = (dw - mean) / (fit.rho + TINY_MASS)[..., None, :]  # of w = mass/ρ: (B, I, J)
+        dmass = of_w + drho[..., None, :]  # of ρ = Σ_i mass: (B, I, J)
         return du_hat, (dmass * fit.c).sum(axis=-1), dmass * a[..., None]  # of mass = c a
 
     def _e_step_backward(
@@ -197,9 +194,8 @@ class EMRouting(Layer):
         total = db.sum(axis=-2)  # (B, J)
         dbD = db[..., None] * D  # (B, I, J, E)
         dmu = p * dbD.sum(axis=-3)  # of -½ D² p: (B, J, E)
-        dvariance = (
-            0.5 * p * (p * (dbD * D).sum(axis=-3) - total[..., None])
-        )  # of -½ D² p - ½ ln σ²: (B, J, E)
+        squares = (dbD * D).sum(axis=-3)  # (B, J, E)
+        dvariance = 0.5 * p * (p * squares - total[..., None])  # of -½ D² p - ½ ln σ²: (B, J, E)
         return -p[..., None, :, :] * dbD, dmu, dvariance, (1 - fit.a) * total  # the last of ln a'
 
     def _share(self, r: int) -> float:

@@ -62,9 +62,8 @@ class WindowSoftmax(Coupling):
         """As ``_sum_over_windows``, but the largest."""
         (B, P, Q, _), (KH, KW), (down, right) = x.shape, self.kernel_size, self.stride
         xp, windows = get_xp(x), x.reshape(B, P, Q, KH, KW, -1)  # (B, P, Q, KH, KW, types)
-        whole = xp.full(
-            (B, *self._size(x), windows.shape[-1]), -float("inf"), dtype=x.dtype
-        )  # (B, H, W, types)
+        shape = (B, *self._size(x), windows.shape[-1])  # (B, H, W, types)
+        whole = xp.full(shape, -float("inf"), dtype=x.dtype)  # (B, H, W, types)
         for r in range(KH):
             for t in range(KW):
                 seen = whole[:, r : r + down * (P - 1) + 1 : down, t : t + right * (Q - 1) + 1 : right]

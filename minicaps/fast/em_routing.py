@@ -11,6 +11,8 @@ iteration for all of them (y then takes z times the difference of both μ) it is
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 from minicaps import capsules
@@ -64,6 +66,31 @@ def fit(routing: capsules.EMRouting, V: Array, a: Array, grid: tuple[int, ...]) 
     return iterations
 
 
+@dataclass
+class Terms:
+    """The gradient dû = Σ_k weight_k (y_k + z_k (û - μ_k)), with the last μ in the place of every μ_k."""
+
+    mu: Array  # (N, J, E), the last
+    weights: list[Array] = field(default_factory=list)  # (N, J, I) each
+    vectors: list[Array] = field(default_factory=list)  # (N, J, E) each
+    factors: list[Array] = field(default_factory=list)  # (N, J, E) each
+
+    def add(self, weight: Array, y: Any, z: Array, mu: Array) -> None:
+        self.weights.append(weight)
+        self.vectors.append(y + z * (self.mu - mu))
+        self.factors.append(z)
+
+    def replace(self, V: Array, one: Array, other: Array) -> None:
+        """Put dû in the place of the votes V (N, J, I, E); the two others, of its shape, are overwritten."""
+        xp = get_xp(V)
+        weights = xp.stack(self.weights, axis=-1)  # (N, J, I, K)
+        xp.matmul(weights, xp.stack(self.vectors, axis=2), out=one)  # (N, J, I, K) @ (N, J, K, E)
+        xp.matmul(weights, xp.stack(self.factors, axis=2), out=other)
+        V -= self.mu[:, :, None]
+        V *= other
+        V += one
+
+
 def fit_backward(
     routing: capsules.EMRouting,
     V: Array,
@@ -71,8 +98,8 @@ def fit_backward(
     iterations: list[EMIteration],
     dmu: Array,
     da_upper: Array,
-) -> tuple[Array, Betas]:
-    """Do what EMRouting.backward does; return da (N, I) and the gradients of β, and put dV in the place of V.
+) -> tuple[Array, list[Betas]]:
+    """Do what EMRouting.backward does: put dû in the place of the votes V, and return the other gradients.
 
     Parameters
     ----------
@@ -80,60 +107,55 @@ def fit_backward(
         As for ``fit``, which returned the iterations.
     dmu : array (N, J, E)
     da_upper : array (N, J)
+
+    Returns
+    -------
+    da : array (N, I)
+    betas : list of Betas, one for every iteration
     """
-    (_, _, _, E), xp, last = V.shape, get_xp(V), iterations[-1]
+    xp, last = get_xp(V), iterations[-1]
     D, squares = xp.empty_like(V), xp.empty_like(V)  # (N, J, I, E)
     da: Any = 0
-    dbeta_u: Any = 0
-    dbeta_a: Any = 0
     dvariance: Any = 0
-    dz, db = da_upper * last.a * (1 - last.a), None  # (N, J)
-    weights: list[Array] = []  # (N, J, I) each
-    vectors: list[Array] = []  # (N, J, E) each
-    factors: list[Array] = []  # (N, J, E) each
+    db: Any = None
+    dz = da_upper * last.a * (1 - last.a)  # (N, J)
+    terms, betas = Terms(last.mu), []
     for r in reversed(range(len(iterations))):
         this = iterations[r]
         xp.subtract(V, this.mu[:, :, None], out=D)
         xp.multiply(D, D, out=squares)
-        moved = last.mu - this.mu  # (N, J, E)
-        if db is not None:  # the E-step
-            p, total, row = (
-                1 / this.variance,
-                db.sum(axis=-1),
-                db[..., None, :],
-            )  # (N, J, E), (N, J), (N, J, 1, I)
-            dmu = p * (row @ D)[..., 0, :]  # (N, J, 1, I) @ (N, J, I, E) -> (N, J, E)
-            dvariance = 0.5 * p * (p * (row @ squares)[..., 0, :] - total[..., None])  # (N, J, E)
-            dz = (1 - this.a) * total  # (N, J)
-            weights.append(db)
-            vectors.append(-p * moved)
-            factors.append(-p)
-        share, grid = routing._share(r), this.c.shape[:-2]
+        if db is not None:
+            dmu, dvariance, dz = e_step_backward(this, db, D, squares)
+            terms.add(db, 0, -1 / this.variance, this.mu)
+        share, E = routing._share(r), V.shape[-1]
         dcost = -share * routing.inverse_temperature * dz  # (N, J)
-        dbeta_a = dbeta_a + (share * dz).sum(axis=0)  # (J,)
-        dbeta_u = dbeta_u + (E * this.rho * dcost).sum(axis=0)  # (J,)
+        betas.append(Betas((E * this.rho * dcost).sum(axis=0), (share * dz).sum(axis=0)))
         dvariance = dvariance + 0.5 * (this.rho * dcost)[..., None] / this.variance  # (N, J, E)
-        empty = (TINY_MASS / (this.rho + TINY_MASS))[..., None]  # (N, J, 1), 1 - Σ_i w
-        dmu = dmu - 2 * dvariance * empty * this.mu  # (N, J, E)
-        weights.append(this.w)
-        vectors.append(dmu + 2 * dvariance * moved)
-        factors.append(2 * dvariance)
-        dw = (V @ dmu[..., None] + squares @ dvariance[..., None])[
-            ..., 0
-        ]  # (N, J, I, E) @ (N, J, E, 1) -> (N, J, I)
-        mean = (this.w * dw).sum(axis=-1, keepdims=True)  # (N, J, 1)
-        dmass = (dw - mean) / (this.rho + TINY_MASS)[..., None] + (this.price * dcost)[..., None]  # (N, J, I)
+        nobody = (TINY_MASS / (this.rho + TINY_MASS))[..., None]  # (N, J, 1), 1 - Σ_i w
+        dmu = dmu - 2 * dvariance * nobody * this.mu  # (N, J, E)
+        terms.add(this.w, dmu, 2 * dvariance, this.mu)
+        dmass = m_step_backward(this, dcost, V @ dmu[..., None] + squares @ dvariance[..., None])  # (N, J, I)
         da = da + (dmass * parents_first(this.c, len(V))).sum(axis=1)  # (N, I)
         if r > 0:
-            dc = children_first(dmass * a[:, None], grid)  # ([B, P, Q], I, J)
+            dc = children_first(dmass * a[:, None], this.c.shape[:-2])  # ([B, P, Q], I, J)
             db = parents_first(routing.coupling.backward(dc, this.coupling), len(V))  # (N, J, I)
-    each = xp.stack(weights, axis=-1)  # (N, J, I, K), K = 2R - 1
-    xp.matmul(each, xp.stack(vectors, axis=2), out=D)  # (N, J, I, K) @ (N, J, K, E) -> (N, J, I, E)
-    xp.matmul(each, xp.stack(factors, axis=2), out=squares)
-    V -= last.mu[:, :, None]
-    V *= squares
-    V += D
-    return da, Betas(dbeta_u, dbeta_a)
+    terms.replace(V, D, squares)
+    return da, betas
+
+
+def e_step_backward(this: EMIteration, db: Array, D: Array, squares: Array) -> tuple[Array, Array, Array]:
+    """db (N, J, I), D and its squares (N, J, I, E) -> dmu, dvariance (N, J, E), dz (N, J)."""
+    p, total, row = 1 / this.variance, db.sum(axis=-1), db[..., None, :]  # (N, J, E), (N, J), (N, J, 1, I)
+    dmu = p * (row @ D)[..., 0, :]  # (N, J, 1, I) @ (N, J, I, E) -> (N, J, E)
+    dvariance = 0.5 * p * (p * (row @ squares)[..., 0, :] - total[..., None])  # (N, J, E)
+    return dmu, dvariance, (1 - this.a) * total
+
+
+def m_step_backward(this: EMIteration, dcost: Array, dw: Array) -> Array:
+    """dcost (N, J), dw (N, J, I, 1) -> the gradient of the mass c a (N, J, I)."""
+    dw = dw[..., 0]  # (N, J, I)
+    mean = (this.w * dw).sum(axis=-1, keepdims=True)  # (N, J, 1)
+    return (dw - mean) / (this.rho + TINY_MASS)[..., None] + (this.price * dcost)[..., None]
 
 
 def parents_first(c: Array, count: int) -> Array:
@@ -172,9 +194,9 @@ def couplings_of(slices: list[SliceCache]) -> list[Array]:
     return [get_xp(arrays[0]).concatenate(arrays) for arrays in zip(*each, strict=True)]
 
 
-def add_betas(routing: capsules.EMRouting, found: list[Betas]) -> None:
+def add_betas(routing: capsules.EMRouting, found: list[list[Betas]]) -> None:
     """Add up the gradients of slices; in order, so they have the same bits each time."""
-    for betas in found:
+    for betas in chain.from_iterable(found):
         routing.grads["beta_u"] += betas.beta_u  # (J,)
         routing.grads["beta_a"] += betas.beta_a  # (J,)
 
@@ -205,7 +227,7 @@ class EMRouting(capsules.EMRouting):
         xp = get_xp(u_hat)
         du_hat, da = xp.array(u_hat), xp.empty_like(a)  # (B, I, J, E), (B, I)
 
-        def work(part: SliceCache) -> Betas:
+        def work(part: SliceCache) -> list[Betas]:
             k = part.samples
             V = du_hat[k].reshape(-1, I, J, E).swapaxes(1, 2)  # (N, J, I, E), a view of du_hat
             upstream = dy[0][k].reshape(-1, J, E), dy[1][k].reshape(-1, J)

@@ -71,7 +71,7 @@ class ConvMatrixCaps(capsules.ConvMatrixCaps):
         blocks = block_diagonal(self.votes.params["W"])  # (I, 16, J·16)
         dposes, da = xp.empty_like(poses), xp.empty_like(a)  # (B, H, W, types, 16), (B, H, W, types)
 
-        def work(part: SliceCache) -> tuple[Array, Betas]:
+        def work(part: SliceCache) -> tuple[Array, list[Betas]]:
             k = part.samples
             M, children = self._children(poses[k], a[k])  # (1, I, N, 16), (N, I)
             V = make_votes(M, blocks)  # (N, J, I, 16)
@@ -119,7 +119,7 @@ class ClassMatrixCaps(capsules.ClassMatrixCaps):
         xp, blocks = get_xp(poses), block_diagonal(self.votes.params["W"])  # (types, 16, J·16)
         dposes, da = xp.empty_like(poses), xp.empty_like(a)  # (B, H, W, types, 16), (B, H, W, types)
 
-        def work(part: SliceCache) -> tuple[Array, Betas]:
+        def work(part: SliceCache) -> tuple[Array, list[Betas]]:
             k, M = part.samples, self._children(poses[part.samples])  # (H·W, types, b, 16)
             V = self._votes(M, blocks, poses)  # (b, J, I, 16)
             children = a[k].reshape(len(V), -1)  # (b, I)
@@ -174,7 +174,7 @@ def votes_backward(dV: Array, M: Array, blocks: Array) -> tuple[Array, Array]:
     return rows @ blocks.swapaxes(1, 2), dW  # (G, I, N, J·16) @ (I, J·16, 16) -> (G, I, N, 16)
 
 
-def add_up(layer: Any, found: Sequence[tuple[Array, Betas]]) -> None:
+def add_up(layer: Any, found: Sequence[tuple[Array, list[Betas]]]) -> None:
     """Add the gradients of slices to those of the layer; in order, so they have the same bits each time."""
     for dW, _ in found:
         layer.votes.grads["W"] += dW  # (I, 4, J, 4)
