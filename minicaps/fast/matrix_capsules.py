@@ -42,11 +42,8 @@ class ConvMatrixCaps(capsules.ConvMatrixCaps):
 
     def forward(self, poses: Array, a: Array) -> tuple[tuple[Array, Array], Any]:
         self._check_input(poses, a)
-        xp, blocks, J = (
-            get_xp(poses),
-            self._kept("blocks", lambda: block_diagonal(self.votes.params["W"])),
-            self.types,
-        )
+        xp, J = get_xp(poses), self.types
+        blocks = self._kept("blocks", lambda: block_diagonal(self.votes.params["W"]))  # (I, 16, J·16)
         like = im2col(a[:1], self.kernel_size, self.stride)  # (1, P, Q, I)
         (P, Q), B = like.shape[1:3], len(a)
         mu = xp.empty((B, P, Q, J, poses.shape[-1]), dtype=a.dtype)  # (B, P, Q, J, 16)
