@@ -43,7 +43,7 @@ class ConvMatrixCaps(capsules.ConvMatrixCaps):
     def forward(self, poses: Array, a: Array) -> tuple[tuple[Array, Array], Any]:
         self._check_input(poses, a)
         xp, J = get_xp(poses), self.types
-        blocks = self._kept("blocks", lambda: block_diagonal(self.votes.params["W"]))  # (I, 16, J·16)
+        blocks = block_diagonal(self.votes.params["W"])  # (I, 16, J·16)
         like = im2col(a[:1], self.kernel_size, self.stride)  # (1, P, Q, I)
         (P, Q), B = like.shape[1:3], len(a)
         mu = xp.empty((B, P, Q, J, poses.shape[-1]), dtype=a.dtype)  # (B, P, Q, J, 16)
@@ -98,7 +98,7 @@ class ClassMatrixCaps(capsules.ClassMatrixCaps):
     def forward(self, poses: Array, a: Array) -> tuple[tuple[Array, Array], Any]:
         self._check_input(poses, a)
         xp, J, B = get_xp(poses), self.classes, len(a)
-        blocks = self._kept("blocks", lambda: block_diagonal(self.votes.params["W"]))  # (types, 16, J·16)
+        blocks = block_diagonal(self.votes.params["W"])  # (types, 16, J·16)
         mu, active = xp.empty((B, J, poses.shape[-1]), dtype=a.dtype), xp.empty((B, J), dtype=a.dtype)
 
         def work(samples: slice) -> SliceCache:
