@@ -47,6 +47,7 @@ def twin(words: str) -> list[str]:
 
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
 FAMILIES = ["tests/test_routing_families.py"]
+EM, MATRIX = ["tests/test_em_routing.py"], ["tests/test_matrix_capsules.py", "-k", "not network"]
 TESTS = {
     "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ROUTING],
     "layers/convolution.py": [CONV, contract("layers.Conv2d"), twin("Conv2d"), PITFALLS],
@@ -56,6 +57,7 @@ TESTS = {
     "layers/pooling.py": [CONV, contract("MaxPool")],
     "layers/reshape.py": [contract("Reshape"), ["tests/test_checks.py", "-k", "option"]],
     "layers/sequential.py": [contract("Sequential")],
+    "layers/spread_loss.py": [MATRIX, contract("SpreadLoss")],
     "layers/vectors.py": [["tests/test_squash.py"], PITFALLS],
     "layers/windows.py": [CONV, SPECTRAL],
     "capsules/capsule_layer.py": [ROUTING, FAMILIES, contract("capsules.CapsuleLayer"), PITFALLS],
@@ -68,6 +70,13 @@ TESTS = {
     "capsules/dynamic_routing.py": [ROUTING, FAMILIES, contract("DynamicRouting"), PITFALLS],
     "capsules/inverted_attention_routing.py": [FAMILIES, contract("InvertedAttention")],
     "capsules/presence.py": [FAMILIES, contract("Length", "Given", "Line")],
+    "capsules/conv_capsules.py": [MATRIX, contract("capsules.ConvMatrixCaps")],
+    "capsules/em_routing.py": [EM, contract("capsules.EMRouting")],
+    "capsules/matrix_capsules.py": [
+        MATRIX,
+        contract("capsules.PrimaryMatrixCaps", "capsules.ClassMatrixCaps"),
+    ],
+    "capsules/matrix_votes.py": [MATRIX, contract("MatrixVotes")],
     "capsules/primary.py": [PITFALLS, contract("PrimaryCaps")],
     "capsules/routing.py": [ROUTING, FAMILIES],
     "capsules/routing_losses.py": [FAMILIES, contract("CouplingEntropy", "Unrest")],
@@ -75,11 +84,14 @@ TESTS = {
     "capsules/sparse_couplings.py": [FAMILIES, contract("TopK", "Sparsemax", "Entmax")],
     "capsules/squash.py": [["tests/test_squash.py"], FAMILIES, contract("Squash"), PITFALLS],
     "capsules/votes.py": [ROUTING, contract("Votes"), PITFALLS],
+    "capsules/window_softmax.py": [MATRIX, contract("WindowSoftmax")],
     "fast/activations.py": [twin("ReLU"), contract("fast.ReLU")],
     "fast/bilinear.py": [SPECTRAL, twin("Conv2d")],
     "fast/capsule_layer.py": [twin("CapsuleLayer"), ROUTING, FAMILIES, contract("fast.CapsuleLayer")],
     "fast/convolution.py": [twin("Conv2d"), CONV, SPECTRAL, contract("fast.Conv2d")],
     "fast/dense.py": [twin("Dense"), contract("fast.Dense")],
+    "fast/em_routing.py": [twin("EMRouting"), EM],
+    "fast/matrix_capsules.py": [twin("MatrixCaps"), MATRIX],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
     "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
     "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],

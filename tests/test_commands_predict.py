@@ -38,10 +38,11 @@ def test_predict_prints_class_length_and_runner_up_of_every_image(call, finished
         assert line == f"{path}: {first}, then {then}"
 
 
-def test_predict_of_another_network_prints_a_probability(call, tmp_path):
-    save_network(tmp_path / "mlp.npz", build("mlp", rng=0))
-    output = call("predict", "mlp.npz", save(tmp_path / "a.png", small_dataset().test_images[0]))[1]
-    assert re.search(r"a\.png: \d \(probability 0\.\d{3}\), then \d \(0\.\d{3}\)\n", output)
+@pytest.mark.parametrize("model, word", [("mlp", "probability"), ("matrix", "activation")])
+def test_predict_of_another_network_prints_what_its_scores_are(model, word, call, tmp_path):
+    save_network(tmp_path / "network.npz", build(model, "tiny", rng=0))
+    output = call("predict", "network.npz", save(tmp_path / "a.png", small_dataset().test_images[0]))[1]
+    assert re.search(rf"a\.png: \d \({word} 0\.\d{{3}}\), then \d \(0\.\d{{3}}\)\n", output)
 
 
 def test_a_missing_image_ends_with_2_and_the_others_are_answered(call, finished_run, tmp_path):

@@ -41,7 +41,7 @@ def tiny(name="capsnet", **options):
     return build(name, "tiny", rng=0, **options)
 
 
-@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_the_gradient_is_that_of_the_whole_batch(name, count, threads):
     threads(count)
@@ -56,6 +56,20 @@ def test_the_gradient_is_that_of_the_whole_batch(name, count, threads):
         assert found[1] == correct
         for key, grad in plain.grads.items():
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
+
+
+def test_an_objective_that_changes_reaches_the_other_processes(threads):
+    threads(2)
+    network, plain = tiny("matrix", dtype=np.float64), tiny("matrix", dtype=np.float64)
+    images, labels = batch(network, 90)
+    with DataParallel(network, network.objective(), 90) as parallel:
+        assert len(parallel.workers) == 1
+        for done in (0.0, 0.7):
+            parallel.objective = network.objective().at(done)
+            loss, _ = backpropagate(plain, parallel.objective, images, labels)
+            np.testing.assert_allclose(parallel.backpropagate(images, labels)[0], loss, rtol=1e-12)
+            for key, grad in plain.grads.items():
+                np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("count", [1, 79, 80, 97, 170])

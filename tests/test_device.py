@@ -28,6 +28,7 @@ NETWORKS = {
     "capsnet": {"model": "capsnet"},
     "capsnet without decoder": {"model": "capsnet", "decoder": False},
     "cnn": {"model": "cnn"},
+    "matrix": {"model": "matrix"},
     "mlp": {"model": "mlp"},
 }
 every_network = pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS.keys())

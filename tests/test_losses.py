@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import CrossEntropyLoss, MarginLoss, ReconstructionLoss, WeightedSum
+from minicaps import CrossEntropyLoss, MarginLoss, ReconstructionLoss, SpreadLoss, WeightedSum
 
 
 def capsules_of_length(*lengths):
@@ -117,6 +117,14 @@ def test_options_of_any_kind_of_number_keep_float32(number):
     )
     assert loss.dtype == np.float32
     assert all(d.dtype == np.float32 for d in WeightedSum(losses).backward(cache))
+
+
+def test_a_loss_stays_what_it_is_unless_it_has_a_schedule():
+    margin, spread = MarginLoss(), SpreadLoss()
+    assert margin.at(0.5) is margin and spread.at(0.5).margin == pytest.approx(0.55)
+    whole = WeightedSum([margin, spread], [2.0, 3.0]).at(0.5)
+    assert whole.losses[0] is margin and whole.losses[1].margin == pytest.approx(0.55)
+    assert whole.weights == (2, 3) and spread.margin == 0.9
 
 
 def test_a_sum_within_a_sum_is_refused():

@@ -125,7 +125,7 @@ def test_a_snapshot_for_inference_has_the_same_bits_and_brings_no_weights_into_f
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["capsnet", "cnn", "mlp"])
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
 def test_a_snapshot_for_inference_cannot_be_trained(name):
     ready, x = build(name, "tiny", rng=0).for_inference(), np.zeros((2, 28, 28, 1), np.float32)
     before = ready(x)

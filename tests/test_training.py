@@ -163,7 +163,22 @@ def test_a_run_that_was_stopped_resumes_bit_for_bit(straight, tmp_path, callback
     assert summary["test_accuracy"] == json.loads((straight / "summary.json").read_text())["test_accuracy"]
 
 
-@pytest.mark.parametrize("model", ["cnn", "mlp"])
+def test_the_margin_of_the_spread_loss_grows_evenly_over_the_whole_run(tmp_path, monkeypatch):
+    margins = []
+
+    def noted(source, *given):
+        margins.append(source.objective.margin)
+        return train_step(source, *given)
+
+    monkeypatch.setattr(runs, "train_step", noted)
+    config = tiny_config(model="matrix", epochs=2, limit=90, batch_size=30, data=None)
+    with pytest.raises(KeyboardInterrupt):
+        Run(config, tmp_path, say=interrupt_at(1)).train()
+    Run.resume(tmp_path, say=quiet).train()
+    np.testing.assert_allclose(margins, 0.2 + 0.7 * np.arange(6) / 6)
+
+
+@pytest.mark.parametrize("model", ["cnn", "matrix", "mlp"])
 def test_the_other_networks_resume_bit_for_bit_too(tmp_path, model):
     config = tiny_config(model=model, epochs=2, schedule="exponential", warmup=3)
     run_to_the_end(tmp_path / "straight", config)
@@ -460,7 +475,7 @@ def test_batches_are_a_permutation_cut_into_equal_groups(count, size, seed):
 # -- evaluation --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["capsnet", "cnn", "mlp"])
+@pytest.mark.parametrize("model", ["capsnet", "cnn", "matrix", "mlp"])
 def test_evaluation_does_not_depend_on_the_batch_size(model):
     network = tiny_config(model=model).network(small_dataset())
     images, labels = small_dataset().test_images, small_dataset().test_labels

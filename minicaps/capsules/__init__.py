@@ -1,10 +1,14 @@
 """What only a capsule network has, as the papers define it: plain, and proven."""
 
 from minicaps.capsules.capsule_layer import CapsuleLayer
+from minicaps.capsules.conv_capsules import ConvMatrixCaps
 from minicaps.capsules.couplings import LOGITS, Coupling, Frozen, Hard, Leaky, Prior, Softmax, Stopped
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.dynamic_routing import DynamicRouting
+from minicaps.capsules.em_routing import TINY_MASS, EMCache, EMIteration, EMRouting, check_min_variance
 from minicaps.capsules.inverted_attention_routing import InvertedAttentionRouting
+from minicaps.capsules.matrix_capsules import ClassMatrixCaps, PrimaryMatrixCaps, coordinates
+from minicaps.capsules.matrix_votes import MatrixVotes
 from minicaps.capsules.presence import Given, Length, Line
 from minicaps.capsules.primary import PrimaryCaps
 from minicaps.capsules.routing import Iteration, Routing, RoutingCache, agree, combine, outer
@@ -13,14 +17,21 @@ from minicaps.capsules.self_attention_routing import SelfAttentionRouting
 from minicaps.capsules.sparse_couplings import Entmax, Sparsemax, TopK
 from minicaps.capsules.squash import ExponentialSquash, Squash, Squashing
 from minicaps.capsules.votes import Votes
+from minicaps.capsules.window_softmax import WindowSoftmax
 
 __all__ = [
     "LOGITS",
+    "TINY_MASS",
     "CapsuleLayer",
+    "ClassMatrixCaps",
+    "ConvMatrixCaps",
     "Coupling",
     "CouplingEntropy",
     "Decoder",
     "DynamicRouting",
+    "EMCache",
+    "EMIteration",
+    "EMRouting",
     "Entmax",
     "ExponentialSquash",
     "Frozen",
@@ -32,7 +43,9 @@ __all__ = [
     "Length",
     "Line",
     "Mask",
+    "MatrixVotes",
     "PrimaryCaps",
+    "PrimaryMatrixCaps",
     "Prior",
     "Routing",
     "RoutingCache",
@@ -45,7 +58,10 @@ __all__ = [
     "TopK",
     "Unrest",
     "Votes",
+    "WindowSoftmax",
     "agree",
+    "check_min_variance",
     "combine",
+    "coordinates",
     "outer",
 ]

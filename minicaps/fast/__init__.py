@@ -10,22 +10,42 @@ from minicaps.fast.convolution import Conv2d
 from minicaps.fast.decoder import Decoder
 from minicaps.fast.dense import Dense
 from minicaps.fast.dynamic_routing import DynamicRouting
+from minicaps.fast.em_routing import EMRouting
+from minicaps.fast.matrix_capsules import ClassMatrixCaps, ConvMatrixCaps, PrimaryMatrixCaps
 from minicaps.fast.platform import keep_freed_memory, own_the_cores
 from minicaps.fast.primary import PrimaryCaps
 from minicaps.fast.squash import ExponentialSquash, Squash
 from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
 
-TWINS = (CapsuleLayer, Conv2d, Decoder, Dense, DynamicRouting, ExponentialSquash, PrimaryCaps, ReLU, Squash)
+TWINS = (
+    CapsuleLayer,
+    ClassMatrixCaps,
+    Conv2d,
+    ConvMatrixCaps,
+    Decoder,
+    Dense,
+    DynamicRouting,
+    EMRouting,
+    ExponentialSquash,
+    PrimaryCaps,
+    PrimaryMatrixCaps,
+    ReLU,
+    Squash,
+)
 
 __all__ = [
     "TWINS",
     "CapsuleLayer",
+    "ClassMatrixCaps",
     "Conv2d",
+    "ConvMatrixCaps",
     "Decoder",
     "Dense",
     "DynamicRouting",
+    "EMRouting",
     "ExponentialSquash",
     "PrimaryCaps",
+    "PrimaryMatrixCaps",
     "ReLU",
     "Squash",
     "beside_other_processes",

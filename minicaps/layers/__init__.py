@@ -16,6 +16,7 @@ from minicaps.layers.normalization import LayerNorm
 from minicaps.layers.pooling import MaxPool2d
 from minicaps.layers.reshape import Reshape
 from minicaps.layers.sequential import Sequential
+from minicaps.layers.spread_loss import SpreadLoss
 from minicaps.layers.vectors import length_and_direction
 from minicaps.layers.windows import Pair, as_pair, output_size
 
@@ -38,6 +39,7 @@ __all__ = [
     "Seed",
     "Sequential",
     "Sigmoid",
+    "SpreadLoss",
     "WeightedSum",
     "as_pair",
     "col2im",

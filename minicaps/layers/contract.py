@@ -111,6 +111,13 @@ class Loss(ABC):
     def backward(self, cache: Any) -> Any:
         """Return the gradient of the prediction."""
 
+    def at(self, done: float) -> Loss:
+        """Return the loss to train with when so much of the training is done, 0 to 1: by default this one.
+
+        A loss that changes in the course of a training returns another one; it does not change itself.
+        """
+        return self
+
     def __call__(self, prediction: Any, target: Any) -> Array:
         """Return the loss alone."""
         return self.forward(prediction, target)[0]

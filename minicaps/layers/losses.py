@@ -188,6 +188,9 @@ class WeightedSum(Loss):
         ]
         return functools.reduce(operator.add, parts), [cache for _, cache in results]
 
+    def at(self, done: float) -> WeightedSum:
+        return WeightedSum([loss.at(done) for loss in self.losses], self.weights)
+
     def backward(self, cache: list[Any]) -> tuple[Any, ...]:
         """-> the gradient of every prediction."""
         parts = zip(self.losses, self.weights, cache, strict=True)

@@ -4,6 +4,7 @@ from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import COUPLINGS, ROUTINGS, CapsNetConfig
 from minicaps.networks.export import to_onnx
+from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import (
     Network,
     NetworkConfig,
@@ -13,21 +14,25 @@ from minicaps.networks.network import (
     window_grid,
 )
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
-from minicaps.networks.registry import NETWORKS, PRESETS, build, configure
+from minicaps.networks.registry import MATRIX_PRESETS, NETWORKS, PRESETS, PRESETS_OF, build, configure
 from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
 
 __all__ = [
     "CNN",
     "COUPLINGS",
+    "MATRIX_PRESETS",
     "MLP",
     "NETWORKS",
     "PRESETS",
+    "PRESETS_OF",
     "ROUTINGS",
     "CNNConfig",
     "CapsNet",
     "CapsNetCache",
     "CapsNetConfig",
     "MLPConfig",
+    "MatrixCapsNet",
+    "MatrixCapsNetConfig",
     "Network",
     "NetworkConfig",
     "OverlapCNN",

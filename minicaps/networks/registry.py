@@ -1,7 +1,8 @@
-"""Every network by name, and the sizes of the CapsNet."""
+"""Every network by name, and the sizes of the capsule networks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,10 @@ from minicaps.layers import Seed
 from minicaps.networks.baselines import CNN, MLP
 from minicaps.networks.capsnet import CapsNet
 from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig
 
-NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "mlp": MLP}
+NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "matrix": MatrixCapsNet, "mlp": MLP}
 PRESETS: dict[str, CapsNetConfig] = {
     "tiny": CapsNetConfig(
         conv_channels=8, conv_kernel=5, conv_stride=2, primary_types=4, primary_dimension=4, primary_kernel=5,
@@ -25,6 +27,13 @@ PRESETS: dict[str, CapsNetConfig] = {
     ),
     "paper": CapsNetConfig(),
 }  # fmt: skip
+SHORT: dict[str, Any] = {"iterations": 2, "inverse_temperature": 0.01}  # with the paper's, learning is slow
+MATRIX_PRESETS: dict[str, MatrixCapsNetConfig] = {
+    "tiny": MatrixCapsNetConfig(conv_channels=16, primary_types=4, types=(8, 8), **SHORT),
+    "small": MatrixCapsNetConfig(conv_channels=32, primary_types=8, types=(16, 16), **SHORT),
+    "paper": MatrixCapsNetConfig(),
+}
+PRESETS_OF: dict[str, Mapping[str, NetworkConfig]] = {"capsnet": PRESETS, "matrix": MATRIX_PRESETS}
 
 
 def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig:
@@ -33,7 +42,7 @@ def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig
         raise ValueError(f"model is {name!r}, expected one of {', '.join(NETWORKS)}")
     if preset not in PRESETS:
         raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-    base = PRESETS[preset] if name == "capsnet" else NETWORKS[name].Config()
+    base = PRESETS_OF[name][preset] if name in PRESETS_OF else NETWORKS[name].Config()
     try:
         return replace(base, **options)
     except TypeError as error:
@@ -47,9 +56,9 @@ def build(
 
     Parameters
     ----------
-    name : {"capsnet", "cnn", "mlp"}
+    name : {"capsnet", "cnn", "matrix", "mlp"}
     preset : {"tiny", "small", "paper"}
-        Sizes of the CapsNet; the others have one size.
+        Sizes of the CapsNet and of the MatrixCapsNet; the others have one size.
     rng : numpy.random.Generator or int, optional
         Source of the first weights.
     dtype : float32 or float64

@@ -19,7 +19,11 @@ from typing import Any
 import numpy as np
 
 from minicaps.layers import Example, Layer, Loss
-from minicaps.proof import capsule_examples, routing_examples  # noqa: F401, they register their examples
+from minicaps.proof import (  # noqa: F401, they register their examples
+    capsule_examples,
+    matrix_examples,
+    routing_examples,
+)
 from minicaps.proof.examples import EXAMPLES
 from minicaps.proof.gradcheck import gradcheck
 from minicaps.proof.report import Report

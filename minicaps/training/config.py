@@ -15,24 +15,24 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, ROUTINGS, Network, build
+from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, PRESETS_OF, ROUTINGS, Network, build
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
-OF_CAPSNETS = (
-    "preset",
-    "routing",
-    "coupling",
-    "routing_iterations",
-    "decoder",
-)  # options that no other network has
+OF_ROUTED = ("preset", "routing_iterations")  # options of networks that route
+OF_CAPSNETS = ("routing", "coupling", "decoder")  # options that no other network has
 
 
 class BadOption(ValueError):
     """An option that another one, the data, or the run that is continued, leaves no room for."""
+
+
+def options_without_effect(model: str) -> tuple[str, ...]:
+    """Return the options that a network of this name does not have."""
+    return (() if model in PRESETS_OF else OF_ROUTED) + (() if model == "capsnet" else OF_CAPSNETS)
 
 
 def read_size(text: str) -> int | tuple[int, int]:
@@ -70,7 +70,7 @@ class TrainConfig:
     """
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
-    preset: str = _option("small", "size of the CapsNet", *PRESETS)
+    preset: str = _option("small", "size of the CapsNet or of the matrix network", *PRESETS)
     data: str | None = _option(
         None,
         "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
@@ -100,7 +100,7 @@ class TrainConfig:
     shift: int = _option(1, "move training images at random by up to this many pixels")
     routing: str = _option("dynamic", "routing of the CapsNet", *ROUTINGS)
     coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
-    routing_iterations: int | None = _option(None, "routing iterations (default: the preset's, 3)")
+    routing_iterations: int | None = _option(None, "routing iterations (default: the preset's)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
     init: str | None = _option(
         None,
@@ -144,13 +144,13 @@ class TrainConfig:
             check_whole("train", 1, size=self.size)
 
     def _check_options_act(self) -> None:
-        if self.model != "capsnet":
-            for name in OF_CAPSNETS:
-                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise BadOption(
-                        f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only "
-                        "capsnet does; leave it out"
-                    )
+        for name in options_without_effect(self.model):
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                has = " and ".join(model for model in NETWORKS if name not in options_without_effect(model))
+                raise BadOption(
+                    f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only {has} "
+                    f"{'do' if ' and ' in has else 'does'}; leave it out"
+                )
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
             raise BadOption(
@@ -181,8 +181,8 @@ class TrainConfig:
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
             options |= {"decoder": self.decoder, "routing": self.routing, "coupling": self.coupling}
-            if self.routing_iterations is not None:
-                options["iterations"] = self.routing_iterations
+        if self.model in PRESETS_OF and self.routing_iterations is not None:
+            options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
         return build(self.model, self.preset, rng=rng, **options)
 
@@ -247,8 +247,8 @@ def config_of(options: dict[str, Any]) -> TrainConfig:
     """
     if not isinstance(options, dict):
         raise TypeError(f"expected a mapping of options, got {type(options).__name__}")
-    if options.get("model", "capsnet") != "capsnet":
-        options = {name: value for name, value in options.items() if name not in OF_CAPSNETS}
+    idle = options_without_effect(options.get("model", "capsnet"))
+    options = {name: value for name, value in options.items() if name not in idle}
     return TrainConfig(**options)
 
 

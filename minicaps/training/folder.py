@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minicaps.networks import Network, files, save_network
+from minicaps.networks import PRESETS_OF, Network, files, save_network
 from minicaps.training.config import CONFIG, TrainConfig
 from minicaps.training.files import (
     BEST,
@@ -49,7 +49,7 @@ def take_new_folder(config: TrainConfig) -> Path:
 
     Of several processes at once each gets another.
     """
-    name = config.model + (f"-{config.preset}" if config.model == "capsnet" else "")
+    name = config.model + (f"-{config.preset}" if config.model in PRESETS_OF else "")
     Path("runs").mkdir(exist_ok=True)
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):

@@ -117,7 +117,7 @@ class DataParallel:
         processes = len(self.workers) + 1
         own, *theirs = [list(enumerate(slices))[k::processes] for k in range(processes)]
         for worker, its_own in zip(self.workers, theirs, strict=True):
-            worker.begin(its_own, count)
+            worker.begin(its_own, count, self.objective)
         try:
             with beside_other_processes(processes):
                 backpropagate_slices(self.network, self.objective, shared, own, count)

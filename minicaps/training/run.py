@@ -197,6 +197,7 @@ class Run:
         for chosen, rng in islice(whole, current.batches, None):
             images = augment.shift(self.images[chosen], config.shift, rng)  # (B, H, W, C)
             x, y = to_batch(images, self.labels[chosen], self.network.xp)
+            source.objective = self.objective.at(self.optimizer.steps / config.epochs / self.steps_per_epoch)
             try:
                 result = train_step(source, self.optimizer, x, y)
             except Diverged as error:

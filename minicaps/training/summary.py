@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minicaps.datasets import Dataset
+from minicaps.networks import PRESETS_OF
 from minicaps.training.config import BadOption, TrainConfig
 from minicaps.training.evaluation import Evaluation
 from minicaps.training.optimizers import Optimizer
@@ -32,7 +33,7 @@ def summarize(
         "images_per_second": len(epochs) / sum(1 / row["images_per_second"] for row in epochs),
         "seed": config.seed,
         "model": config.model,
-        "preset": config.preset if config.model == "capsnet" else None,
+        "preset": config.preset if config.model in PRESETS_OF else None,
         "data": dataset.source,
     }
 

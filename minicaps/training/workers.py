@@ -17,6 +17,7 @@ import numpy as np
 
 import minicaps
 from minicaps.fast import keep_freed_memory, own_the_cores
+from minicaps.layers import Loss
 from minicaps.training.shared import NumberedSlices, backpropagate_slices, shared_arrays
 
 # It has the modules of the first process: the same minicaps, and what else its path leads to. The
@@ -77,10 +78,10 @@ class Worker:
         except (EOFError, OSError):  # it has died: ``end`` tells
             return ""
 
-    def begin(self, own: NumberedSlices, count: int) -> None:
-        """Let it compute some slices of a batch of `count` images."""
+    def begin(self, own: NumberedSlices, count: int, objective: Loss) -> None:
+        """Let it compute some slices of a batch of `count` images, for an objective that may have changed."""
         with contextlib.suppress(OSError):  # it has died: ``end`` tells
-            self.connection.send((own, count, np.geterr()))
+            self.connection.send((own, count, objective, np.geterr()))
 
     def end(self) -> Exception | None:
         """Wait for what was begun, and return what went wrong."""
@@ -120,7 +121,7 @@ def serve(file: int, descriptor: int) -> None:
         shared, _ = shared_arrays(network, batch_size, mmap.mmap(file, 0))
         network.use_memory(params=shared.params)
         while True:
-            own, count, error_state = connection.recv()
+            own, count, objective, error_state = connection.recv()
             answer: tuple[Exception | None, str] = (None, "")
             try:
                 with np.errstate(**error_state):
