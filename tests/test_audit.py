@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicaps import CapsuleLayer, Dense, DynamicRouting, MarginLoss, Mask, Squash, build
+from minicaps import CapsuleLayer, Dense, DynamicRouting, EMRouting, MarginLoss, Mask, Squash, build
 from minicaps.cli import FAILED, OK, WRONG_USE
 from minicaps.datasets import augment
 from minicaps.layers import ReconstructionLoss
@@ -63,6 +63,14 @@ class Ours:
         du = layer.backward(dv, layer.forward(u)[1])
         return du, layer.votes.grads["W"]
 
+    def em_routing(self, votes, a, beta_u, beta_a, inverse_temperatures):
+        last = inverse_temperatures[-1]
+        routing = EMRouting(
+            len(beta_u), len(inverse_temperatures), inverse_temperature=last, dtype=np.float64
+        )
+        routing.params["beta_u"][...], routing.params["beta_a"][...] = beta_u, last * beta_a
+        return routing(votes, a)
+
     def primary(self, x):
         return self.net.primary(self.net.relu(self.net.conv(x)))
 
@@ -102,6 +110,20 @@ def test_minicaps_has_none_of_the_faults():
 
 # -- every fault, alone and in pairs ----------------------------------------------------------
 
+
+def variant(name, settings):
+    """Return a code with these settings."""
+    function = partial(getattr(variants, name), **settings)
+    if name != "em_routing":
+        return {name: function}
+
+    def em_routing(*inputs):
+        joined = function(*inputs)  # (B, J, E + 1)
+        return joined[..., :-1], joined[..., -1]
+
+    return {name: em_routing}
+
+
 KINDS = {
     (name, dial.name, setting): kind
     for name, bank in BANKS.items()
@@ -113,8 +135,7 @@ ALONE = list(KINDS)
 
 @pytest.mark.parametrize(("name", "dial", "setting"), ALONE)
 def test_each_variant_is_named_and_no_other(name, dial, setting):
-    code = {name: partial(getattr(variants, name), **{dial: setting})}
-    found = verdicts(code)
+    found = verdicts(variant(name, {dial: setting}))
     found.pop((name, "zero"), None)  # squares of 1e30 in float32, in all of the bank
     assert found == {(name, dial): KINDS[name, dial, setting]}
 
@@ -130,7 +151,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("name", "settings"), PAIRS, ids=str)
 def test_both_variants_of_a_pair_are_named(name, settings):
-    found = verdicts({name: partial(getattr(variants, name), **settings)})
+    found = verdicts(variant(name, settings))
     found.pop((name, "zero"), None)
     if found != {(name, dial): KINDS[name, dial, setting] for dial, setting in settings.items()}:
         same_as_one(name, settings, found)

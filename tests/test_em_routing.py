@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minicaps import gradcheck
+from minicaps import capsules, fast, gradcheck
 from minicaps.capsules import EMRouting, Frozen, Leaky, Stopped
 from minicaps.fast import EMRouting as FastEMRouting
 
@@ -306,3 +306,14 @@ def test_inputs_that_do_not_fit_are_told(cls):
     y, cache = layer.forward(V, a)
     with pytest.raises(ValueError, match=r"EMRouting.backward: dy has shape"):
         layer.backward((y[0], y[1][:, :2]), cache)
+
+
+@pytest.mark.parametrize("room", [capsules, fast])
+def test_a_capsule_layer_may_route_by_em(room):
+    rng = np.random.default_rng(0)
+    routing = room.EMRouting(3, inverse_temperature=0.5, min_variance=0.3, dtype=np.float64)
+    layer = room.CapsuleLayer(5, 4, 3, 6, routing=routing, std=0.5, rng=0, dtype=np.float64)
+    u, a = rng.normal(size=(2, 5, 4)), rng.uniform(0.1, 0.9, size=(2, 5))  # (B, I, D), (B, I)
+    (mu, upper), _ = layer.forward(u, a)
+    assert mu.shape == (2, 3, 6) and upper.shape == (2, 3)
+    gradcheck(layer, [u, a]).raise_if_failed()

@@ -8,8 +8,8 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules.couplings import Coupling, check_coupling
+from minicaps.capsules.routing import Routing
 from minicaps.checks import check_array, check_gradient, check_number, check_positive
-from minicaps.layers import Layer
 
 TINY_MASS = 1e-12  # added to a parent's mass ρ: a parent that nobody chooses has the mean 0, not 0/0
 
@@ -47,7 +47,7 @@ def check_min_variance(where: str, min_variance: float) -> None:
         raise ValueError(f"{where}: min_variance is 0, expected a number above 0; the authors' is 5e-4")
 
 
-class EMRouting(Layer):
+class EMRouting(Routing):
     r"""EM routing (Hinton et al. 2018, procedure 1): every parent is a Gaussian that is fitted to its votes.
 
     c¹ is even. For r = 1..R, with children i, parents j, the numbers e = 1..E of a pose, and
@@ -156,11 +156,13 @@ class EMRouting(Layer):
         last, dvariance = iterations[-1], get_xp(u_hat).zeros_like(dmu)  # (B, J, E)
         dz = da_upper * last.a * (1 - last.a)  # of a' = 1/(1 + e^-z): (B, J)
         du_hat, da, dc = self._m_step_backward(len(iterations) - 1, dmu, dvariance, dz, cache)
-        for r in reversed(range(len(iterations) - 1)):  # c¹ is constant
+        for r in reversed(range(len(iterations) - 1)):
             db = self.coupling.backward(dc, iterations[r + 1].coupling)  # (B, I, J)
             of_b, dmu, dvariance, dz = self._e_step_backward(db, u_hat, iterations[r])
             of_fit, da_r, dc = self._m_step_backward(r, dmu, dvariance, dz, cache)
             du_hat, da = du_hat + of_b + of_fit, da + da_r  # (B, I, J, E), (B, I)
+        if self.coupling.params:  # b¹ = 0 is constant, but a coupling may have something to learn of it
+            self.coupling.backward(dc, iterations[0].coupling)
         return du_hat, da
 
     def _m_step_backward(

@@ -136,7 +136,7 @@ def fit_backward(
         terms.add(this.w, dmu, 2 * dvariance, this.mu)
         dmass = m_step_backward(this, dcost, V @ dmu[..., None] + squares @ dvariance[..., None])  # (N, J, I)
         da = da + (dmass * parents_first(this.c, len(V))).sum(axis=1)  # (N, I)
-        if r > 0:
+        if r > 0 or routing.coupling.params:
             dc = children_first(dmass * a[:, None], this.c.shape[:-2])  # ([B, P, Q], I, J)
             db = parents_first(routing.coupling.backward(dc, this.coupling), len(V))  # (N, J, I)
     terms.replace(V, D, squares)
@@ -235,5 +235,6 @@ class EMRouting(capsules.EMRouting):
             da[k] = part_da.reshape(da[k].shape)
             return betas
 
-        add_betas(self, parallel(work, cache.slices))
+        each = map if self.coupling.params else parallel  # in order, where slices add to one gradient
+        add_betas(self, list(each(work, cache.slices)))
         return du_hat, da

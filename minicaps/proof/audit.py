@@ -78,7 +78,7 @@ def audit(code: Any, *, seed: int = 0, limit: float = 5.0) -> list[Finding]:
     findings: list[Finding] = []
     for name, function in functions.items():
         rng = np.random.default_rng(seed)
-        caller = Caller(name, of_lengths(function) if name == "margin_loss" else function, limit)
+        caller = Caller(name, ADAPTED.get(name, lambda function: function)(function), limit)
         if name in SUBJECTS:
             found = _audit_subject(caller, read(f"{name}_vjp"), bool(read("STOPPED_GRADIENT")), rng)
         else:
@@ -89,7 +89,8 @@ def audit(code: Any, *, seed: int = 0, limit: float = 5.0) -> list[Finding]:
         except NotWritten:
             continue
         except Unusable as error:
-            findings.append(Finding(name, "runs", UNKNOWN, str(error)))
+            signature = SUBJECTS[name].signature if name in SUBJECTS else OTHERS[name]
+            findings.append(Finding(name, "runs", UNKNOWN, str(error), f"it should be {signature}"))
     if not findings:
         raise ValueError("no function is written yet; fill in those that you have, and delete the others")
     return findings
@@ -104,6 +105,19 @@ def of_lengths(margin_loss: Callable[..., Any]) -> Callable[..., Any]:
     if first != "v":
         return margin_loss
     return lambda lengths, labels: margin_loss(lengths[..., None] * np.array([0.6, 0.0, 0.8]), labels)
+
+
+def joined(em_routing: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an EM routing whose means and activations (B, J) are one array (B, J, E + 1)."""
+
+    def routing(*inputs: Any) -> Array:
+        mu, a = em_routing(*inputs)
+        return np.concatenate([mu, np.asarray(a)[..., None]], axis=-1)
+
+    return routing
+
+
+ADAPTED = {"margin_loss": of_lengths, "em_routing": joined}
 
 
 def _audit_subject(caller: Caller, vjp: Any, stopped: bool, rng: np.random.Generator) -> Iterator[Found]:

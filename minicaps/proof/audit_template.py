@@ -73,6 +73,17 @@ def capsule_layer(u: np.ndarray, W: np.ndarray, iterations: int) -> np.ndarray:
     raise NotImplementedError
 
 
+def em_routing(
+    votes: np.ndarray,
+    a: np.ndarray,
+    beta_u: np.ndarray,
+    beta_a: np.ndarray,
+    inverse_temperatures: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Votes (B, I, J, E), a (B, I), betas (J,), one λ for each iteration -> poses (B, J, E), a' (B, J)."""
+    raise NotImplementedError
+
+
 def primary(x: np.ndarray) -> np.ndarray:
     """Images x (B, *IMAGE_SHAPE), or what the layer is fed with, of that shape -> u (B, I, D)."""
     raise NotImplementedError

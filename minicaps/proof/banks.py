@@ -130,6 +130,43 @@ ROUTING = (
     ),
     Dial("leaky", "every share goes to a parent", {"yes": choice("is leaky: a share may go to no parent")}),
 )
+EM = (
+    Dial(
+        "activations",
+        "a child weighs as much as it is active",
+        {"cancel": fault("divides a child's shares by their sum again, so that its activation cancels")},
+    ),
+    Dial(
+        "competition",
+        "the shares of a child sum to 1 over the parents",
+        {
+            "children": fault("takes the softmax over the children, so that no parent competes"),
+            "batch": fault("takes the softmax over the samples of the batch"),
+        },
+    ),
+    Dial(
+        "prior",
+        "a parent's activation is the prior of its votes: its logarithm is added to theirs",
+        {
+            "none": fault("leaves the parents' activations out of the E-step"),
+            "factor": fault("multiplies the logarithms of the votes by the activation"),
+        },
+    ),
+    Dial(
+        "mean",
+        "a parent's pose is the weighted mean of its votes",
+        {"shrunk": fault("mixes a tenth of the pose before into it, so that poses shrink")},
+    ),
+    Dial(
+        "floor",
+        "a small number is added to each variance",
+        {
+            "maximum": choice(
+                "takes the maximum of the variance and a small number, with no gradient below it"
+            )
+        },
+    ),
+)
 BATCH_MEAN = Dial("batch", "the mean over the batch", {"sum": choice("sums over the batch")})
 MARGIN = (
     Dial("squares", "the hinges are squared", {"no": fault("does not square the hinges")}),
@@ -207,6 +244,7 @@ BANKS = {
     "squash": Bank(variants.squash, (SQUASH_AXIS, SQUASH_LENGTH)),
     "routing": Bank(variants.routing, ROUTING),
     "capsule_layer": Bank(variants.capsule_layer, ROUTING),
+    "em_routing": Bank(variants.em_routing, EM),
     "margin_loss": Bank(variants.margin_loss, MARGIN),
     "reconstruction_loss": Bank(variants.reconstruction_loss, RECONSTRUCTION),
     "mask": Bank(variants.mask, MASK),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.capsules import Leaky
+from minicaps.capsules import Leaky, Prior
 from minicaps.layers import Example
 from minicaps.proof.examples import examples_of
 
@@ -39,7 +39,10 @@ def ways_to_fit() -> dict[str, dict[str, Any]]:
 
 @examples_of("EMRouting")
 def em_routing(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-    for name, options in {**ways_to_fit(), "leaky": {"coupling": Leaky(), **STEEP}}.items():
+    prior = Prior(5, 3, dtype=dtype)
+    prior.params["prior"][...] = rng.normal(size=(5, 3))  # (I, J)
+    couplings = {"leaky": {"coupling": Leaky(), **STEEP}, "prior": {"coupling": prior, **STEEP}}
+    for name, options in {**ways_to_fit(), **couplings}.items():
         u_hat = rng.normal(size=(2, 5, 3, 4)).astype(dtype)  # (B, I, J, E)
         a = rng.uniform(0.1, 0.9, size=(2, 5)).astype(dtype)  # (B, I)
         yield Example(name, with_betas(cls(3, **options, dtype=dtype), rng), (u_hat, a))

@@ -42,6 +42,15 @@ def _capsule_layer(rng: np.random.Generator) -> list[Inputs]:
     return [(u, W, iterations) for iterations in (4, 1, 2)]
 
 
+def _em_routing(rng: np.random.Generator) -> list[Inputs]:
+    votes, a = rng.normal(size=(B, I, J, E)), rng.uniform(0.1, 0.9, size=(B, I))  # (B, I, J, E), (B, I)
+    votes = votes + 2 * rng.normal(size=(B, 1, J, E))  # (B, I, J, E)
+    tight = votes[:, :1] + 0.02 * rng.normal(size=(B, I, J, E))  # (B, I, J, E), of variances near the floor
+    beta_u, beta_a = 0.3 * rng.normal(size=J), rng.normal(size=J)  # (J,), (J,)
+    schedules = [0.3 * (1 - 0.95 ** np.arange(1, r + 1)) for r in (3, 1, 2)]  # as the paper has it
+    return [(v, a, beta_u, beta_a, schedule) for v in (votes, tight) for schedule in schedules]
+
+
 def _margin_loss(rng: np.random.Generator) -> list[Inputs]:
     few, many = rng.uniform(0, 1, size=(B, J)), rng.uniform(0, 1, size=(2, 9))  # (B, J), (B, J)
     return [(few, np.array([2, 0, 3])), (many, np.array([8, 1]))]
@@ -98,6 +107,17 @@ SUBJECTS = {
         _like_v,
         [(np.ones((len(votes), 2, 1)), votes[-1][:, None], n) for n in (1, 2, 3) for votes in VOTES],
         at_zero=(0,),
+    ),
+    "em_routing": Subject(
+        "em_routing(votes, a, beta_u, beta_a, inverse_temperatures): votes (B, I, J, E), a (B, I), betas "
+        "(J,), one inverse temperature for each iteration -> (means (B, J, E), activations (B, J))",
+        _em_routing,
+        lambda inputs: (len(inputs[0]), *inputs[0].shape[2:-1], inputs[0].shape[3] + 1),
+        [
+            (votes, np.array([[0.9, 0.3]] * len(votes)), np.zeros(2), np.zeros(2), np.array([0.1] * count))
+            for count in (1, 2)
+            for votes in VOTES
+        ],
     ),
     "margin_loss": Subject(
         "margin_loss(lengths, labels): lengths (B, J), labels (B,) -> a number",

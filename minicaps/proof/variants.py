@@ -6,6 +6,8 @@ loops over what the equations say, and uses nothing else of minicaps.
 References
 ----------
 Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017.
+Hinton, Sabour and Frosst, `Matrix capsules with EM routing
+<https://openreview.net/forum?id=HJWLfGWRb>`_, 2018.
 """
 
 from __future__ import annotations
@@ -94,6 +96,45 @@ def route(
         s = (c[..., None] * u_hat).sum(axis=1) + (0.1 if bias == "0.1" else 0)  # (B, J, E)
     ends = {"squash": squash(s, axis, length), "relu": np.maximum(s, 0), "none": s}
     return Trace(ends[end], c)
+
+
+def em_routing(
+    votes: Array,
+    a: Array,
+    beta_u: Array,
+    beta_a: Array,
+    inverse_temperatures: Array,
+    activations: str = "weigh",
+    competition: str = "parents",
+    prior: str = "logarithm",
+    mean: str = "weighted",
+    floor: str = "added",
+) -> Array:
+    """Procedure 1 of EM routing: votes (B, I, J, E), a (B, I), betas (J,), one λ for each iteration.
+
+    Returns the means and, behind them, the activations of the parents: (B, J, E + 1).
+    """
+    c = np.full(votes.shape[:3], 1 / votes.shape[2])  # (B, I, J)
+    mu, variance, active = np.zeros(()), np.ones(()), np.ones(())  # of the iteration before
+    for r, inverse_temperature in enumerate(inverse_temperatures):
+        if r > 0:
+            squares = ((votes - mu[:, None]) ** 2 / variance[:, None]).sum(axis=3)  # (B, I, J)
+            likely = -0.5 * squares - 0.5 * np.log(variance).sum(axis=2)[:, None]  # (B, I, J)
+            presence = active[:, None]  # (B, 1, J)
+            b = {"logarithm": np.log(presence) + likely, "none": likely, "factor": presence * likely}[prior]
+            c = softmax(b, SOFTMAX_AXES[competition])  # (B, I, J)
+        mass = c * a[..., None]  # (B, I, J)
+        if activations == "cancel":
+            mass = mass / mass.sum(axis=2, keepdims=True)
+        rho = mass.sum(axis=1)  # (B, J)
+        w = (mass / rho[:, None])[..., None]  # (B, I, J, 1)
+        mean_now = (w * votes).sum(axis=1)  # (B, J, E)
+        mu = 0.9 * mean_now + 0.1 * mu if mean == "shrunk" else mean_now
+        variance = (w * (votes - mu[:, None]) ** 2).sum(axis=1)  # (B, J, E)
+        variance = np.maximum(variance, 5e-4) if floor == "maximum" else variance + 5e-4
+        cost = rho * (votes.shape[3] * beta_u + 0.5 * np.log(variance).sum(axis=2))  # (B, J)
+        active = 1 / (1 + np.exp(-inverse_temperature * (beta_a - cost)))  # (B, J)
+    return np.concatenate([mu, active[..., None]], axis=2)
 
 
 # -- losses, mask, optimizer ------------------------------------------------------------------
