@@ -197,9 +197,7 @@ def with_network(name, what):
             return evaluate(network, (255 * FLOATS).astype(np.uint8), labels)
         if what == "correct":
             return network.correct(network(FLOATS), labels)
-        if what == "backpropagate":
-            return backpropagate(network, network.objective(), FLOATS, labels)
-        return train_step(OneProcess(network), Adam(network, 0.1), FLOATS, labels)
+        return backpropagate(network, network.objective(), FLOATS, labels)
 
     return call
 
@@ -212,7 +210,7 @@ WITH_LABELS = {
     ),
     "MLP.correct": with_network("mlp", "correct"),
     "CapsNet.correct": with_network("capsnet", "correct"),
-    **{what: with_network("mlp", what) for what in ("evaluate", "backpropagate", "train_step")},
+    **{what: with_network("mlp", what) for what in ("evaluate", "backpropagate")},
 }
 LABELS_OF_0_AND_1 = ("MarginLoss.forward", "CrossEntropyLoss.forward")  # they take T (B, J) too
 ONE_HOT = np.eye(4, dtype=int)[[0, 1, 3]]

@@ -174,13 +174,23 @@ def test_a_failure_in_another_process_is_told(threads):
     threads(2)
     network = tiny()
     images, labels = batch(network, 80)
-    labels[-1] = 10  # no such class; the image is in the second slice
+    images[40:] = 1e38  # the second slice overflows
     with DataParallel(network, network.objective(), 80) as parallel:
-        with pytest.raises(ValueError, match="labels run from 0 to 10, expected 0 to 9") as raised:
+        with np.errstate(over="raise", invalid="raise"), pytest.raises(FloatingPointError) as raised:
             parallel.backpropagate(images, labels)
-        assert "check_labels" in str(raised.value.__cause__)  # the traceback of the other process
-        labels[-1] = 9
+        assert "backpropagate_slices" in str(raised.value.__cause__)  # the traceback of the other process
+        images[40:] = 0
         parallel.backpropagate(images, labels)  # it lives on
+
+
+@pytest.mark.parametrize("count", [20, 80])
+def test_labels_that_are_one_hot_are_refused_by_name(threads, count):
+    threads(2)
+    network = tiny()
+    images, labels = batch(network, count)
+    with DataParallel(network, network.objective(), 80) as parallel:
+        with pytest.raises(ValueError, match=r"backpropagate: labels has shape .*labels.argmax\(axis=1\)"):
+            parallel.backpropagate(images, np.eye(10, dtype=int)[labels])
 
 
 def test_a_process_that_was_killed_is_told(threads):

@@ -50,7 +50,7 @@ def keep_freed_memory() -> None:
     """Ask glibc to keep freed blocks for the next step instead of handing them back to the system.
 
     A training step frees and takes tens of MB again and again, and fresh pages from the system cost
-    more than the arithmetic on them. The command line calls this once; elsewhere it is up to you.
+    more than the arithmetic on them. The command line and DataParallel call it; elsewhere it is up to you.
     """
     with contextlib.suppress(OSError, AttributeError):  # not Linux, or another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -131,7 +131,10 @@ class Parameters:
     def sublayers(self) -> Iterator[tuple[str, Parameters]]:
         """Yield the layers directly inside this one, by name: "conv", "convs.0"."""
         for name, value in self._sublayers.items():
-            yield from layers_in(name, value)
+            if isinstance(value, Parameters):  # as most are: this is called many times in a step
+                yield name, value
+            else:
+                yield from layers_in(name, value)
 
     def walk(self: Self, prefix: str = "") -> Iterator[tuple[str, Self]]:
         """Yield this layer and all layers inside it, each once, with its prefix ("conv.", "convs.0.")."""

@@ -97,12 +97,14 @@ class Storage(Parameters):
             snapshot for inference.
         """
         self.refuse_snapshot(f"{type(self).__name__}.use_memory")
+        layers = [layer for _, layer in self.walk()]
         for vector, which in ((params, "_params"), (grads, "_grads")):
             if vector is None:
                 continue
-            owners = [own for _, layer in self.walk() if (own := vars(layer)[which])]
+            owners = [own for layer in layers if (own := vars(layer)[which])]
             arrays = [(own, name, array) for own in owners for name, array in own.items()]
-            count, dtype = sum(array.size for _, _, array in arrays), self.first_param.dtype
+            count = sum(array.size for _, _, array in arrays)
+            dtype = arrays[0][2].dtype if arrays else self.first_param.dtype
             if vector.shape != (count,) or vector.dtype != dtype:
                 raise ValueError(
                     f"{type(self).__name__}.use_memory: got {vector.dtype} of shape {vector.shape}, expected "

@@ -65,12 +65,12 @@ class Optimizer(ABC):
         RuntimeError
             If the parameters are no longer those that the optimizer was made for. Nothing is changed then.
         """
-        self._check_parameters()
+        params = self._parameters()
         learning_rate = self.schedule(self.steps)
         self.steps += 1
-        grads = self.layer.grads
+        grads = dict(self.layer.grads)
         blocks: list[tuple[Array, ...]] = []
-        for name, param in self.layer.params.items():
+        for name, param in params.items():
             averages = (self.averages[moment][name] for moment in self.moments)
             blocks += in_blocks((param, grads[name], *averages))
         blocks.sort(key=lambda block: -block[0].size)  # so that no thread is left with a large one
@@ -85,14 +85,17 @@ class Optimizer(ABC):
         else:
             parallel(work, blocks)
 
-    def _check_parameters(self) -> None:
-        """Raise RuntimeError if layers were added or replaced, or moved to another library or dtype."""
-        params = self.layer.params
+    def _parameters(self) -> dict[str, Array]:
+        """Return the parameters by name.
+
+        Raise RuntimeError if layers were added or replaced, or moved to another library or dtype.
+        """
+        params = dict(self.layer.params)
         same = owners_of(self.layer) == self._owners and all(
-            averages.keys() == params.keys()
+            list(averages) == list(params)
             and all(
-                get_xp(a) is get_xp(params[name]) and a.dtype == params[name].dtype
-                for name, a in averages.items()
+                type(a) is type(p) and a.dtype == p.dtype
+                for a, p in zip(averages.values(), params.values(), strict=True)
             )
             for averages in self.averages.values()
         )
@@ -102,6 +105,7 @@ class Optimizer(ABC):
                 "when the optimizer was made (a layer was added or replaced, or to() or astype() called); "
                 "make it anew"
             )
+        return params
 
     @abstractmethod
     def update(self, param: Array, grad: Array, learning_rate: float, *averages: Array) -> None:

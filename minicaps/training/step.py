@@ -132,7 +132,6 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
     True
     """
     network, xp = source.network, source.network.xp
-    check_network_labels("train_step", labels, network, len(images))
     if optimizer.steps == 0:
         warn_of_255("train_step", images)
     with np.errstate(over="ignore", invalid="ignore"):  # told in words, some lines below

@@ -65,6 +65,7 @@ class Worker:
         )
         theirs.close()
         self.answered = False
+        self.objective: Loss | None = None  # the last one that was sent with a batch
         with contextlib.suppress(OSError):  # it has died: ``end`` tells
             self.connection.send_bytes(message)
 
@@ -80,8 +81,10 @@ class Worker:
 
     def begin(self, own: NumberedSlices, count: int, objective: Loss) -> None:
         """Let it compute some slices of a batch of `count` images, for an objective that may have changed."""
+        changed = None if objective is self.objective else objective
+        self.objective = objective
         with contextlib.suppress(OSError):  # it has died: ``end`` tells
-            self.connection.send((own, count, objective, np.geterr()))
+            self.connection.send((own, count, changed, np.geterr()))
 
     def end(self) -> Exception | None:
         """Wait for what was begun, and return what went wrong."""
@@ -121,7 +124,8 @@ def serve(file: int, descriptor: int) -> None:
         shared, _ = shared_arrays(network, batch_size, mmap.mmap(file, 0))
         network.use_memory(params=shared.params)
         while True:
-            own, count, objective, error_state = connection.recv()
+            own, count, changed, error_state = connection.recv()
+            objective = objective if changed is None else changed
             answer: tuple[Exception | None, str] = (None, "")
             try:
                 with np.errstate(**error_state):
