@@ -153,7 +153,7 @@ def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
     if not isinstance(network, CapsNet):
         raise ValueError(
             f"{path}: the network is of class {type(network).__name__}, expected CapsNet: "
-            "only that has capsules to look at"
+            "only its vectors and couplings are drawn"
         )
     return network, class_names
 

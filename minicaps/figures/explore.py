@@ -27,7 +27,7 @@ def check_capsnet(network: Network) -> None:
     if not isinstance(network, CapsNet):
         raise ValueError(
             f"explore: the network is of class {type(network).__name__}, expected CapsNet: "
-            "only that has capsules to look at"
+            "only its vectors and couplings are drawn"
         )
 
 
