@@ -197,6 +197,18 @@ def test_a_photo_is_turned_whatever_else_its_exif_data_hold(tmp_path, name, firs
     np.testing.assert_allclose(image[..., 0], np.rot90(RAMP, -1) / 255, atol=0.05)
 
 
+def test_exif_data_of_either_byte_order_and_cut_short_are_read_as_far_as_they_go(tmp_path):
+    plain = save(tmp_path / "a.jpg", RAMP, quality=95).read_bytes()
+    entry = struct.pack(">HHIHH", 0x112, 3, 1, 6, 0)
+    table = struct.pack(">H", 40) + entry  # it promises 40 entries, and holds one
+    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + table
+    (tmp_path / "odd.jpg").write_bytes(
+        plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    )
+    image = read_image(tmp_path / "odd.jpg", GREY)
+    np.testing.assert_allclose(image[..., 0], np.rot90(RAMP, -1) / 255, atol=0.05)
+
+
 @pytest.mark.parametrize("orientation", range(10))
 def test_every_orientation_is_what_pillow_makes_of_it(tmp_path, orientation):
     exif = Image.Exif()

@@ -26,9 +26,8 @@ def command(options: argparse.Namespace) -> int:
     network, class_names = load_run(options.run)
     if options.onnx is not None:
         to_onnx(options.onnx, network)
-        print(
-            f"written: {options.onnx} (ONNX; input images, outputs lengths, v and, with a decoder, reconstruction)"
-        )
+        outputs = "lengths, v and, with a decoder, reconstruction"
+        print(f"written: {options.onnx} (ONNX; input images, outputs {outputs})")
     if options.safetensors is not None:
         save_network(options.safetensors, network, class_names)
         print(f"written: {options.safetensors} ({len(network.params)} arrays)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,15 +189,33 @@ def _turned_upright(picture: Any) -> Any:
         8: Image.Transpose.ROTATE_90,
     }
     picture.load()  # some formats find their EXIF data behind the pixels
-    try:
-        orientation = picture.getexif().get(ORIENTATION)
-    except MemoryError:
-        raise
-    except Exception:  # as with damaged pixels, but these are whole
-        return picture
+    orientation = _read_orientation(picture.info.get("exif", b""))
+    if orientation is None:
+        try:
+            orientation = picture.getexif().get(ORIENTATION)  # TIFF, and what is stored elsewhere
+        except MemoryError:
+            raise
+        except Exception:  # as with damaged pixels, but these are whole
+            return picture
     if not isinstance(orientation, int) or orientation not in methods:
         return picture
     return picture.transpose(methods[orientation])
+
+
+def _read_orientation(exif: bytes) -> int | None:
+    """Return the orientation in EXIF data, if it is there; Pillow stops at the first entry that is odd."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    with contextlib.suppress(struct.error):  # it ends before its table does
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if (tag, kind) == (ORIENTATION, 3):  # a short number, which stands in the entry itself
+                return value
+    return None
 
 
 def _as_8_bit(picture: Any, mode: str) -> Any:
