@@ -96,7 +96,7 @@ def test_safetensors_come_back_with_the_same_bits(tmp_path, make):
 
 
 def test_the_library_of_safetensors_reads_ours(tmp_path):
-    library = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
+    library = pytest.importorskip("safetensors.numpy", reason="needs safetensors: pip install minicaps[onnx]")
     network = build("capsnet", "tiny", rng=3)
     save(tmp_path / "net.safetensors", network)
     arrays = library.load_file(tmp_path / "net.safetensors")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from minicaps.datasets import border_is_light, fit_picture, read_picture, remark_on, to_float
-from minicaps.datasets.pictures import is_in_colour, to_channels
+from minicaps.datasets.pictures import _read_orientation, is_in_colour, to_channels
 
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -207,6 +207,20 @@ def test_exif_data_of_either_byte_order_and_cut_short_are_read_as_far_as_they_go
     )
     image = read_image(tmp_path / "odd.jpg", GREY)
     np.testing.assert_allclose(image[..., 0], np.rot90(RAMP, -1) / 255, atol=0.05)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_is_found_behind_whatever_stands_before_it(order):
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    odd = struct.pack(f"{order}HHII", 0x10F, 2, 1 << 30, 26)  # it promises more than there is
+    entry = struct.pack(f"{order}HHIHH", 0x112, 3, 1, 6, 0)
+    table = struct.pack(f"{order}IH", 8, 2) + odd + entry
+    assert _read_orientation(b"Exif\0\0" + mark + table) == _read_orientation(mark + table) == 6
+    for end in range(len(table)):
+        assert _read_orientation(mark + table[:end]) == (6 if end >= len(table) - 2 else None)
+    long = struct.pack(f"{order}IH", 8, 1) + struct.pack(f"{order}HHII", 0x112, 4, 1, 6)
+    assert _read_orientation(mark + long) is None  # an orientation is a short number
+    assert _read_orientation(b"") is None
 
 
 @pytest.mark.parametrize("orientation", range(10))

@@ -145,7 +145,8 @@ class EMRouting(Routing):
         """Return the logarithm of how likely each vote is under each parent, b (B, I, J)."""
         xp, z = get_xp(u_hat), fit.z
         log_a = xp.minimum(z, 0) - xp.log1p(xp.exp(-abs(z)))  # ln logistic z: (B, J)
-        squares = ((u_hat - fit.mu[..., None, :, :]) ** 2 / fit.variance[..., None, :, :]).sum(axis=-1)
+        D = u_hat - fit.mu[..., None, :, :]  # (B, I, J, E)
+        squares = (D**2 / fit.variance[..., None, :, :]).sum(axis=-1)  # (B, I, J)
         return (log_a - 0.5 * xp.log(fit.variance).sum(axis=-1))[..., None, :] - 0.5 * squares  # (B, I, J)
 
     def backward(self, dy: tuple[Array, Array], cache: Any) -> tuple[Array, Array]:

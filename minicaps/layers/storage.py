@@ -112,7 +112,8 @@ class Storage(Parameters):
                 )
             start = 0
             for own, name, array in arrays:
-                own[name] = vector[start : start + array.size].reshape(array.shape)
+                part = vector[start : start + array.size]  # (n,), a view
+                own[name] = part.reshape(array.shape)  # of the parameter's shape
                 start += array.size
 
     def _convert(self, convert: Callable[[Array], Array]) -> None:

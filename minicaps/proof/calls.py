@@ -58,7 +58,7 @@ class Caller:
         if shape is not None and array.shape != shape and not (shape == () and array.size == 1):
             raise Unusable(f"returns the shape {array.shape}, expected {shape} for {shapes_of(inputs)}")
         if finite and not np.isfinite(array).all():
-            raise Unusable(f"returns {_not_finite(array)} for random numbers near 1")
+            raise Unusable(f"returns {_kind_of_not_finite(array)} for random numbers near 1")
         return array
 
     def raw(self, inputs: Sequence[Any]) -> Any:
@@ -105,7 +105,7 @@ def shapes_of(inputs: Sequence[Any]) -> str:
     return ", ".join(str(np.shape(x)) if isinstance(x, np.ndarray) else repr(x) for x in inputs)
 
 
-def _not_finite(array: Array) -> str:
+def _kind_of_not_finite(array: Array) -> str:
     return "NaN" if np.isnan(array).any() else "an infinite number"
 
 
