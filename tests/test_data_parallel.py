@@ -396,3 +396,27 @@ def test_a_network_that_cannot_be_sent_is_trained_in_one_process(threads):
     assert not parallel.workers
     expected = backpropagate(plain, plain.objective(), images, labels)
     assert parallel.backpropagate(images, labels).loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+def test_after_a_slice_that_failed_the_gradient_is_looked_at_where_it_is(fails_at, threads, monkeypatch):
+    threads(1)
+    network = tiny()
+    images, labels = batch(network, 170)
+    with DataParallel(network, network.objective(), 170) as source:
+        forward, calls = network.objective().forward, []
+
+        def failing(*arguments):
+            calls.append(None)
+            if len(calls) > fails_at:
+                raise RuntimeError("on purpose")
+            return forward(*arguments)
+
+        monkeypatch.setattr(source.objective, "forward", failing)
+        with pytest.raises(RuntimeError, match="on purpose"):
+            source.backpropagate(images, labels)
+        monkeypatch.undo()
+        source.backpropagate(images[:30], labels[:30])  # one slice: straight into the network's gradients
+        (vector,) = source.gradient()
+        np.testing.assert_array_equal(vector, np.concatenate([g.ravel() for g in network.grads.values()]))
+        assert vector.any()

@@ -7,9 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from minicaps import Dense, ReLU, Sequential, Votes
-from minicaps.training import SGD, Adam, Constant, Cosine, Exponential
+from minicaps.training import SGD, Adam, Constant, Cosine, Exponential, optimizers
 from minicaps.training.optimizers import BLOCK, in_blocks
 
 GRADIENTS = (0.5, -2.0, 1.0, 0.25)
@@ -246,3 +247,21 @@ def test_a_schedule_cannot_be_changed_under_an_optimizer(schedule):
 def test_impossible_values_are_refused(make):
     with pytest.raises(ValueError, match="expected"):
         make()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_fast_adam_gives_the_bits_of_the_formula(dtype):
+    rng = np.random.default_rng(0)
+    layers = [Dense(40, 30, rng=0, dtype=dtype) for _ in range(2)]
+    formula, fast = optimizers.Adam(layers[0], Cosine(0.01, 9)), Adam(layers[1], Cosine(0.01, 9))
+    assert type(fast).update is not type(formula).update
+    for scale in (1.0, 1e-8, 1e8, 0.0, 1.0):
+        for name, grad in layers[0].grads.items():
+            grad[...] = rng.normal(scale=scale, size=grad.shape) if scale else 0
+            layers[1].grads[name][...] = grad
+        formula.step()
+        fast.step()
+    for name, param in layers[0].params.items():
+        assert_array_equal(layers[1].params[name], param, err_msg=name)
+    for name, array in formula.state().items():
+        assert_array_equal(fast.state()[name], array, err_msg=name)

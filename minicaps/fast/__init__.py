@@ -14,7 +14,7 @@ from minicaps.fast.em_routing import EMRouting
 from minicaps.fast.matrix_capsules import ClassMatrixCaps, ConvMatrixCaps, PrimaryMatrixCaps
 from minicaps.fast.platform import keep_freed_memory, own_the_cores
 from minicaps.fast.primary import PrimaryCaps
-from minicaps.fast.squash import ExponentialSquash, Squash
+from minicaps.fast.squash import ExponentialSquash, Squash, length_and_direction
 from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
 
 TWINS = (
@@ -50,6 +50,7 @@ __all__ = [
     "Squash",
     "beside_other_processes",
     "keep_freed_memory",
+    "length_and_direction",
     "matmul",
     "own_the_cores",
     "parallel",

@@ -157,6 +157,7 @@ def products(grid: Pair) -> int:
     return own_negative + 3 * (math.prod(grid) - own_negative) // 2
 
 
+@functools.lru_cache(maxsize=256)
 def multiplications(geometry: Geometry, channels: int, filters: int) -> tuple[int, int]:
     """Return what one image costs directly and by frequencies, in multiplications.
 

@@ -214,7 +214,8 @@ def even_share(coupling: Coupling, b: Array) -> float | None:
 def route(routing: capsules.DynamicRouting, votes: FactoredVotes, share: float | None) -> list[Iteration]:
     """Do what DynamicRouting.forward does, for votes by their factors: every iteration."""
     (_, B, I), J, xp = votes.u.shape, len(votes.W), get_xp(votes.u)
-    dtype, bias = votes.u.dtype, routing.params.get("bias")  # (J, E)
+    dtype = votes.u.dtype
+    bias = None if routing.bias_shape is None else routing.params["bias"]  # (J, E)
     b = xp.broadcast_to(xp.zeros(1, dtype=dtype), (B, I, J))  # (B, I, J)
     iterations: list[Iteration] = []
     for _ in range(routing.iterations):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minicaps import capsules
+from minicaps import capsules, layers
 from minicaps.arrays import Array, get_xp
-from minicaps.layers import length_and_direction
 
 
 def dot(a: Array, b: Array) -> Array:
@@ -17,7 +16,7 @@ def dot(a: Array, b: Array) -> Array:
     return (a * b) @ get_xp(a).ones((a.shape[-1], 1), dtype=a.dtype)  # (..., 1)
 
 
-def plain_length_and_direction(s: Array) -> tuple[Array, Array]:
+def length_and_direction(s: Array) -> tuple[Array, Array]:
     """Return n = ‖s‖ (..., 1) and e = s/n (..., D) as layers.length_and_direction does.
 
     The plain root of the sum of squares serves where no square comes near the limits of float32; on a
@@ -29,7 +28,7 @@ def plain_length_and_direction(s: Array) -> tuple[Array, Array]:
         if n2.min() > 1e-30 and n2.max() < 1e30:
             n = np.sqrt(n2)  # (..., 1)
             return n, s / n
-    return length_and_direction(s)
+    return layers.length_and_direction(s)
 
 
 class Squash(capsules.Squash):
@@ -38,12 +37,12 @@ class Squash(capsules.Squash):
     It takes a third of the time of the plain form, which is 2 % of a training step of ``small``.
     """
 
-    _length_and_direction = staticmethod(plain_length_and_direction)
+    _length_and_direction = staticmethod(length_and_direction)
     _dot = staticmethod(dot)
 
 
 class ExponentialSquash(capsules.ExponentialSquash):
     """capsules.ExponentialSquash, with its sums over the short last axis as products of matrices."""
 
-    _length_and_direction = staticmethod(plain_length_and_direction)
+    _length_and_direction = staticmethod(length_and_direction)
     _dot = staticmethod(dot)

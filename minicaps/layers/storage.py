@@ -96,8 +96,9 @@ class Storage(Parameters):
             If a vector has another length than there are parameters, or another dtype, or if this is a
             snapshot for inference.
         """
-        self.refuse_snapshot(f"{type(self).__name__}.use_memory")
         layers = [layer for _, layer in self.walk()]
+        if any(layer._is_snapshot for layer in layers):
+            self.refuse_snapshot(f"{type(self).__name__}.use_memory")
         for vector, which in ((params, "_params"), (grads, "_grads")):
             if vector is None:
                 continue

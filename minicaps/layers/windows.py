@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ def as_pair(where: str, name: str, value: Any, minimum: int = 1) -> Pair:
     return pair
 
 
+@functools.lru_cache(maxsize=256)  # asked for some thirty times in a training step
 def output_size(where: str, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
     """Return the grid (P, Q) of positions where a window fits: ⌊(size + 2·padding - kernel)/stride⌋ + 1.
 

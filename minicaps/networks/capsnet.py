@@ -8,7 +8,7 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Coupling, Mask
-from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU, length_and_direction
 from minicaps.layers import (
     CrossEntropyLoss,
     Layer,
@@ -18,7 +18,6 @@ from minicaps.layers import (
     Seed,
     WeightedSum,
     generator,
-    length_and_direction,
     softmax,
 )
 from minicaps.networks.capsnet_config import CapsNetConfig

@@ -4,10 +4,11 @@ from minicaps.training.batch import batches, to_batch
 from minicaps.training.bench import Bench, bench
 from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
+from minicaps.training.fast_adam import Adam
 from minicaps.training.files import fingerprint
 from minicaps.training.fit import fit_epochs
 from minicaps.training.folder import Origin, as_path, data_may_have_moved, find_weights, run_of, trained_on
-from minicaps.training.optimizers import SGD, Adam, Optimizer
+from minicaps.training.optimizers import SGD, Optimizer
 from minicaps.training.processes import DataParallel
 from minicaps.training.run import Run
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule

@@ -16,7 +16,7 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.fast import matmul, own_the_cores, thread_count
 from minicaps.networks import CapsNet, build
-from minicaps.training.optimizers import Adam
+from minicaps.training.fast_adam import Adam
 from minicaps.training.processes import DataParallel
 from minicaps.training.step import OneProcess, train_step
 from minicaps.training.watch import Method, watched

@@ -11,7 +11,7 @@ from minicaps.arrays import Array
 from minicaps.datasets import augment
 from minicaps.networks import Network
 from minicaps.training.batch import batches
-from minicaps.training.optimizers import Adam
+from minicaps.training.fast_adam import Adam
 from minicaps.training.processes import DataParallel
 from minicaps.training.schedules import Cosine
 from minicaps.training.step import train_step

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from minicaps.arrays import Array, get_xp, to_backend, to_numpy
-from minicaps.checks import check_number
+from minicaps.checks import check_number, is_alike
 from minicaps.fast import parallel, slices_of
 from minicaps.layers import Layer
 from minicaps.training.schedules import Constant, Schedule
 
-BLOCK = 1 << 18  # numbers updated together; smaller blocks lose more in calls than they gain in the cache
+BLOCK = 1 << 18  # numbers updated together: what a formula makes on its way stays in the cache of a core
 
 
 class Optimizer(ABC):
@@ -65,15 +65,10 @@ class Optimizer(ABC):
         RuntimeError
             If the parameters are no longer those that the optimizer was made for. Nothing is changed then.
         """
-        params = self._parameters()
+        blocks = [block for arrays in self._arrays() for block in in_blocks(arrays)]
+        blocks.sort(key=lambda block: -block[0].size)  # so that no thread is left with a large one
         learning_rate = self.schedule(self.steps)
         self.steps += 1
-        grads = dict(self.layer.grads)
-        blocks: list[tuple[Array, ...]] = []
-        for name, param in params.items():
-            averages = (self.averages[moment][name] for moment in self.moments)
-            blocks += in_blocks((param, grads[name], *averages))
-        blocks.sort(key=lambda block: -block[0].size)  # so that no thread is left with a large one
 
         def work(block: tuple[Array, ...]) -> None:
             param, grad, *averages = block
@@ -85,27 +80,24 @@ class Optimizer(ABC):
         else:
             parallel(work, blocks)
 
-    def _parameters(self) -> dict[str, Array]:
-        """Return the parameters by name.
+    def _arrays(self) -> Iterator[tuple[Array, ...]]:
+        """Return each parameter with its gradient and its averages.
 
         Raise RuntimeError if layers were added or replaced, or moved to another library or dtype.
         """
-        params = dict(self.layer.params)
-        same = owners_of(self.layer) == self._owners and all(
-            list(averages) == list(params)
-            and all(
-                type(a) is type(p) and a.dtype == p.dtype
-                for a, p in zip(averages.values(), params.values(), strict=True)
-            )
-            for averages in self.averages.values()
-        )
-        if not same:
+        owners = owners_of(self.layer)
+        names = [prefix + name for prefix, layer in owners for name in layer._params]
+        params = [param for _, layer in owners for param in layer._params.values()]
+        grads = [grad for _, layer in owners for grad in layer._grads.values()]
+        averages = [list(arrays.values()) for arrays in self.averages.values()]
+        same = owners == self._owners and all(list(arrays) == names for arrays in self.averages.values())
+        if not (same and all(all(map(is_alike, params, arrays)) for arrays in averages)):
             raise RuntimeError(
                 f"{type(self).__name__}.step: the parameters of {type(self.layer).__name__} are others than "
                 "when the optimizer was made (a layer was added or replaced, or to() or astype() called); "
                 "make it anew"
             )
-        return params
+        return zip(params, grads, *averages, strict=True)
 
     @abstractmethod
     def update(self, param: Array, grad: Array, learning_rate: float, *averages: Array) -> None:

@@ -16,6 +16,7 @@ import mmap
 import os
 import sys
 import warnings
+from collections.abc import Collection
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -61,7 +62,8 @@ class DataParallel:
         self.network, self.objective, self.batch_size = network, objective, batch_size
         self.workers: list[Worker] = []
         self.shared: Shared | None = None  # where one slice is all, nothing is shared
-        count = len(batch_slices(network, batch_size))
+        self.slices = batch_slices(network, batch_size)
+        count = len(self.slices)
         if count > 1:
             self._share(min(count, thread_count()) if os.name == "posix" and sys.executable else 1)
 
@@ -101,7 +103,7 @@ class DataParallel:
             If another process was ended. An error in it is raised here, with its traceback as cause.
         """
         count, shared = len(images), self.shared
-        slices = batch_slices(self.network, count)
+        slices = self.slices if count == self.batch_size else batch_slices(self.network, count)
         if shared is None or len(slices) == 1:
             return backpropagate(self.network, self.objective, images, labels)
         self._check(images, labels, shared)  # copying would convert and cut in silence
@@ -113,6 +115,10 @@ class DataParallel:
         results = shared.results[: len(slices)]  # (S, 2)
         return Result(np.dot(shares, results[:, 0]), results[:, 1].sum())
 
+    def gradient(self) -> Collection[Array]:
+        """Return the memory in which the network's ``grads`` lie, one after another."""
+        return self.network.grads.values() if self.shared is None else [self.shared.grads[0]]  # (N,)
+
     def _compute(self, slices: list[slice], shared: Shared, count: int) -> None:
         """Deal the slices out, compute our own, and wait for the others."""
         self._end_workers_that_refuse()
@@ -123,9 +129,11 @@ class DataParallel:
         try:
             with beside_other_processes(processes):
                 backpropagate_slices(self.network, self.objective, shared, own, count)
+        except BaseException:
+            self.network.use_memory(grads=shared.grads[0])
+            raise
         finally:
             errors = [worker.end() for worker in self.workers]
-            self.network.use_memory(grads=shared.grads[0])
         for error in filter(None, errors):
             raise error
 

@@ -19,11 +19,11 @@ from minicaps.networks import save_network
 from minicaps.training.batch import to_batch
 from minicaps.training.config import TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
+from minicaps.training.fast_adam import Adam
 from minicaps.training.files import CHECKPOINT, MODEL, Checkpoint, fingerprint, not_of_this_run
 from minicaps.training.finite import all_finite
 from minicaps.training.folder import RunFolder, as_path, check_unused, data_may_have_moved, take_new_folder
 from minicaps.training.guards import CtrlC
-from minicaps.training.optimizers import Adam
 from minicaps.training.processes import DataParallel
 from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line, position
 from minicaps.training.start import Start, start_from

@@ -64,8 +64,11 @@ def shared_arrays(network: Network, batch_size: int, memory: Any = None) -> tupl
 def backpropagate_slices(
     network: Network, objective: Loss, shared: Shared, own: NumberedSlices, count: int
 ) -> None:
-    """Compute the gradients and results of some slices of a batch of `count` images, into `shared`."""
-    for k, batch_slice in own:
+    """Compute the gradients and results of some slices of a batch of `count` images, into `shared`.
+
+    The first slice comes last: ``network.grads`` lie in the memory of its gradient from then on.
+    """
+    for k, batch_slice in reversed(own):
         network.use_memory(grads=shared.grads[k])
         images, labels = shared.images[batch_slice], shared.labels[batch_slice]  # (b, H, W, C), (b,)
         shared.results[k] = backpropagate(network, objective, images, labels, len(images) / count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -70,6 +71,10 @@ class GradientSource(Protocol):
         """Set the network's ``grads``, as the function of this name does."""
         ...
 
+    def gradient(self) -> Collection[Array]:
+        """Return the arrays in which the network's ``grads`` lie: one each, or one for all."""
+        ...
+
 
 class OneProcess:
     """Gradients of whole batches, computed in this process.
@@ -88,6 +93,10 @@ class OneProcess:
     def backpropagate(self, images: Array, labels: Array) -> Result:
         """Set the network's ``grads``, as the function of this name does."""
         return backpropagate(self.network, self.objective, images, labels)
+
+    def gradient(self) -> Collection[Array]:
+        """Return the network's ``grads``."""
+        return self.network.grads.values()
 
 
 def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labels: Array) -> Result:
@@ -131,12 +140,12 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
     >>> losses[2] < losses[1] < losses[0]
     True
     """
-    network, xp = source.network, source.network.xp
+    xp = source.network.xp
     if optimizer.steps == 0:
         warn_of_255("train_step", images)
     with np.errstate(over="ignore", invalid="ignore"):  # told in words, some lines below
         loss, correct = source.backpropagate(images, labels)
-        grads = network.grads.values()
+        grads = source.gradient()
         numbers = xp.stack([loss, correct.astype(loss.dtype), sum_of_squares(grads)])  # (3,)
         loss, correct, squares = to_numpy(numbers).tolist()  # one copy from the device
         if not math.isfinite(loss):
