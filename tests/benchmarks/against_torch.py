@@ -148,9 +148,8 @@ def prove_that_the_twins_agree():
 # -- one contender in a process of its own ----------------------------------------------------
 
 
-def worker(contender, options, task, batch):
-    """Answer every line "N" on standard input with the seconds of N steps, and "memory" with MB."""
-    repeat = prepare(contender, options, task, batch)
+def worker(repeat):
+    """Answer every line "N" on standard input with the seconds of repeat(N), and "memory" with MB."""
     repeat(2)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -229,8 +228,8 @@ def prepare_torch(net, contender, task, images, labels):
 class Process:
     """A worker that waits for its turn."""
 
-    def __init__(self, contender, options, task, batch):
-        command = [sys.executable, __file__, "--worker", contender, json.dumps(options), task, str(batch)]
+    def __init__(self, contender, options, task, batch, script=__file__):
+        command = [sys.executable, script, "--worker", contender, json.dumps(options), task, str(batch)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         while (line := self.process.stdout.readline()).strip() != "ready":
             if not line:
@@ -248,10 +247,10 @@ class Process:
 # -- the tables -------------------------------------------------------------------------------
 
 
-def compare(options, task, batch, contenders, rounds, seconds=1.0):
+def compare(options, task, batch, contenders, rounds, seconds=1.0, script=__file__):
     """Return {contender: (seconds of a step, ratios to minicaps by round, MB)}, in turns."""
     names = ("minicaps", *contenders)
-    workers = {name: Process(name, options, task, batch) for name in names}
+    workers = {name: Process(name, options, task, batch, script) for name in names}
     counts = {name: max(1, round(seconds / w.ask(1))) for name, w in workers.items()}
     times = {name: [] for name in names}
     for k in range(rounds):
@@ -346,6 +345,6 @@ def grow(note):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         _, _, who, choice, what, size = sys.argv
-        worker(who, json.loads(choice), what, int(size))
+        worker(prepare(who, json.loads(choice), what, int(size)))
     else:
         main()
