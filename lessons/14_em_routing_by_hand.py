@@ -59,7 +59,7 @@ def draw_votes(axes, j, shares, mu=None, variance=None):
         ring = mu[j] + 2 * np.sqrt(variance[j]) * np.stack([np.cos(turn), np.sin(turn)], axis=-1)
         axes.plot(*ring.T, color="black", linewidth=1)
         axes.plot(*mu[j], "k+")
-    axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=(-2, 0, 2), yticks=(-2, 0, 2), aspect="equal")
+    axes.set(xlim=(-3, 3), ylim=(-3, 3), xticks=(-2, 0, 2), yticks=(-2, 0, 2), aspect="equal", axisbelow=True)
 
 
 with matplotlib.rc_context(figures.STYLE):
@@ -246,8 +246,8 @@ figures.show(figure, "14_iterations")
 # next: a narrower Gaussian fits its own better and all others worse.
 #
 # And the strays? They go to the house, which they fit least badly, and make it wide: its σ stays above the
-# boat's. A child must spend its share somewhere, as the disc of lesson 6. The coupling `Leaky()` offers it one
-# more parent, "nobody", with the logit 0.
+# boat's. A child must spend its share somewhere, as the disc of lesson 6. The coupling `Leaky()` offers it
+# one more parent, "nobody", with the logit 0.
 
 # %%
 print("shares of the strays:\n", c4[groups == 2].round(2))
