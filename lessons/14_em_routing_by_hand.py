@@ -405,7 +405,7 @@ assert np.abs(moved["right"]).max() > 0.01 and not moved["cancelled"].any()
 
 
 # %%
-def my_em_routing(votes, a, beta_u, beta_a, inverse_temperatures):
+def cancelling(votes, a, beta_u, beta_a, inverse_temperatures):
     c = np.full(votes.shape[:3], 1 / votes.shape[2])  # (B, I, J)
     for inverse_temperature in inverse_temperatures:
         mass = c * a[..., None]  # (B, I, J)
@@ -422,7 +422,7 @@ def my_em_routing(votes, a, beta_u, beta_a, inverse_temperatures):
     return mu, active
 
 
-broken = [finding for finding in audit({"em_routing": my_em_routing}) if finding.verdict == "broken"]
+broken = [finding for finding in audit({"em_routing": cancelling}) if finding.verdict == "broken"]
 print([f"{finding.check}: {finding.says}" for finding in broken])
 assert [finding.check for finding in broken] == ["activations"]
 

@@ -119,11 +119,11 @@ for (b, c, v), b_minicaps, c_minicaps, v_minicaps in zip(dynamic, theirs.b, thei
 # ## Your lines: inverted attention
 # Tsai, Srivastava, Goh and Salakhutdinov (2020) change two lines.
 #
-# - The pose is v = LayerNorm(s): subtract from each s_j the mean of its E numbers, divide by their standard
-#   deviation. (Gain and bias, which are learned, begin at 1 and 0.)
+# - The pose is v = LayerNorm(s): subtract from each s_j the mean of its E numbers, and divide by their
+#   standard deviation, √(variance + 10⁻⁵). (Gain and bias, which are learned, begin at 1 and 0.)
 # - The new logits are ⟨û_ij, v_j⟩/√E alone. The old ones are forgotten.
 #
-# Write both. `LayerNorm(E, dtype=np.float64)` is a layer; or use `mean` and `std`.
+# Write both. `LayerNorm(E, dtype=np.float64)` is a layer; or use `mean` and `var`.
 
 
 # %%
@@ -216,7 +216,8 @@ inputs = {name: (u_hat[None],) for name in layers} | {"EM": (u_hat[None], np.one
 for name, layer in layers.items():
     y, cache = layer.forward(*inputs[name])
     pose, mine = (y[0], last[name][2][0]) if name == "EM" else (y, last[name][2])
-    assert cmp(f"{name}: c", last[name][1], cache.c[-1][0]) and cmp(f"{name}: pose", mine, pose[0])
+    assert cmp(f"{name}: c", last[name][1], cache.c[-1][0])
+    assert cmp(f"{name}: pose", mine, pose[0])
 assert all(correct(c) == 1 for _, c, _ in last.values())
 
 # %% [markdown]
@@ -249,7 +250,7 @@ rival_parents, rival_children = (
 )  # (I, J)
 print("what each child gives in all, softmax over parents: ", c_parents.sum(axis=1).round(2))
 print("what each child gives in all, softmax over children:", c_children.sum(axis=1).round(2))
-print("share of the house in its first part, alone and beside a twin:")
+print("what the first part of the house gives it, alone and beside a twin:")
 print(f"    over parents {c_parents[0, 0]:.2f}, {rival_parents[0, 0]:.2f}")
 print(f"    over children {c_children[0, 0]:.2f}, {rival_children[0, 0]:.2f}")
 assert np.allclose(c_parents.sum(axis=1), 1) and np.allclose(c_children.sum(axis=0), 1)
@@ -318,7 +319,7 @@ with matplotlib.rc_context(figures.STYLE):
     axes.set(xlabel="Iteration", ylabel="Entropy of the shares (1 is even)", ylim=(0, 1.02))
     axes.set_xticks(range(2, looks + 1, 2))
     axes.set_title("Shares harden where agreements add up, and in EM, whose Gaussians shrink")
-    axes.legend(loc="center right")
+    axes.legend(loc="center right", bbox_to_anchor=(1, 0.33))
 figures.show(figure, "15_what_adds_up")
 
 # %% [markdown]
@@ -347,6 +348,9 @@ for family, lines in LINES.items():
     moves[family] = dict(zip(changes, found, strict=True))
     print(f"{family:<24}", *(f"{each:>14.3f}" for each in found))
 assert all(each["turned round"] < 1e-12 for each in moves.values())
+for family, lines in LINES.items():
+    v, turned = last[family][2], route(-u_hat, *lines)[-1][2]  # (J, E), or of EM more
+    assert np.allclose(turned[0], -v[0]) if family == "EM" else np.allclose(turned, -v)
 assert moves["inverted attention"]["twice as many"] < 1e-4 and moves["dynamic"]["twice as many"] > 0.01
 assert moves["EM"]["moved"] < 1e-12 and all(
     each["moved"] > 0.01 for name, each in moves.items() if name != "EM"
@@ -356,8 +360,8 @@ assert moves["EM"]["moved"] < 1e-12 and all(
 # - *Twice as many:* dynamic routing and self-attention add votes up, so more children shout louder. LayerNorm
 #   takes the loudness out again. EM's mean and variance stay, but its mass ρ doubles, and with it the cost:
 #   a' gets more extreme, and c by way of ln a'.
-# - *Twice as long:* an agreement is a product of lengths. Only in EM a length means nothing; it changes
-#   because σ²_min and the cost have a scale.
+# - *Twice as long:* an agreement grows with both lengths. EM divides by σ, and would not notice, were it not
+#   for σ²_min and the cost, which have a scale.
 # - *Moved:* EM looks at differences û - μ alone. So poses may have any origin, which a product of vectors
 #   does not allow.
 # - *Turned round:* nobody notices, and v turns round too. For vectors without a bias this is a theorem (Peer,
