@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from minicaps.arrays import Array
 from minicaps.checks import check_shape
@@ -57,7 +58,7 @@ def activations(image: Array, a: Array, class_names: Sequence[str]) -> Figure:
         colours = [COLOURS[1] if j == a.argmax() else "0.7" for j in shown]
         right.bar(range(len(shown)), a[shown], color=colours)
         name_ticks(right, names, None)
-        right.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(0.25))
+        right.yaxis.set_major_locator(MultipleLocator(0.25))
         right.set(xlabel="Class", ylabel="Activation a", ylim=(0, 1))
         headline(figure, f"{_winner(a, class_names)}{note}")
         return figure
