@@ -63,7 +63,7 @@ def test_where_lengths_say_nothing_the_window_does_not_speak_of_them(dataset, ex
     other = Explorer(Figure(figsize=(10, 5.6)), network, dataset.test_images, dataset.test_labels, DIGITS)
     for each, measure, title in (
         (explorer, "Length of its capsule", "The longest capsule is that of"),
-        (other, "Probability", "The most probable class is"),
+        (other, "Probability", "The highest probability is that of"),
     ):
         assert each.bars_axes.get_ylabel() == measure
         assert each.bars_axes.get_title(loc="left").startswith(f"{title} {DIGITS[each.predicted]}: 0.")

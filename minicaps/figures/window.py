@@ -186,7 +186,7 @@ class Explorer:
         self._show("reconstruction", self.reconstruction, f"Reconstruction from {short_name(predicted)}")
         for j, (bar, length) in enumerate(zip(self.bars, self.scores, strict=True)):
             bar.set(height=length, color=COLOURS[1] if j == self.predicted else "0.7")
-        what = "The longest capsule is that of" if self.by_length else "The most probable class is"
+        what = "The longest capsule is that of" if self.by_length else "The highest probability is that of"
         text = f"{what} {as_text(predicted)}: {self.scores.max():.2f}"
         self.bars_axes.set_title(text, loc="left", fontsize=9)
         self.reset()
