@@ -58,6 +58,20 @@ def test_where_the_network_gives_logits_the_window_still_moves_a_capsule(dataset
     np.testing.assert_allclose(explorer.capsule, cache.v[0, explorer.predicted], rtol=1e-5)
 
 
+def test_where_lengths_say_nothing_the_window_does_not_speak_of_them(dataset, explorer):
+    network = build("capsnet", "tiny", routing="inverted-attention", rng=3)
+    other = Explorer(Figure(figsize=(10, 5.6)), network, dataset.test_images, dataset.test_labels, DIGITS)
+    for each, measure, title in (
+        (explorer, "Length of its capsule", "The longest capsule is that of"),
+        (other, "Probability", "The highest probability is that of"),
+    ):
+        assert each.bars_axes.get_ylabel() == measure
+        assert each.bars_axes.get_title(loc="left").startswith(f"{title} {DIGITS[each.predicted]}: 0.")
+    assert sum(bar.get_height() for bar in other.bars) == pytest.approx(1)
+    assert "length" in explorer.pictures["moved"].axes.get_title()
+    assert other.pictures["moved"].axes.get_title() == "With the sliders"
+
+
 def test_there_is_a_slider_for_each_dimension_from_minus_to_plus_a_quarter(explorer):
     assert [slider.label.get_text() for slider in explorer.sliders] == list("01234567")
     assert {(s.valmin, s.valmax, s.val) for s in explorer.sliders} == {(-0.25, 0.25, 0.0)}
@@ -175,6 +189,7 @@ def test_the_window_takes_colour_images_that_are_not_square_and_other_classes():
     "network, message",
     [
         (build("mlp", rng=0), "class MLP, expected CapsNet"),
+        (build("matrix", "tiny", rng=0), "class MatrixCapsNet, expected CapsNet"),
         (build("capsnet", "tiny", decoder=False, rng=0), "no decoder, expected one"),
     ],
 )
