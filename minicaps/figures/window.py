@@ -43,12 +43,12 @@ class Explorer:
     ----------
     number : int
         Of the image.
-    lengths : array (J,), 0 to 1
-        Of the class capsules.
+    scores : array (J,), 0 to 1
+        Of the classes: lengths of their capsules, or whatever the network has.
     predicted : int
-        The class of the longest.
+        The class of the highest.
     capsule : array (E,)
-        The longest.
+        That of this class.
     offsets : array (E,)
         What the sliders add to it.
     reconstruction, moved : arrays (H, W, C), 0 to 1
@@ -118,8 +118,8 @@ class Explorer:
         self.image = to_float(self.images[self.number])  # (H, W, C)
         outputs, cache = self.network.forward(self.image[None])  # …, (1, H, W, C)
         self.reconstruction = outputs[1][0]  # (H, W, C)
-        self.lengths = self.network.scores(outputs)[0]  # (J,)
-        self.predicted = int(self.lengths.argmax())
+        self.scores = self.network.scores(outputs)[0]  # (J,)
+        self.predicted = int(self.scores.argmax())
         self.capsule = cache.v[0, self.predicted]  # (E,)
 
     # -- what is on the screen ----------------------------------------------------------------
@@ -140,7 +140,9 @@ class Explorer:
 
     def _add_bars(self) -> None:
         self.bars_axes = self.figure.add_axes((0.075, 0.24, 0.505, 0.25), ylim=(0, 1))
-        self.bars_axes.set(xlabel="Class", ylabel="Length of its capsule", axisbelow=True)
+        of_class = "" if self.network.score_name == "probability" else " of its capsule"
+        ylabel = self.network.score_name.capitalize() + of_class
+        self.bars_axes.set(xlabel="Class", ylabel=ylabel, axisbelow=True)
         self.bars = self.bars_axes.bar(range(self.network.classes), 0)
         if self.network.classes > MAX_NAMES:
             whole_numbers(self.bars_axes.xaxis)
@@ -181,9 +183,11 @@ class Explorer:
         label, predicted = self.class_names[self.labels[self.number]], self.class_names[self.predicted]
         self._show("image", self.image, f"Test image {self.number}: {short_name(label)}")
         self._show("reconstruction", self.reconstruction, f"Reconstruction from {short_name(predicted)}")
-        for j, (bar, length) in enumerate(zip(self.bars, self.lengths, strict=True)):
-            bar.set(height=length, color=COLOURS[1] if j == self.predicted else "0.7")
-        text = f"The longest capsule is that of {as_text(predicted)}: {self.lengths.max():.2f}"
+        for j, (bar, score) in enumerate(zip(self.bars, self.scores, strict=True)):
+            bar.set(height=score, color=COLOURS[1] if j == self.predicted else "0.7")
+        name = self.network.score_name
+        highest = "longest capsule" if name == "length" else f"highest {name}"
+        text = f"The {highest} is that of {as_text(predicted)}: {self.scores.max():.2f}"
         self.bars_axes.set_title(text, loc="left", fontsize=9)
         self.reset()
 
