@@ -37,7 +37,7 @@ class Settings:
         Training steps of the CapsNet; they win over `minutes`.
     preset : {"tiny", "small", "paper"}
         Size of the CapsNet.
-    networks : tuple of str
+    networks, arms : tuples of str
         Those to train.
     data : str, optional
         Path of a data set, as for ``datasets.load``.
@@ -56,6 +56,7 @@ class Settings:
     steps: int | None = None
     preset: str = "small"
     networks: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
     data: str | None = None
     folds: int | None = None
 

@@ -1,6 +1,6 @@
 """Layers put together: the networks, by name, and their weights as files."""
 
-from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
+from minicaps.networks.baselines import CNN, MLP, Chain, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import COUPLINGS, PRESENCES, ROUTINGS, CapsNetConfig
 from minicaps.networks.export import to_onnx
@@ -31,6 +31,7 @@ __all__ = [
     "CapsNet",
     "CapsNetCache",
     "CapsNetConfig",
+    "Chain",
     "MLPConfig",
     "MatrixCapsNet",
     "MatrixCapsNetConfig",
