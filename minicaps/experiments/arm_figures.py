@@ -53,7 +53,7 @@ def _draw_seeds(axes: Axes, row: float, values: Sequence[float], colour: str) ->
 
 
 def turned(found: Mapping[str, Mapping[str, Array]], angles: Sequence[float], goal: float) -> Figure:
-    """Draw the accuracy against the angle, a panel for each loss, of networks that are equal upright.
+    """Draw by how much each arm is better than the mean of all, against the angle, a panel for each loss.
 
     Parameters
     ----------
@@ -62,19 +62,26 @@ def turned(found: Mapping[str, Mapping[str, Array]], angles: Sequence[float], go
     angles : sequence of numbers
         Degrees.
     goal : float
-        The accuracy, 0 to 1, at which all are equal.
+        The accuracy, 0 to 1, at which all are equal on images as they were trained on.
     """
     arms = list(dict.fromkeys(arm for by_arm in found.values() for arm in by_arm))
+    means = [values.mean(axis=0) for by_arm in found.values() for values in by_arm.values()]  # (angles,) each
+    middle = np.mean(means, axis=0) if means else np.zeros(len(angles))  # (angles,)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.8))
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axes, (loss, by_arm) in zip(panels, found.items(), strict=True):
-            for arm, values in by_arm.items():
-                axes.plot(angles, 100 * values.mean(axis=0), label=arm, **line_style(arms.index(arm)))
-            axes.set(xlabel="Turned by (degrees), either way", xticks=angles)
+            for k, arm in enumerate(arms):
+                better = 100 * (by_arm[arm].mean(axis=0) - middle) if arm in by_arm else []  # (angles,)
+                axes.plot(angles if arm in by_arm else [], better, label=arm, **line_style(k))
+            labels = [f"{angle}°\n{100 * mean:.0f} %" for angle, mean in zip(angles, middle, strict=True)]
+            axes.set_xticks(angles, labels if means else map(str, angles))
             axes.set_title(loss[0].upper() + loss[1:])
-        panels[0].set_ylabel("Test images classified correctly (%)")
-        most = max(panels, key=lambda axes: len(axes.get_lines()))
-        figure.legend(*most.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-        headline(figure, f"At {100 * goal:g} % of familiar images: mean over the seeds")
+            axes.set_xlabel("Turned by, and the mean accuracy")
+        panels[0].set_ylabel("Above the mean (points)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+        headline(
+            figure,
+            f"Turned further than in training, all at {100 * goal:g} % of images turned as in training",
+        )
         return figure

@@ -69,17 +69,17 @@ def by_test(study: Study, jobs: Jobs) -> dict[str, dict[tuple[str, str], list[fl
         text: {(ARMS[arm].text, loss): values(study, arm, loss, name) for arm, loss in jobs}
         for name, text in TESTS.items()
     }
-    found[f"turned, at {100 * GOAL:g} %"] = {
+    turned = {
         (ARMS[arm].text, loss): np.mean(values(study, arm, loss, "turned"), axis=1).tolist()
         for arm, loss in jobs
         if values(study, arm, loss, "turned")
     }
-    return found
+    return {**found, f"turned, at {100 * GOAL:g} %": turned} if turned else found
 
 
 def by_angle(study: Study, jobs: Jobs) -> dict[str, dict[str, Array]]:
     """Return the accuracies (seeds, angles) on turned images, by loss and arm, where there are any."""
-    found: dict[str, dict[str, Array]] = {loss: {} for loss in LOSSES}
+    found: dict[str, dict[str, Array]] = {loss: {} for loss in LOSSES if any(loss == job[1] for job in jobs)}
     for arm, loss in jobs:
         if of_arm := values(study, arm, loss, "turned"):
             found[loss][ARMS[arm].text] = np.array(of_arm)  # (seeds, angles)
