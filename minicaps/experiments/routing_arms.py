@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,64 +13,14 @@ from minicaps.arrays import Array
 from minicaps.capsules import SelfAttentionRouting
 from minicaps.datasets import Dataset, to_float
 from minicaps.experiments.training import Row
-from minicaps.fast import Conv2d, Dense, ReLU
-from minicaps.layers import Example, Reshape, Seed, Sequential, generator
-from minicaps.networks import PRESETS, CapsNet, CapsNetConfig, Chain, Network
+from minicaps.experiments.trunk_cnn import TrunkCNN, TrunkCNNConfig
+from minicaps.networks import PRESETS, CapsNet, Network
 
 LOSSES = MARGIN, CROSS_ENTROPY = "margin", "cross-entropy"
 TRUNK = {
     "conv_channels": 32
 }  # with the other sizes of `small` 217,000 weights, so that 144 trainings take hours
 BATCH = 100  # of images whose couplings are looked at at a time
-
-
-class TrunkCNN(Chain):
-    r"""A CNN with the trunk of a CapsNet, and about as many weights: only the capsules are missing.
-
-    The two convolutions of the CapsNet, each with a ReLU; then, in the place of votes and routing, as many
-    hidden units as the class capsules have numbers, ReLU, and one line for each class -> logits.
-
-    Gradient: dlogits through the chain in reverse.
-
-    Parameters
-    ----------
-    config : CapsNetConfig
-        Of the CapsNet; what is said of routing and decoder has no part in this.
-    rng : numpy.random.Generator or int, optional
-        The convolutions draw from it first, as in a CapsNet, so that one seed gives both one trunk.
-    dtype : float32 or float64
-    """
-
-    Config = CapsNetConfig
-    config: CapsNetConfig
-
-    def __init__(self, config: CapsNetConfig, *, rng: Seed = None, dtype: Any = np.float32) -> None:
-        super().__init__(config)
-        channels, outputs = config.conv_channels, config.primary_types * config.primary_dimension
-        features, hidden = math.prod(config.grid) * outputs, config.classes * config.class_dimension
-        start: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
-        kernel, stride = config.primary_kernel, config.primary_stride
-        self.chain = Sequential(
-            conv=Conv2d(
-                config.image_shape[2], channels, config.conv_kernel, stride=config.conv_stride, **start
-            ),
-            relu=ReLU(),
-            primary=Conv2d(channels, outputs, kernel, stride=stride, **start),
-            relu2=ReLU(),
-            flatten=Reshape(features),
-            fc1=Dense(features, hidden, **start),
-            relu3=ReLU(),
-            fc2=Dense(hidden, config.classes, **start),
-        )
-
-    @classmethod
-    def examples(cls, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-        images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)  # (B, H, W, C)
-        config = CapsNetConfig(
-            (9, 8, 3), 5, conv_channels=4, conv_kernel=3, primary_types=2, primary_dimension=3,
-            primary_kernel=(3, 2), class_dimension=6,
-        )  # fmt: skip
-        yield Example("normal", cls(config, rng=rng, dtype=dtype), (images,))
 
 
 @dataclass(frozen=True)
@@ -86,13 +36,14 @@ class Arm:
     losses : tuple of str
         That it is trained with, one network for each: MARGIN on the lengths of its capsules or on their
         activations, CROSS_ENTROPY on what a line reads off them.
-    network : type
+    has_capsules : bool
+        Or else it is the CNN.
     """
 
     text: str
     options: Mapping[str, Any] = field(default_factory=dict)
     losses: tuple[str, ...] = LOSSES
-    network: type[CapsNet | TrunkCNN] = CapsNet
+    has_capsules: bool = True
 
     def build(self, preset: str, dataset: Dataset, loss: str, seed: int) -> Network:
         """Build the network, with first weights from the seed: whatever two arms share begins alike."""
@@ -100,7 +51,8 @@ class Arm:
         presence = "line" if loss == CROSS_ENTROPY else "own"
         chosen = {**(TRUNK if preset == "small" else {}), **self.options}
         config = replace(base, decoder=False, presence=presence, **chosen)
-        return self.network(config, rng=np.random.default_rng([seed, 0]))
+        rng = np.random.default_rng([seed, 0])
+        return CapsNet(config, rng=rng) if self.has_capsules else TrunkCNN(TrunkCNNConfig.of(config), rng=rng)
 
 
 ARMS: dict[str, Arm] = {
@@ -115,7 +67,7 @@ ARMS: dict[str, Arm] = {
         "inverted attention", {"routing": "inverted-attention", "iterations": 2}, (CROSS_ENTROPY,)
     ),
     "em": Arm("EM", {"routing": "em", "iterations": 2}),
-    "cnn": Arm("CNN", losses=(CROSS_ENTROPY,), network=TrunkCNN),
+    "cnn": Arm("CNN", losses=(CROSS_ENTROPY,), has_capsules=False),
 }
 
 

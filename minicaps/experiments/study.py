@@ -105,7 +105,7 @@ class Study:
     ) -> None:
         self.name, self.settings, self.folder = name, settings, Path(folder)
         self.say, self.progress = say, progress
-        described = json.loads(json.dumps(asdict(settings)))  # tuples become lists, as in the file
+        described = as_in_file(asdict(settings))
         self.result: dict[str, Any] = {"experiment": name, "settings": described, "steps": None, "rows": []}
         if (self.folder / "result.json").exists():
             self._continue(described)
@@ -115,7 +115,9 @@ class Study:
         path = self.folder / "result.json"
         try:
             before = json.loads(path.read_text())
-            settings = asdict(Settings()) | before["settings"]  # an older result has not all of today's
+            settings = (
+                as_in_file(asdict(Settings())) | before["settings"]
+            )  # an older one has not all of today's
             same = before["experiment"] == self.name and settings == described
             count = len(before["rows"])
         except (ValueError, KeyError, TypeError) as error:
@@ -210,7 +212,7 @@ class Study:
         label = key if kind is None else {"kind": kind, **key}
         for row in self.rows(**label):
             return row
-        row = json.loads(json.dumps({**label, **work(**key)}))
+        row = as_in_file({**label, **work(**key)})
         self.result["rows"].append(row)
         self.save()
         return row
@@ -234,7 +236,12 @@ class Study:
 
     def finish(self, text: str, **summary: Any) -> None:
         """Record the summary, write the table, a Markdown text, and say it."""
-        self.result |= json.loads(json.dumps(summary))
+        self.result |= as_in_file(summary)
         self.save()
         files.write_text(self.folder / "table.md", text + "\n")
         self.say(text)
+
+
+def as_in_file(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as it comes back from a file of JSON: tuples become lists, and keys text."""
+    return json.loads(json.dumps(document))
