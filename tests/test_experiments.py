@@ -154,7 +154,8 @@ def test_help_lists_the_experiments_and_their_options(capsys):
     ("", "required: NAME"), ("fly", "invalid choice: 'fly'"), ("few --seeds 0", "seeds"),
     ("few --minutes -1", "minutes is -1.0"), ("few --steps 0", "steps"), ("rotate --seeds 2", "unrecognized"),
     ("affine --networks cnn", "unrecognized"), ("rotate --run nowhere", "nowhere"),
-    ("few --data nowhere", "nowhere"),
+    ("few --data nowhere", "nowhere"), ("routing --arms fly", "invalid choice: 'fly'"),
+    ("affine --arms em", "unrecognized"), ("routing --networks cnn", "unrecognized"),
 ])  # fmt: skip
 def test_wrong_use_ends_with_2(line, reason, capsys, tmp_path):
     assert main(["experiment", *line.split(), *(["--out", str(tmp_path)] if line else [])]) == 2

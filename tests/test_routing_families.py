@@ -741,6 +741,10 @@ def test_the_options_of_train_reach_the_network(small_folder):
     net = config.network(datasets.load(small_folder))
     assert isinstance(net.capsules.routing, InvertedAttentionRouting)
     assert isinstance(net.capsules.routing.coupling, Entmax)
+    config = TrainConfig(preset="tiny", routing="em", presence="line", routing_iterations=2)
+    net = config.network(datasets.load(small_folder))
+    assert isinstance(net.capsules.routing, capsules.EMRouting) and net.capsules.routing.iterations == 2
+    assert isinstance(net.objective().losses[0], CrossEntropyLoss)
 
 
 def test_what_is_not_said_is_as_in_the_papers():

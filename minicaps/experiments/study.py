@@ -208,11 +208,21 @@ class Study:
             Told apart by it, and recorded, where several rows have one key.
         **key
             Of JSON's types.
+
+        Raises
+        ------
+        ValueError
+            If the work returns another value for what the row is known by.
         """
         label = key if kind is None else {"kind": kind, **key}
         for row in self.rows(**label):
             return row
-        row = as_in_file({**label, **work(**key)})
+        found = work(**key)
+        if changed := [name for name in label if found.get(name, label[name]) != label[name]]:
+            raise ValueError(  # such a row would not be found again
+                f"Study.row: the work returned another {' and '.join(changed)} than the row is known by"
+            )
+        row = as_in_file({**label, **found})
         self.result["rows"].append(row)
         self.save()
         return row
