@@ -198,6 +198,22 @@ def test_the_window_refuses_networks_without_anything_to_move(network, message, 
         Explorer(Figure(), network, dataset.test_images, dataset.test_labels, DIGITS)
 
 
+@pytest.mark.parametrize("options, label, title", [
+    ({"routing": "em"}, "Activation of its capsule", "The highest activation is that of"),
+    ({"presence": "line"}, "Probability", "The highest probability is that of"),
+    ({}, "Length of its capsule", "The longest capsule is that of"),
+])  # fmt: skip
+def test_the_window_says_what_tells_the_classes(dataset, options, label, title):
+    other = build("capsnet", "tiny", rng=0, **options)
+    images, labels = dataset.test_images, dataset.test_labels
+    explorer = Explorer(Figure(figsize=(10, 5.6)), other, images, labels, DIGITS)
+    heights = [bar.get_height() for bar in explorer.bars]
+    x = images[:1].astype(np.float32) / 255
+    np.testing.assert_allclose(heights, other.scores(other(x))[0], rtol=1e-4)
+    assert explorer.bars_axes.get_ylabel() == label
+    assert explorer.bars_axes.get_title(loc="left").startswith(title)
+
+
 # -- whether there is a screen -----------------------------------------------------------------
 
 

@@ -15,7 +15,14 @@ class Routing(Layer):
     One whose capsules have activations takes and gives them too: (u_hat, a) -> (v, a'), with a (B, I)
     and a' (B, J); its backward takes (dv, da') and returns (du_hat, da). ``CapsuleLayer(routing=...)``
     hands on whatever a routing takes and gives.
+
+    Attributes
+    ----------
+    reads_activations : bool
+        Whether it has to have a.
     """
+
+    reads_activations = False
 
 
 class Iteration(NamedTuple):

@@ -44,11 +44,11 @@ class Explorer:
     number : int
         Of the image.
     scores : array (J,), 0 to 1
-        The lengths of the class capsules, or where lengths say nothing the probabilities that a line reads.
+        Of the classes: lengths of their capsules, or whatever the network has.
     predicted : int
-        The class with the highest score.
+        The class of the highest.
     capsule : array (E,)
-        Of that class.
+        That of this class.
     offsets : array (E,)
         What the sliders add to it.
     reconstruction, moved : arrays (H, W, C), 0 to 1
@@ -75,7 +75,6 @@ class Explorer:
                 "Explorer: the network has no decoder, expected one: it makes images of the capsules"
             )
         self.figure, self.class_names = figure, class_names
-        self.by_length = self.network.presence is None
         self.images, self.labels = images, labels
         self._look_at(number)
         with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
@@ -108,7 +107,7 @@ class Explorer:
         self.offsets = np.array([slider.val for slider in self.sliders])  # (E,)
         capsule = (self.capsule + self.offsets).astype(self.capsule.dtype)  # (E,)
         self.moved = reconstruct_capsules(self.network, self.predicted, capsule[None])[0]  # (H, W, C)
-        length = f": length {np.linalg.norm(capsule):.2f}" if self.by_length else ""
+        length = f": length {np.linalg.norm(capsule):.2f}" if self.network.score_name == "length" else ""
         self._show("moved", self.moved, f"With the sliders{length}")
         self.figure.canvas.draw_idle()
 
@@ -142,8 +141,9 @@ class Explorer:
 
     def _add_bars(self) -> None:
         self.bars_axes = self.figure.add_axes((0.075, 0.24, 0.505, 0.25), ylim=(0, 1))
-        measure = "Length of its capsule" if self.by_length else "Probability"
-        self.bars_axes.set(xlabel="Class", ylabel=measure, axisbelow=True)
+        of_class = "" if self.network.score_name == "probability" else " of its capsule"
+        ylabel = self.network.score_name.capitalize() + of_class
+        self.bars_axes.set(xlabel="Class", ylabel=ylabel, axisbelow=True)
         self.bars = self.bars_axes.bar(range(self.network.classes), 0)
         if self.network.classes > MAX_NAMES:
             whole_numbers(self.bars_axes.xaxis)
@@ -184,10 +184,11 @@ class Explorer:
         label, predicted = self.class_names[self.labels[self.number]], self.class_names[self.predicted]
         self._show("image", self.image, f"Test image {self.number}: {short_name(label)}")
         self._show("reconstruction", self.reconstruction, f"Reconstruction from {short_name(predicted)}")
-        for j, (bar, length) in enumerate(zip(self.bars, self.scores, strict=True)):
-            bar.set(height=length, color=COLOURS[1] if j == self.predicted else "0.7")
-        what = "The longest capsule is that of" if self.by_length else "The highest probability is that of"
-        text = f"{what} {as_text(predicted)}: {self.scores.max():.2f}"
+        for j, (bar, score) in enumerate(zip(self.bars, self.scores, strict=True)):
+            bar.set(height=score, color=COLOURS[1] if j == self.predicted else "0.7")
+        name = self.network.score_name
+        highest = "longest capsule" if name == "length" else f"highest {name}"
+        text = f"The {highest} is that of {as_text(predicted)}: {self.scores.max():.2f}"
         self.bars_axes.set_title(text, loc="left", fontsize=9)
         self.reset()
 
