@@ -91,6 +91,8 @@ class EMRouting(Routing):
     <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018: procedure 1.
     """
 
+    reads_activations = True
+
     def __init__(
         self,
         parents: int,

@@ -15,7 +15,17 @@ class Routing(Layer):
     One whose capsules have activations takes and gives them too: (u_hat, a) -> (v, a'), with a (B, I)
     and a' (B, J); its backward takes (dv, da') and returns (du_hat, da). ``CapsuleLayer(routing=...)``
     hands on whatever a routing takes and gives.
+
+    Attributes
+    ----------
+    reads_activations : bool
+        Whether it takes and gives activations.
+    takes_grid : bool
+        Whether it takes the votes of a whole grid at once: (B, P, Q, I, J, E) -> (B, P, Q, J, E).
     """
+
+    reads_activations = False
+    takes_grid = False
 
 
 class Iteration(NamedTuple):
