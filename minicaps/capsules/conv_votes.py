@@ -24,7 +24,7 @@ from minicaps.layers import (
 
 
 class GridVotesCache(NamedTuple):
-    rows: Array  # (I, N, K), what W was multiplied by
+    rows: Array  # (I, N, L), what W was multiplied by
     shape: tuple[int, ...]  # (B, H, W, I, D), of u
 
 
@@ -85,15 +85,15 @@ class GridVotes(Layer):
 
     @abstractmethod
     def _matrices(self) -> Array:
-        """Return W as a matrix for each type: (I, K, M), or (1, K, M) where they share one."""
+        """Return W as a matrix for each type: (I, L, M), or (1, L, M) where they share one."""
 
     def _add_gradient(self, rows: Array, dy: Array) -> Array:
-        """Add the gradient of y = rows W to that of W, and return drows: rows (I, N, K), dy (I, N, M)."""
-        W = self._matrices()  # (I, K, M), or (1, K, M)
-        dW = rows.swapaxes(1, 2) @ dy  # (I, K, N) @ (I, N, M) -> (I, K, M)
+        """Add the gradient of y = rows W to that of W, and return drows: rows (I, N, L), dy (I, N, M)."""
+        W = self._matrices()  # (I, L, M), or (1, L, M)
+        dW = rows.swapaxes(1, 2) @ dy  # (I, L, N) @ (I, N, M) -> (I, L, M)
         dW = dW.reshape(len(W), -1, *W.shape[1:]).sum(axis=1)  # over the types that share it: as W
         self.grads["W"] += dW.reshape(self.params["W"].shape)
-        return dy @ W.swapaxes(1, 2)  # (I, N, M) @ (I, M, K) -> (I, N, K)
+        return dy @ W.swapaxes(1, 2)  # (I, N, M) @ (I, M, L) -> (I, N, L)
 
     def _check_gradient(self, du_hat: Array, shape: tuple[int, ...]) -> None:
         """Check du_hat for children u of a `shape` (B, H, W, I, D)."""
