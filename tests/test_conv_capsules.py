@@ -522,6 +522,8 @@ def test_capsules_that_do_not_fit_are_told(cls):
 def test_grids_without_a_position_are_told():
     with pytest.raises(ValueError, match="ConvVotes: a window of height 5 does not fit an image of height 2"):
         ConvCaps(*SIZES, 5, **OPTIONS).forward(capsules((2, 2, 6)))
+    with pytest.raises(ValueError, match="does not fit an image of height 2 with padding 1"):
+        ConvCaps(*SIZES, 5, padding=1, **OPTIONS).forward(capsules((2, 2, 6)))
     cut = DeconvCaps(*SIZES, (3, 2), padding=(0, 2), **OPTIONS)
     with pytest.raises(
         ValueError, match="DeconvVotes: a padding of 2 cuts off all of the width 4 that 3 windows"

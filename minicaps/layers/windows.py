@@ -42,7 +42,7 @@ def output_size(where: str, size: Pair, kernel: Pair, stride: Pair, padding: Pai
     return rows, columns
 
 
-def transposed_size(where: str, size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
+def transposed_size(where: str, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
     """Return the image (H, W) that a grid of windows covers: (size - 1)·stride + kernel - 2·padding.
 
     Of all images with this grid of windows it is the smallest.
