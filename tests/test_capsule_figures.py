@@ -119,6 +119,42 @@ def test_the_title_names_the_dimension_that_changes_the_image_most():
     assert title(figures.dimension_grid(made, [-1, 0, 1])).endswith("number 3 changes the image most")
 
 
+# -- matrix capsules ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_activations_are_the_bars_and_the_most_active_class_is_named(channels):
+    image, a = images(6, 7, channels), np.array([0.2, 0.1, 0.7])
+    left, right = figures.activations(image, a, NAMES).axes
+    np.testing.assert_array_equal(left.images[0].get_array().reshape(image.shape), image)
+    (bars,) = right.containers
+    np.testing.assert_array_equal([bar.get_height() for bar in bars], a)
+    colours = [bar.get_facecolor() for bar in bars]
+    assert colours[0] == colours[1] != colours[2]
+    assert tuple(label.get_text() for label in right.get_xticklabels()) == NAMES
+    assert right.get_ylim() == (0, 1)
+    assert title(figures.activations(image, a, NAMES)) == "The most active is aeroplane: 0.70"
+
+
+def test_a_pose_is_a_matrix_row_by_row_on_one_scale_around_0():
+    mu, a = np.random.default_rng(0).normal(size=(3, 16)), np.array([0.2, 0.9, 0.7])
+    figure = figures.poses(mu, a, NAMES)
+    np.testing.assert_array_equal(heat_maps(figure)[:3], mu.reshape(3, 4, 4))
+    largest = abs(mu).max()
+    for axes, pose, name, activation in zip(figure.axes, mu.reshape(3, 4, 4), NAMES, a, strict=False):
+        assert axes.images[0].get_clim() == (-largest, largest)
+        written = {text.get_position(): text.get_text() for text in axes.texts}
+        assert written == {(q, p): f"{pose[p, q]:.2f}" for p in range(4) for q in range(4)}
+        assert axes.get_title() == f"{name}: a = {activation:.2f}"
+    assert title(figure) == "The poses of the class capsules. The most active is car: 0.90"
+    assert "row and column of the votes" in title(figures.poses(mu, a, NAMES, coordinates=True))
+
+
+def test_poses_of_0_are_drawn_in_the_middle_of_the_scale():
+    axes = figures.poses(np.zeros((3, 16)), np.zeros(3), NAMES).axes[0]
+    assert (axes.images[0].norm(axes.images[0].get_array()) == 0.5).all()
+
+
 # -- what is refused ---------------------------------------------------------------------------
 
 
@@ -154,6 +190,22 @@ def test_the_title_names_the_dimension_that_changes_the_image_most():
         (
             lambda: figures.dimension_grid(images(4, 3, 5, 6), [1, 2, 3]),
             r"dimension_grid: reconstructions has shape \(4, 3, 5, 6\), expected \(D, 3, H, W, C\)",
+        ),
+        (
+            lambda: figures.activations(images(6, 6), images(3), NAMES),
+            r"activations: image has shape \(6, 6\), expected \(H, W, C\)",
+        ),
+        (
+            lambda: figures.activations(images(6, 6, 1), images(4), NAMES),
+            r"activations: a has shape \(4,\), expected \(3,\)",
+        ),
+        (
+            lambda: figures.poses(images(3, 16), images(2), NAMES),
+            r"poses: a has shape \(2,\), expected \(3,\)",
+        ),
+        (
+            lambda: figures.poses(images(3, 4, 4), images(3), NAMES),
+            r"poses: mu has shape \(3, 4, 4\), expected \(3, 16\)",
         ),
         (lambda: figures.dimension_grid(images(4, 3, 5, 6, 1), [1, 2]), r"expected \(D, 2, H, W, C\)"),
     ],

@@ -63,6 +63,7 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "warmup": 2,
         "shift": 1,
         "routing": "inverted-attention",
+        "presence": "line",
         "coupling": "entmax",
         "routing_iterations": 2,
         "seed": 7,

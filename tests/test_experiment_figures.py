@@ -4,7 +4,8 @@ import helpers
 import numpy as np
 import pytest
 
-from minicaps.experiments import figures, pictures
+from minicaps.experiments import arm_figures, figures, pictures
+from minicaps.figures import style
 
 
 def shares(*shape):
@@ -50,6 +51,17 @@ FIGURES = {
     "variants": lambda: figures.variants(
         {"iterations": {"1": shares(3), "3": shares(3)}, "W": {"1": [0.1, 0.2, 0.1], "0.05": [0.95]}}, 0.95
     ),
+    "tests": lambda: arm_figures.tests(
+        {
+            test: {(arm, loss): shares(3) for arm in ("EM", "CNN") for loss in "ab"}
+            for test in ("up", "warped")
+        }
+    ),
+    "tests, one missing": lambda: arm_figures.tests({"upright": {("EM", "a"): [0.9], ("CNN", "b"): [0.9]}}),
+    "turned": lambda: arm_figures.turned(
+        {"margin": {"EM": shares(3, 2)}, "cross-entropy": {"CNN": shares(1, 2)}}, (20, 60), 0.95
+    ),
+    "turned, none": lambda: arm_figures.turned({"margin": {}, "cross-entropy": {}}, (20, 60), 0.95),
     "samples": lambda: pictures.samples(
         *np.random.default_rng(0).integers(0, 256, size=(2, 14, 9, 8, 1), dtype=np.uint8)
     ),
@@ -93,6 +105,24 @@ def test_every_figure_is_drawn_whole_and_says_what_it_shows(name):
     for axes in figure.axes:
         if axes.lines:
             assert axes.get_xlabel()
+
+
+def test_turned_images_are_drawn_beside_the_mean_of_all_arms():
+    found = {
+        "margin": {"EM": np.array([[0.9, 0.5], [0.7, 0.3]])},
+        "cross-entropy": {"CNN": np.array([[0.6, 0.2]])},
+    }
+    figure = arm_figures.turned(found, (20, 60), 0.95)
+    drawn = [[line.get_ydata() for line in axes.lines if len(line.get_ydata())] for axes in figure.axes]
+    np.testing.assert_allclose(drawn, [[[10, 10]], [[-10, -10]]])
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["20°\n70 %", "60°\n30 %"]
+
+
+def test_curves_of_one_colour_differ_in_dash_and_marker():
+    styles = [style.line_style(k) for k in range(36)]
+    assert len({tuple(map(str, each.values())) for each in styles}) == 36
+    for one, other in zip(styles[:30], styles[6:], strict=True):
+        assert one["linestyle"] != other["linestyle"] and one["marker"] != other["marker"]
 
 
 def test_two_colours_keep_the_parts_apart():

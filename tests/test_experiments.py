@@ -12,7 +12,7 @@ from helpers import mnist, small_dataset, write_folder
 from minicaps import CapsuleLayer, DynamicRouting
 from minicaps.capsules import Stopped
 from minicaps.cli import main
-from minicaps.datasets import Warps
+from minicaps.datasets import Warps, augment
 from minicaps.experiments import (
     EXPERIMENTS,
     affine,
@@ -20,12 +20,15 @@ from minicaps.experiments import (
     few,
     overlap,
     rotate,
+    routing,
+    routing_training,
     settings_of,
     study,
     training,
 )
 from minicaps.experiments.ablation import BASE, GROUPS, OverChildren, Variant
-from minicaps.networks import MLP, MLPConfig, load_pretrained
+from minicaps.experiments.routing_arms import ARMS, couplings, describe_couplings
+from minicaps.networks import MLP, CapsNet, MLPConfig, load_pretrained
 from minicaps.proof import gradcheck
 from minicaps.training import DataParallel, Result
 
@@ -36,6 +39,7 @@ FIGURES = {
     "ablation": {"variants", "iterations"},
     "affine": {"images", "sweeps", "validation_curves"},
     "overlap": {"reconstructions", "validation_curves"},
+    "routing": {"tests", "turned"},
     "rotate": {"turning", "one_digit"},
 }
 TRAINED = [name for name, each in EXPERIMENTS.items() if each.defaults]
@@ -53,6 +57,8 @@ def small(monkeypatch):
         affine: {"BATCH": 10, "SWEEP_IMAGES": 10},
         rotate: {"IMAGES": 30},
         few: {"COUNTS": (20, 100, 1_000), "BATCH": 10},
+        routing: {"LEARNING_RATES": (1e-3,)},
+        routing_training: {"BATCH": 10, "VALIDATION_IMAGES": 20, "TURNED_IMAGES": 20, "COUPLED_IMAGES": 20},
     }.items():
         for name, size in sizes.items():
             monkeypatch.setattr(module, name, size)
@@ -73,7 +79,7 @@ def results(data, tmp_path_factory):
 
 
 def arguments(name, data, folder, *more):
-    seeds = "1" if name in ("ablation", "affine") else "2"
+    seeds = "1" if name in ("ablation", "affine", "routing") else "2"
     options = ["--steps", "3", "--seeds", seeds, "--preset", "tiny"] if name in TRAINED else []
     return ["experiment", name, *options, "--data", data, "--out", str(folder), "--debug", *more]
 
@@ -148,7 +154,8 @@ def test_help_lists_the_experiments_and_their_options(capsys):
     ("", "required: NAME"), ("fly", "invalid choice: 'fly'"), ("few --seeds 0", "seeds"),
     ("few --minutes -1", "minutes is -1.0"), ("few --steps 0", "steps"), ("rotate --seeds 2", "unrecognized"),
     ("affine --networks cnn", "unrecognized"), ("rotate --run nowhere", "nowhere"),
-    ("few --data nowhere", "nowhere"),
+    ("few --data nowhere", "nowhere"), ("routing --arms fly", "invalid choice: 'fly'"),
+    ("affine --arms em", "unrecognized"), ("routing --networks cnn", "unrecognized"),
 ])  # fmt: skip
 def test_wrong_use_ends_with_2(line, reason, capsys, tmp_path):
     assert main(["experiment", *line.split(), *(["--out", str(tmp_path)] if line else [])]) == 2
@@ -353,6 +360,156 @@ def test_the_sweeps_pass_through_the_images_that_are_not_warped(results):
     assert {kind: float(x[len(x) // 2]) for kind, x in affine.SWEEPS.items()} == pytest.approx(
         {"angle": 0, "shear": 0, "scale": 1}
     )
+
+
+# -- routing -----------------------------------------------------------------------------------
+
+JOBS = [(arm, loss) for arm in ARMS for loss in ARMS[arm].losses]
+
+
+def test_all_arms_start_from_one_trunk_and_see_the_same_batches(data, tmp_path, monkeypatch):
+    begun, step = [], training.train_step
+
+    def note(source, optimizer, x, y):
+        if optimizer.steps == 0:
+            begun.append((source.network, [param.copy() for param in source.network.params.values()], []))
+        begun[-1][2].append(hash((x.tobytes(), y.tobytes())))
+        return step(source, optimizer, x, y)
+
+    monkeypatch.setattr(training, "train_step", note)
+    assert main([*arguments("routing", data, tmp_path), "--seeds", "2"]) == 0
+    assert len(begun) == 3 * len(JOBS)  # a trial each, then two seeds
+    by_seed = [begun[k : k + len(JOBS)] for k in range(0, len(begun), len(JOBS))]
+    for one, *others in by_seed:
+        for network, start, batches in others:
+            assert batches == one[2] and len(batches) == 3
+            of_trunk = 5 if isinstance(network, CapsNet) else 4  # two convolutions; and the votes of capsules
+            for mine, theirs in zip(start[:of_trunk], one[1], strict=False):
+                np.testing.assert_array_equal(mine, theirs)
+    for k in range(2):
+        assert by_seed[k][0][2] != by_seed[k + 1][0][2]  # another seed, other batches
+        assert (by_seed[k][0][1][0] != by_seed[k + 1][0][1][0]).any()  # and another trunk
+
+
+@pytest.mark.parametrize("arm, loss", JOBS)
+def test_an_arm_is_what_it_says(arm, loss):
+    network = ARMS[arm].build("small", small_dataset(20, 10), loss, seed=3)
+    assert 216_000 < network.count_params() < 219_000
+    assert getattr(network, "decoder", None) is None
+    scores = {"margin": "activation" if arm == "em" else "length"}.get(loss, "probability")
+    assert network.score_name == scores
+    kinds = {"cnn": None, "em": "EMRouting", "self-attention": "SelfAttentionRouting"}
+    kinds["inverted-attention"] = "InvertedAttentionRouting"
+    if kind := kinds.get(arm, "DynamicRouting"):
+        assert type(network.capsules.routing).__name__ == kind
+
+
+def test_one_arm_for_every_way_to_route_and_a_network_for_each_of_its_losses(results):
+    rows = read(results("routing"))["rows"]
+    assert len(rows) == 2 * len(JOBS) == 36
+    assert {(row["arm"], row["loss"]) for row in rows if row["kind"] == "training"} == set(JOBS)
+    assert {row["learning_rate"] for row in rows} == {1e-3}
+
+
+def test_arms_can_be_chosen(data, tmp_path):
+    assert main(arguments("routing", data, tmp_path, "--arms", "em", "cnn", "em")) == 0
+    assert {row["arm"] for row in read(tmp_path)["rows"]} == {"em", "cnn"}
+
+
+def comparison_of(data, folder, **options):
+    settings = settings_of("routing", **{"preset": "tiny", "steps": 3, "data": data, **options})
+    return routing_training.Comparison(study.Study("routing", settings, folder, say=lambda line: None))
+
+
+def test_the_best_learning_rate_on_validation_is_taken(data, tmp_path):
+    comparison = comparison_of(data, tmp_path)
+    for rate, accuracy in ((1e-3, 0.5), (2e-3, 0.7), (5e-3, 0.6)):
+        key = {"arm": "em", "loss": "margin", "learning_rate": rate}
+        comparison.study.row(lambda accuracy=accuracy, **_: {"accuracy": accuracy}, "trial", **key)
+    assert comparison.learning_rate("em", "margin") == 2e-3
+
+
+def test_arms_are_turned_at_the_moment_nearest_to_the_goal(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(routing_training, "BETWEEN", 2)
+    monkeypatch.setattr(routing_training, "CLOSE", 1.0)
+    comparison = comparison_of(data, tmp_path, steps=6)
+    comparison.study.row(lambda **_: {"accuracy": 0.5}, "trial", arm="em", loss="margin", learning_rate=1e-3)
+    row = comparison.train("em", "margin", 0)
+    assert [point["step"] for point in row["curve"]] == [2, 4, 6]
+    assert len(row["turned"]) == len(routing_training.ANGLES)
+    nearest = min(row["curve"], key=lambda point: abs(point["accuracy"] - routing_training.GOAL))
+    assert row["at_goal"] == nearest
+
+
+def test_what_never_reaches_the_goal_is_said(results):
+    assert "| not reached |" in (results("routing") / "table.md").read_text()
+
+
+def test_the_test_images_are_moved_warped_and_turned_as_they_say(data, tmp_path):
+    comparison = comparison_of(data, tmp_path)
+    (plain, labels), (shifted, _) = comparison.tests["plain"], comparison.tests["shifted"]
+    assert comparison.tests.keys() == {"plain", "shifted", "warped", "20", "30", "40", "50", "60"}
+    np.testing.assert_array_equal(labels, comparison.dataset.test_labels)
+    moves = np.array([the_move(*pair) for pair in zip(plain, shifted, strict=True)])  # (N, 2)
+    assert set(np.abs(moves).ravel()) == {1, 2, 3, 4} and (moves < 0).any() and (moves > 0).any()
+    turned, twice = comparison.tests["60"]
+    np.testing.assert_array_equal(twice, np.r_[labels[:20], labels[:20]])
+    for half, angle in ((turned[:20], -60.0), (turned[20:], 60.0)):
+        expected = routing_training.turned_by(plain[:20], np.full(20, angle))
+        np.testing.assert_array_equal(half, expected)
+
+
+def the_move(image, moved):
+    """How far an image was moved down and to the right."""
+    further = np.array([(down, right) for down in range(-5, 6) for right in range(-5, 6)])  # (121, 2)
+    copies = augment.shift_by(np.repeat(image[None], len(further), axis=0), *further.T)
+    (found,) = (move for move, copy in zip(further, copies, strict=True) if np.array_equal(copy, moved))
+    return found
+
+
+def test_training_turns_by_20_degrees_at_most():
+    images = mnist().train_images[:300]
+    expected = routing_training.turned_by(images, np.random.default_rng(5).uniform(-20, 20, size=300))
+    np.testing.assert_array_equal(routing_training.turned(images, np.random.default_rng(5)), expected)
+
+
+def test_even_couplings_have_an_entropy_of_1_and_decided_ones_of_0():
+    images, dataset = mnist().test_images[:30], small_dataset(20, 10)
+    even = ARMS["uniform"].build("tiny", dataset, "margin", seed=0)
+    assert describe_couplings(even, images) == {"entropy": pytest.approx(1, abs=1e-6), "changed": None}
+    prior = ARMS["prior"].build("tiny", dataset, "margin", seed=0)
+    prior.params["capsules.routing.coupling.prior"][:, 3] = 50
+    assert describe_couplings(prior, images)["entropy"] == pytest.approx(0, abs=1e-6)
+    assert describe_couplings(ARMS["cnn"].build("tiny", dataset, "cross-entropy", 0), images) == {
+        "entropy": None, "changed": None,
+    }  # fmt: skip
+
+
+def test_children_that_change_their_parent_are_counted():
+    images = mnist().test_images[:150]  # more than one batch
+    network = ARMS["dynamic"].build("tiny", small_dataset(20, 10), "margin", seed=0)
+    network.params["capsules.votes.W"] *= 20
+    c = couplings(network, images)
+    assert [each.shape for each in c] == [(150, network.config.primary_capsules, 10)] * 3
+    changed = np.mean(c[1].argmax(axis=2) != c[2].argmax(axis=2))
+    assert describe_couplings(network, images)["changed"] == pytest.approx(changed) and 0 < changed < 1
+
+
+def test_the_bias_of_self_attention_is_no_share():
+    network = ARMS["self-attention"].build("tiny", small_dataset(20, 10), "margin", seed=0)
+    network.params["capsules.routing.bias"][...] = 0.3
+    (c,) = couplings(network, mnist().test_images[:5])
+    np.testing.assert_allclose(c.sum(axis=2), 1, rtol=1e-5)
+
+
+def test_an_arm_that_diverges_is_a_result(data, tmp_path, monkeypatch):
+    nothing = Result(np.float32("nan"), np.int64(0))
+    monkeypatch.setattr(DataParallel, "backpropagate", lambda *_: nothing)
+    assert main(arguments("routing", data, tmp_path, "--arms", "dynamic")) == 0
+    rows = read(tmp_path)["rows"]
+    assert [row.get("diverged") for row in rows] == [True] * 4
+    table = (tmp_path / "table.md").read_text()
+    assert "| dynamic (1 of 1 diverged) | margin |" in table and "| - |" in table
 
 
 # -- rotate ------------------------------------------------------------------------------------

@@ -224,7 +224,87 @@ def test_without_a_decoder_the_other_figures_are_drawn_and_the_window_is_left_ou
 def test_a_network_without_capsules_ends_with_1(call, data, tmp_path):
     code, output, errors = call(save(tmp_path / "mlp.npz", build("mlp", rng=0)), "--data", data)
     assert (code, output) == (1, "")
-    assert "class MLP, expected CapsNet" in errors and errors.count("\n") == 1
+    assert "class MLP, expected CapsNet or MatrixCapsNet" in errors and errors.count("\n") == 1
+
+
+OF_MATRICES = ["activations", "couplings", "couplings_over_image", "poses", "confusion_matrix", "mistakes"]
+
+
+def test_a_network_of_matrices_shows_its_activations_couplings_and_poses(dataset, tmp_path, monkeypatch):
+    network = build("matrix", "tiny", rng=0)
+    names = ("activations", "couplings_per_iteration", "couplings_over_image", "poses")
+    calls = {name: record(monkeypatch, explore, name) for name in names}
+    paths = list(figures.write_figures(network, dataset, DIGITS, tmp_path, 17))
+    assert [path.stem for path in paths] == OF_MATRICES
+    assert all(np.asarray(Image.open(path).convert("L")).std() > 5 for path in paths)
+
+    image = dataset.test_images[17:18].astype(np.float32) / 255
+    a, cache = network.forward(image)
+    given = {name: called[0][0] for name, called in calls.items()}
+    np.testing.assert_array_equal(given["activations"][0], image[0])
+    np.testing.assert_array_equal(given["activations"][1], a[0])
+    np.testing.assert_array_equal(given["couplings_per_iteration"][0], [each[0] for each in cache.capsules.c])
+    _, c, grid, _ = given["couplings_over_image"]
+    np.testing.assert_array_equal(c, cache.capsules.c[-1][0])
+    poses, active = cache.capsules.poses, cache.capsules.a  # (1, P, Q, types, 16), (1, P, Q, types)
+    assert poses.shape[1:3] == grid and len(c) == active[0].size
+    np.testing.assert_array_equal(given["poses"][0], cache.mu[0])
+    np.testing.assert_array_equal(given["poses"][1], a[0])
+    assert given["poses"][3] is True
+
+
+def test_the_map_of_matrix_couplings_has_each_capsule_at_its_position():
+    """A capsule that is not active moves no parent, so its pose changes the couplings at its own position."""
+    network = build("matrix", "tiny", image_shape=(28, 36, 1), rng=0)
+    rows, columns = network.config.grid
+    assert rows != columns
+    _, cache = network.forward(np.random.default_rng(0).uniform(size=(1, 28, 36, 1)).astype(np.float32))
+    poses, a = cache.capsules.poses, np.zeros_like(cache.capsules.a)
+    a[0, 0, 0] = 1  # these alone say where the parents are
+    moved = poses.copy()
+    moved[0, 1, 2] += 1
+    before, after = (network.capsules.forward(each, a)[1].c[-1][0] for each in (poses, moved))  # (I, J)
+    changed = np.abs(after - before).reshape(rows, columns, -1).max(axis=2) > 1e-3  # (P, Q)
+    assert np.argwhere(changed).tolist() == [[1, 2]]
+
+
+def test_explore_says_in_one_line_what_matrices_cannot_show(call, data, tmp_path):
+    path = save(tmp_path / "matrix.npz", build("matrix", "tiny", rng=0))
+    code, output, errors = call(path, "--data", data, "--out", "there")
+    assert code == 0 and "warning" not in errors
+    first, *written, last = output.splitlines()
+    assert first == f"data: {data}"
+    assert [line.split(os.sep)[-1] for line in written] == [f"{name}.png" for name in OF_MATRICES]
+    assert last == (
+        "no window: the network has no decoder: no reconstructions, and no dimension of a capsule to turn"
+    )
+    code, output, errors = call(path, "--data", data, "--interactive", "--out", "none")
+    assert code == 1 and errors.startswith("minicaps: --interactive: the network has no decoder")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"routing": "self-attention"},
+        {"routing": "inverted-attention"},
+        {"routing": "inverted-attention", "decoder": False},
+        {"coupling": "entmax"},
+        {"coupling": "top-2", "prior": True},
+    ],
+)
+def test_every_routing_of_a_capsnet_is_explored(options, dataset, tmp_path):
+    network, lines = build("capsnet", "tiny", rng=0, **options), []
+    paths = list(figures.write_figures(network, dataset, DIGITS, tmp_path, say=lines.append))
+    without = () if options.get("decoder", True) else ("dimensions", "reconstructions")
+    assert [path.stem for path in paths] == [name for name in OF_A_RUN[1:] if name not in without]
+    assert lines == []
+
+
+def test_figures_of_a_network_without_capsules_are_refused_before_a_folder_is_made(dataset, tmp_path):
+    with pytest.raises(ValueError, match="write_figures: the network is of class CNN, expected CapsNet or"):
+        next(figures.write_figures(build("cnn", rng=0), dataset, DIGITS, tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("number", [-1, 100])

@@ -18,7 +18,7 @@ from minicaps import figures
 from minicaps.datasets import Dataset
 from minicaps.experiments import figures as of_experiments
 from minicaps.experiments import pictures
-from minicaps.figures import as_picture, as_text, capsules, runs, text, window
+from minicaps.figures import as_picture, as_text, capsules, matrices, runs, text, window
 from minicaps.networks import CapsNet, CapsNetConfig
 
 ODD = (
@@ -53,6 +53,8 @@ NAMED = {
     "couplings_over_image": lambda names: figures.couplings_over_image(
         images(20, 20, 1), couplings(18, len(names)), (3, 3), names
     ),
+    "activations": lambda names: figures.activations(images(20, 20, 1), images(len(names)), names),
+    "poses": lambda names: figures.poses(images(len(names), 16), images(len(names)), names),
     "turning": lambda names: of_experiments.turning(
         [{"angle": a, **TURNED, "accuracy_of_class": [0.5] * len(names)} for a in range(-60, 61, 30)], names
     ),
@@ -119,7 +121,7 @@ def test_text_is_drawn_with_fonts_that_are_installed():
 
 def test_every_figure_with_names_is_known_here():
     found = set()
-    for module in (capsules, runs, of_experiments, pictures):
+    for module in (capsules, matrices, runs, of_experiments, pictures):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and name[0] != "_":
                 parameters = set(inspect.signature(function).parameters)
@@ -201,6 +203,7 @@ def test_figures_of_any_channels(channels):
         figures.reconstructions(x, x, np.arange(12) % 10, np.arange(12) % 10, DIGITS),
         figures.couplings_over_image(x[0], couplings(8, 10), (2, 2), DIGITS),
         figures.dimension_grid(x.reshape(4, 3, 7, 8, channels), [-1, 0, 1]),
+        figures.activations(x[0], images(10), DIGITS),
         pictures.samples((255 * x).astype(np.uint8), (255 * x).astype(np.uint8)),
     ):
         helpers.assert_drawn_whole(figure)
@@ -230,6 +233,8 @@ LARGE = {
     "reconstructions": lambda: figures.reconstructions(
         images(300, 5, 5, 1), images(300, 5, 5, 1), np.zeros(300, int), np.zeros(300, int), DIGITS
     ),
+    "activations": lambda: NAMED["activations"](MANY),
+    "poses": lambda: NAMED["poses"](MANY),
     "turning": lambda: NAMED["turning"](MANY),
     "learning_curves": lambda: figures.learning_curves([{**EPOCHS[0], "epoch": k} for k in range(3000)]),
 }
@@ -256,6 +261,15 @@ def test_what_is_left_out_is_said_and_what_matters_most_is_shown():
     assert [axes.get_title(loc="left") for axes in several.axes[:8]] == [
         f"Iteration {r}" for r in (1, 4, 6, 9, 12, 15, 17, 20)
     ]
+    a = images(40)
+    active = np.sort(np.argsort(a)[-20:])
+    (bars,) = figures.activations(images(6, 6, 1), a, MANY[:40]).axes[1].containers
+    np.testing.assert_array_equal([bar.get_height() for bar in bars], a[active])
+    of_active = figures.poses(images(40, 16), a, MANY[:40])
+    assert [axes.get_title()[-14:] for axes in of_active.axes[:20]] == [
+        f"{j:04d}: a = {a[j]:.2f}" for j in active
+    ]
+    assert title(of_active).endswith("Shown: the 20 of 40 most active classes")
     made = np.zeros((40, 2, 4, 4, 1))
     made[7:27, 1] = 1
     rows = figures.dimension_grid(made, [0, 1])
@@ -315,6 +329,8 @@ STYLED = {
     "confusion_matrix": lambda: NAMED["confusion_matrix"](DIGITS),
     "learning_curves": lambda: figures.learning_curves(EPOCHS),
     "curves": lambda: of_experiments.curves({"CNN": [curve]}, x="step", y="accuracy", xlabel="x", ylabel="y"),
+    "activations": lambda: NAMED["activations"](DIGITS),
+    "poses": lambda: NAMED["poses"](DIGITS),
     "folds": lambda: of_experiments.folds({0: [0.9, 0.8, 0.85], 1: [0.9, 0.82, 0.8]}),
     "samples": lambda: pictures.samples(*np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2, 1)),
 }

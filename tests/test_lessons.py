@@ -67,6 +67,10 @@ def faults(name, text):
     solutions = {head: body for head, body in parts if head.startswith("# %% Solution")}
     if list(solutions) != [f"# %% Solution {n}" for n in numbers]:
         found.append(f"solutions {list(solutions)} for exercises {numbers}")
+    blanks = re.findall(r"^def (my_\w+)", text, re.MULTILINE)
+    graded = len(re.findall(r"\bassert cmp\(", text))
+    if len(blanks) > graded:
+        found.append(f"blanks {blanks}, but {graded} solutions that pass cmp")
     found += [f"{head} has no code" for head, body in solutions.items() if not ast.parse(body).body]
     return found
 
@@ -148,6 +152,7 @@ def test_the_readme_says_how_long_a_lesson_takes_as_the_lesson_does():
         (r"^# 2\. ", "# 4. ", "exercises numbered"),
         (r"\b[Bb]reak\b", "bend", "no exercise asks to break something"),
         (r"^# %% Solution 1$", "# %%", "for exercises"),
+        (r"^# %% Solution 1$", "def my_x(): ...\n\n\n# %% Solution 1", "blanks ['my_x'], but 0 solutions"),
         (r"(?<=^# %% Solution 1\n)(.|\n)*?(?=# %%)", "# nothing\n", "Solution 1 has no code"),
     ],
 )

@@ -572,6 +572,10 @@ OPTIONS = {
     "dynamic": {},
     "self-attention": {"routing": "self-attention"},
     "inverted attention": {"routing": "inverted-attention"},
+    "EM": {"routing": "em", "iterations": 2, "inverse_temperature": 0.5},
+    "line": {"presence": "line"},
+    "self-attention, line": {"routing": "self-attention", "presence": "line"},
+    "EM, line, prior": {"routing": "em", "presence": "line", "prior": True},
     "learned, no routing": {"prior": True, "iterations": 1},
     "inverted attention, entmax, prior": {
         "routing": "inverted-attention", "coupling": "entmax", "prior": True, "iterations": 2,
@@ -636,8 +640,56 @@ def test_with_inverted_attention_the_largest_logit_decides_what_the_decoder_show
         net.class_capsules((z, image))
 
 
+@pytest.mark.parametrize("cls", [CapsNet, OverlapCapsNet])
+def test_with_em_the_highest_activation_decides_what_the_decoder_shows(cls):
+    net = network(cls=cls, **OPTIONS["EM"])
+    net.params["capsules.routing.beta_a"][...] = [2, -1, 1, -3]  # so that lengths would choose otherwise
+    (a, image), cache = net.forward(IMAGES)
+    assert a.shape == (3, 4) and isinstance(net.objective().losses[0], MarginLoss)
+    best = a.argsort(axis=1)[:, ::-1]
+    labels = best[:, 0] if cls is CapsNet else best[:, :2].copy()
+    np.testing.assert_array_equal(net.forward(IMAGES, labels)[0][1], image)
+    np.testing.assert_array_equal(net(IMAGES)[1], image)
+    assert (Length()(cache.v).argmax(axis=1) != best[:, 0]).any()
+    np.testing.assert_array_equal(net.scores((a, image)), a)
+    with pytest.raises(ValueError, match="with em routing the outputs are activations; take v of the cache"):
+        net.class_capsules((a, image))
+
+
+def test_em_takes_the_lengths_of_primary_capsules_for_their_activations():
+    net = network(decoder=False, **OPTIONS["EM"])
+    u = net.primary(net.relu(net.conv(IMAGES)))  # (B, I, D)
+    u_hat = np.einsum("bid,idje->bije", u, net.params["capsules.votes.W"])  # (B, I, J, E)
+    routing = capsules.EMRouting(
+        4, 2, inverse_temperature=0.5, beta_u_start=net.capsules.routing.beta_u_start, dtype=np.float64
+    )
+    np.testing.assert_allclose(net(IMAGES), routing(u_hat, np.linalg.norm(u, axis=2))[1], rtol=1e-9)
+
+
+@both
+def test_lengths_are_the_activations_where_none_are_handed_in(cls):
+    routing = capsules.EMRouting(J, 2, inverse_temperature=0.5, min_variance=0.3, dtype=np.float64)
+    layer, u = cls(I, 2, J, E, routing=routing, std=1.0, rng=0, dtype=np.float64), votes(shape=(B, I, 2))
+    for one, other in zip(layer(u), layer(u, np.linalg.norm(u, axis=2)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    report = gradcheck(layer, [u])
+    report.raise_if_failed()
+    assert len(report.rows) == 4  # u, W, β_u, β_a
+
+
+def test_first_costs_of_em_in_a_network_are_near_0():
+    """With β_u = 0 all classes begin active, and some never learn."""
+    images = np.random.default_rng(0).uniform(size=(5, 28, 28, 1)).astype(np.float32)
+    a = CapsNet(CapsNetConfig(conv_channels=16, primary_types=4, routing="em", decoder=False), rng=0)(images)
+    assert 0.3 < a.min() <= a.max() < 0.7
+
+
 @pytest.mark.parametrize("options, message", [
     ({"routing": "em?"}, "routing is 'em.', expected 'dynamic' or 'self-attention' or 'inverted-attention'"),
+    ({"presence": "lines"}, "presence is 'lines', expected 'own' or 'line'"),
+    ({"routing": "em", "bias": True}, "bias has no effect on em routing"),
+    ({"inverse_temperature": 0.5}, "inverse_temperature has no effect on dynamic routing"),
+    ({"routing": "em", "inverse_temperature": -1}, "inverse_temperature is -1"),
     ({"routing": "self-attention", "iterations": 2}, "iterations is 2, which has no effect on self-"),
     ({"routing": "self-attention", "bias": True}, "bias has no effect on self-attention routing"),
     ({"routing": "inverted-attention", "bias": True}, "bias has no effect on inverted-attention routing"),
@@ -655,6 +707,7 @@ def test_what_cannot_be_combined_is_refused(options, message):
     ({"coupling": "top-9"}, "train: coupling is 'top-9', expected 'softmax' or"),
     ({"model": "cnn", "routing": "self-attention"}, "routing is 'self-attention', but cnn has none"),
     ({"model": "mlp", "coupling": "entmax"}, "coupling is 'entmax', but mlp has none"),
+    ({"model": "matrix", "presence": "line"}, "presence is 'line', but matrix has none"),
     ({"routing": "self-attention", "routing_iterations": 3}, "routing_iterations is 3, but self-"),
 ])  # fmt: skip
 def test_train_refuses_options_that_would_have_no_effect(options, message):
@@ -673,7 +726,9 @@ def test_a_routing_put_in_the_place_of_the_named_one_is_neither_saved_nor_export
         to_onnx(tmp_path / "net.onnx", net)
 
 
-@pytest.mark.parametrize("name", ["self-attention", "inverted attention", "learned, no routing"])
+@pytest.mark.parametrize(
+    "name", ["self-attention", "inverted attention", "learned, no routing", "EM", "line"]
+)
 def test_a_network_of_another_family_is_not_exported(name, tmp_path):
     with pytest.raises(ValueError, match=r"to_onnx: .* cannot be written"):
         to_onnx(tmp_path / "net.onnx", network(**OPTIONS[name]))
@@ -686,6 +741,10 @@ def test_the_options_of_train_reach_the_network(small_folder):
     net = config.network(datasets.load(small_folder))
     assert isinstance(net.capsules.routing, InvertedAttentionRouting)
     assert isinstance(net.capsules.routing.coupling, Entmax)
+    config = TrainConfig(preset="tiny", routing="em", presence="line", routing_iterations=2)
+    net = config.network(datasets.load(small_folder))
+    assert isinstance(net.capsules.routing, capsules.EMRouting) and net.capsules.routing.iterations == 2
+    assert isinstance(net.objective().losses[0], CrossEntropyLoss)
 
 
 def test_what_is_not_said_is_as_in_the_papers():
@@ -696,3 +755,12 @@ def test_what_is_not_said_is_as_in_the_papers():
     assert Squash().offset == 1.0 and DynamicRouting().outputs == ("v",)
     config = CapsNetConfig()
     assert (config.routing, config.coupling, config.prior) == ("dynamic", "softmax", False)
+
+
+@pytest.mark.parametrize("options, name", [
+    ({}, "length"), ({"routing": "self-attention"}, "length"), ({"routing": "em"}, "activation"),
+    ({"routing": "em", "presence": "line"}, "probability"), ({"presence": "line"}, "probability"),
+    ({"routing": "inverted-attention"}, "probability"),
+])  # fmt: skip
+def test_a_network_says_what_its_scores_are(options, name):
+    assert network(**options).score_name == name

@@ -147,6 +147,27 @@ def test_rows_of_one_key_are_told_apart_by_their_kind(tmp_path):
     assert study.row(lambda seed: pytest.fail("made twice"), "training", seed=0) == first
 
 
+def test_a_row_that_would_not_be_found_again_is_refused(tmp_path):
+    study = Study("few", Settings(), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"Study\.row: the work returned another loss than the row is known by"
+    ):
+        study.row(lambda loss: {"loss": 0.3, "accuracy": 0.9}, loss="margin")
+    with pytest.raises(ValueError, match="the work returned another kind than"):
+        study.row(lambda **key: {"kind": "other"}, "test", seed=0)
+    assert study.result["rows"] == []
+
+
+def test_the_result_of_a_version_with_fewer_settings_is_continued(tmp_path):
+    study = Study("few", Settings(networks=("cnn",)), tmp_path)
+    study.row(lambda seed: {"accuracy": 0.5}, seed=0)
+    result = json.loads((tmp_path / "result.json").read_text())
+    del result["settings"]["arms"], result["settings"]["folds"]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    again = Study("few", Settings(networks=("cnn",)), tmp_path, say=lambda line: None)
+    assert again.values("accuracy") == [0.5]
+
+
 def test_a_row_that_fails_leaves_the_others(tmp_path):
     study = a_study(tmp_path)
     study.row(dict, seed=0)

@@ -58,6 +58,20 @@ def test_where_the_network_gives_logits_the_window_still_moves_a_capsule(dataset
     np.testing.assert_allclose(explorer.capsule, cache.v[0, explorer.predicted], rtol=1e-5)
 
 
+def test_where_lengths_say_nothing_the_window_does_not_speak_of_them(dataset, explorer):
+    network = build("capsnet", "tiny", routing="inverted-attention", rng=3)
+    other = Explorer(Figure(figsize=(10, 5.6)), network, dataset.test_images, dataset.test_labels, DIGITS)
+    for each, measure, title in (
+        (explorer, "Length of its capsule", "The longest capsule is that of"),
+        (other, "Probability", "The highest probability is that of"),
+    ):
+        assert each.bars_axes.get_ylabel() == measure
+        assert each.bars_axes.get_title(loc="left").startswith(f"{title} {DIGITS[each.predicted]}: 0.")
+    assert sum(bar.get_height() for bar in other.bars) == pytest.approx(1)
+    assert "length" in explorer.pictures["moved"].axes.get_title()
+    assert other.pictures["moved"].axes.get_title() == "With the sliders"
+
+
 def test_there_is_a_slider_for_each_dimension_from_minus_to_plus_a_quarter(explorer):
     assert [slider.label.get_text() for slider in explorer.sliders] == list("01234567")
     assert {(s.valmin, s.valmax, s.val) for s in explorer.sliders} == {(-0.25, 0.25, 0.0)}
@@ -175,12 +189,29 @@ def test_the_window_takes_colour_images_that_are_not_square_and_other_classes():
     "network, message",
     [
         (build("mlp", rng=0), "class MLP, expected CapsNet"),
+        (build("matrix", "tiny", rng=0), "class MatrixCapsNet, expected CapsNet"),
         (build("capsnet", "tiny", decoder=False, rng=0), "no decoder, expected one"),
     ],
 )
 def test_the_window_refuses_networks_without_anything_to_move(network, message, dataset):
     with pytest.raises(ValueError, match=message):
         Explorer(Figure(), network, dataset.test_images, dataset.test_labels, DIGITS)
+
+
+@pytest.mark.parametrize("options, label, title", [
+    ({"routing": "em"}, "Activation of its capsule", "The highest activation is that of"),
+    ({"presence": "line"}, "Probability", "The highest probability is that of"),
+    ({}, "Length of its capsule", "The longest capsule is that of"),
+])  # fmt: skip
+def test_the_window_says_what_tells_the_classes(dataset, options, label, title):
+    other = build("capsnet", "tiny", rng=0, **options)
+    images, labels = dataset.test_images, dataset.test_labels
+    explorer = Explorer(Figure(figsize=(10, 5.6)), other, images, labels, DIGITS)
+    heights = [bar.get_height() for bar in explorer.bars]
+    x = images[:1].astype(np.float32) / 255
+    np.testing.assert_allclose(heights, other.scores(other(x))[0], rtol=1e-4)
+    assert explorer.bars_axes.get_ylabel() == label
+    assert explorer.bars_axes.get_title(loc="left").startswith(title)
 
 
 # -- whether there is a screen -----------------------------------------------------------------

@@ -12,7 +12,7 @@ from minicaps.capsules.dynamic_routing import DynamicRouting
 from minicaps.capsules.routing import Routing, check_routing
 from minicaps.capsules.votes import Votes, VotesCache
 from minicaps.checks import check_array, check_flag
-from minicaps.layers import Layer, Seed
+from minicaps.layers import Layer, Seed, length_and_direction
 
 
 class CapsuleCache(NamedTuple):
@@ -20,6 +20,7 @@ class CapsuleCache(NamedTuple):
 
     votes: VotesCache
     routing: Any  # the cache of the routing
+    e: Array | None = None  # (B, I, D), the direction of u, where its lengths are the activations
 
     @property
     def b(self) -> list[Array]:
@@ -50,8 +51,10 @@ def refuse_options_beside(where: str, iterations: int, coupling: Coupling | None
 class CapsuleLayer(Layer):
     r"""Capsules that are routed to by those below: v = route(u W) (Sabour et al. 2017, §2).
 
+    A routing that reads activations takes the lengths of u for them, a_i = ‖u_i‖, unless it is handed others.
+
     Gradient: of the routing, then of the votes: dû = route'ᵀ dv, and with it
-    du_i = Σ_j dû_ij W_ijᵀ, dW_ij = Σ_B u_iᵀ dû_ij.
+    du_i = Σ_j dû_ij W_ijᵀ (+ da_i u_i/‖u_i‖), dW_ij = Σ_B u_iᵀ dû_ij.
 
     Parameters
     ----------
@@ -104,19 +107,25 @@ class CapsuleLayer(Layer):
     def forward(self, u: Array, *activations: Array) -> tuple[Any, Any]:
         """u (B, I, D) -> v (B, J, E), or whatever the routing gives.
 
-        A routing that reads activations gets those handed in, a (B, I).
+        A routing that reads activations gets those handed in, a (B, I), or the lengths of u.
         """
         self._check_input(u)
+        e = None
+        if self.routing.reads_activations and not activations:
+            n, e = length_and_direction(u)  # (B, I, 1), (B, I, D)
+            activations = (n[..., 0],)  # (B, I)
         u_hat, votes = self.votes.forward(u)  # (B, I, J, E), eq. 2
         v, routing = self.routing.forward(u_hat, *activations)  # (B, J, E)
-        return v, CapsuleCache(votes, routing)
+        return v, CapsuleCache(votes, routing, e)
 
     def backward(self, dv: Any, cache: Any) -> Any:
         """dv (B, J, E), or a gradient for whatever the routing gave -> du (B, I, D), or (du, da)."""
-        du_hat = self.routing.backward(dv, cache.routing)  # (B, I, J, E), or with da (B, I)
-        if isinstance(du_hat, tuple):
-            return self.votes.backward(du_hat[0], cache.votes), *du_hat[1:]
-        return self.votes.backward(du_hat, cache.votes)  # (B, I, D)
+        gradient = self.routing.backward(dv, cache.routing)  # (B, I, J, E), or with da (B, I)
+        du_hat, *da = gradient if isinstance(gradient, tuple) else (gradient,)
+        du = self.votes.backward(du_hat, cache.votes)  # (B, I, D)
+        if cache.e is not None:
+            return du + da[0][..., None] * cache.e  # of a = ‖u‖: (B, I, 1) (B, I, D) -> (B, I, D)
+        return (du, *da) if da else du
 
     def _check_input(self, u: Array) -> None:
         W = self.votes.params["W"]  # (I, D, J, E)

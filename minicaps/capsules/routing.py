@@ -19,7 +19,7 @@ class Routing(Layer):
     Attributes
     ----------
     reads_activations : bool
-        Whether it takes and gives activations.
+        Whether it has to have a.
     takes_grid : bool
         Whether it takes the votes of a whole grid at once: (B, P, Q, I, J, E) -> (B, P, Q, J, E).
     """

@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             help=f"folder of the result (default: runs/experiments/{name})",
         )
         if each.defaults:
-            add_settings(parser, {"minutes": "15 epochs", "preset": "small", **each.defaults})
+            add_settings(parser, {"minutes": each.length, "preset": "small", **each.defaults})
         else:  # it trains nothing
             parser.add_argument(
                 "--run", metavar="RUN", type=run_path, default="pretrained", help=f"{RUN_HELP} (default)"
@@ -82,6 +82,8 @@ def add_settings(parser: argparse.ArgumentParser, default: dict[str, Any]) -> No
         )
     if "networks" in default:
         parser.add_argument("--networks", nargs="+", choices=default["networks"], help="train these only")
+    if "arms" in default:
+        parser.add_argument("--arms", nargs="+", choices=default["arms"], help="train these only")
 
 
 def command(options: argparse.Namespace) -> int:
@@ -91,8 +93,9 @@ def command(options: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(options).items() if key in names}
     if given.get("data"):
         given["data"] = str(given["data"])
-    if given.get("networks"):
-        given["networks"] = tuple(dict.fromkeys(given["networks"]))
+    for several in ("networks", "arms"):
+        if given.get(several):
+            given[several] = tuple(dict.fromkeys(given[several]))
     with checking_arguments():
         settings = settings_of(name, **given)
     progress = ProgressLine()

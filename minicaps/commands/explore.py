@@ -1,4 +1,4 @@
-"""``explore``: draw what a trained CapsNet does, and open a window to play with its capsules."""
+"""``explore``: draw what a trained capsule network does, and open a window to play with its capsules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from minicaps import figures
-from minicaps.commands.common import OK, UsageError, add_data, add_run, load_capsnet, load_data, path_of
+from minicaps.commands.common import OK, UsageError, add_data, add_run, load_data, load_run, path_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Write the figures and print their paths; then open the window, or say why there is none."""
-    network, class_names = load_capsnet(options.run)
+    network, class_names = load_run(options.run)
+    figures.check_explorable(str(options.run), network)
     dataset = load_data(options.data, options.run, network, class_names)
     if not 0 <= options.image < len(dataset.test_images):
         raise UsageError(f"--image is {options.image}, expected 0 to {len(dataset.test_images) - 1}")

@@ -140,18 +140,20 @@ def best(training: Row) -> float:
     return max(moment["accuracy"] for moment in training["curve"])
 
 
-def search(training: Row, goal: float, validate: Callable[[int], Row]) -> Row:
+def search(
+    training: Row, goal: float, validate: Callable[[int], Row], close: float = CLOSE, tries: int | None = None
+) -> Row:
     """Return the moment of a training whose accuracy is nearest to `goal`.
 
-    Of the validated moments, unless none is as near as CLOSE / 2. Then weights kept between them are
-    validated, those first that ought to be nearest by interpolation, until one is, MAX_TRIES at most.
+    Of the validated moments, unless none is as near as close / 2. Then weights kept between them are
+    validated, those first that ought to be nearest by interpolation, until one is, `tries` at most.
     """
     moments = [{key: point[key] for key in ("step", "accuracy")} for point in training["curve"]]
     steps, accuracies = zip(*((each["step"], each["accuracy"]) for each in moments), strict=True)
     others = [step for step in training["kept"] if step not in steps]
     others.sort(key=lambda step: abs(np.interp(step, steps, accuracies) - goal))
-    for step in others[:MAX_TRIES]:
-        if any(distance(moment, goal) <= CLOSE / 2 for moment in moments):
+    for step in others[: MAX_TRIES if tries is None else tries]:
+        if any(distance(moment, goal) <= close / 2 for moment in moments):
             break
         moments.append({"step": step, **validate(step)})
     return min(moments, key=lambda moment: distance(moment, goal))

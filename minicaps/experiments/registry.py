@@ -12,6 +12,9 @@ from minicaps.experiments.few import few
 from minicaps.experiments.folds import folds
 from minicaps.experiments.overlap import overlap
 from minicaps.experiments.rotate import rotate
+from minicaps.experiments.routing import routing
+from minicaps.experiments.routing_arms import ARMS
+from minicaps.experiments.routing_training import STEPS
 from minicaps.experiments.study import Settings
 
 ALL = ("mlp", "cnn", "capsnet")
@@ -28,11 +31,14 @@ class Experiment(NamedTuple):
         For the help.
     defaults : dict
         Of Settings; none where nothing is trained.
+    length : str
+        How long it trains where neither minutes nor steps are given, in words.
     """
 
     run: Callable[..., None]
     text: str
     defaults: dict[str, Any]
+    length: str = "15 epochs"
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -65,6 +71,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         overlap,
         "two digits over each other, both to be read",
         {"seeds": 1, "minutes": 6.5, "networks": ("cnn", "capsnet")},
+    ),
+    "routing": Experiment(
+        routing,
+        "every routing in one network, with the same images, first weights and steps",
+        {"seeds": 5, "arms": tuple(ARMS)},
+        f"{STEPS:,} steps",
     ),
     "rotate": Experiment(
         rotate,

@@ -37,7 +37,7 @@ class Settings:
         Training steps of the CapsNet; they win over `minutes`.
     preset : {"tiny", "small", "paper"}
         Size of the CapsNet.
-    networks : tuple of str
+    networks, arms : tuples of str
         Those to train.
     data : str, optional
         Path of a data set, as for ``datasets.load``.
@@ -56,6 +56,7 @@ class Settings:
     steps: int | None = None
     preset: str = "small"
     networks: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
     data: str | None = None
     folds: int | None = None
 
@@ -104,7 +105,7 @@ class Study:
     ) -> None:
         self.name, self.settings, self.folder = name, settings, Path(folder)
         self.say, self.progress = say, progress
-        described = json.loads(json.dumps(asdict(settings)))  # tuples become lists, as in the file
+        described = as_in_file(asdict(settings))
         self.result: dict[str, Any] = {"experiment": name, "settings": described, "steps": None, "rows": []}
         if (self.folder / "result.json").exists():
             self._continue(described)
@@ -114,7 +115,9 @@ class Study:
         path = self.folder / "result.json"
         try:
             before = json.loads(path.read_text())
-            settings = asdict(Settings()) | before["settings"]  # an older result has not all of today's
+            settings = (
+                as_in_file(asdict(Settings())) | before["settings"]
+            )  # an older one has not all of today's
             same = before["experiment"] == self.name and settings == described
             count = len(before["rows"])
         except (ValueError, KeyError, TypeError) as error:
@@ -205,11 +208,21 @@ class Study:
             Told apart by it, and recorded, where several rows have one key.
         **key
             Of JSON's types.
+
+        Raises
+        ------
+        ValueError
+            If the work returns another value for what the row is known by.
         """
         label = key if kind is None else {"kind": kind, **key}
         for row in self.rows(**label):
             return row
-        row = json.loads(json.dumps({**label, **work(**key)}))
+        found = work(**key)
+        if changed := [name for name in label if found.get(name, label[name]) != label[name]]:
+            raise ValueError(  # such a row would not be found again
+                f"Study.row: the work returned another {' and '.join(changed)} than the row is known by"
+            )
+        row = as_in_file({**label, **found})
         self.result["rows"].append(row)
         self.save()
         return row
@@ -233,7 +246,12 @@ class Study:
 
     def finish(self, text: str, **summary: Any) -> None:
         """Record the summary, write the table, a Markdown text, and say it."""
-        self.result |= json.loads(json.dumps(summary))
+        self.result |= as_in_file(summary)
         self.save()
         files.write_text(self.folder / "table.md", text + "\n")
         self.say(text)
+
+
+def as_in_file(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document as it comes back from a file of JSON: tuples become lists, and keys text."""
+    return json.loads(json.dumps(document))

@@ -9,10 +9,12 @@ from minicaps.figures.capsules import (
 from minicaps.figures.explore import (
     OFFSETS,
     check_capsnet,
+    check_explorable,
     reconstruct_capsules,
     reconstruct_moved,
     write_figures,
 )
+from minicaps.figures.matrices import activations, poses
 from minicaps.figures.runs import confusion_matrix, draw_run, learning_curves, mistakes, reconstructions
 from minicaps.figures.style import (
     COLOURS,
@@ -39,9 +41,11 @@ __all__ = [
     "OFFSETS",
     "STYLE",
     "Explorer",
+    "activations",
     "as_picture",
     "as_text",
     "check_capsnet",
+    "check_explorable",
     "confusion_matrix",
     "couplings_over_image",
     "couplings_per_iteration",
@@ -56,6 +60,7 @@ __all__ = [
     "name_row",
     "name_ticks",
     "open_window",
+    "poses",
     "reconstruct_capsules",
     "reconstruct_moved",
     "reconstructions",

@@ -1,4 +1,4 @@
-"""A look inside a trained CapsNet: its reconstructions, and the figures that ``explore`` writes."""
+"""A look inside a trained capsule network: reconstructions, and the figures that ``explore`` writes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,34 @@ from matplotlib.figure import Figure
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset, to_float
 from minicaps.figures.capsules import couplings_over_image, couplings_per_iteration, dimension_grid
+from minicaps.figures.matrices import activations, poses
 from minicaps.figures.runs import learning_curves, of_test_images
 from minicaps.figures.style import save_or_warn
-from minicaps.networks import CapsNet, Network
+from minicaps.networks import CapsNet, MatrixCapsNet, Network
 
 Figures: TypeAlias = dict[str, Callable[[], Figure]]  # what draws each, by name
 
+EXPLORABLE = CapsNet, MatrixCapsNet
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # Sabour et al. 2017, figure 4
 
 
-def check_capsnet(network: Network) -> None:
-    """Raise ValueError unless `network` is a CapsNet."""
+def check_capsnet(network: Network) -> CapsNet:
+    """Return the network; raise ValueError unless it is a CapsNet."""
     if not isinstance(network, CapsNet):
         raise ValueError(
             f"explore: the network is of class {type(network).__name__}, expected CapsNet: "
-            "only its vectors and couplings are drawn"
+            "only a vector has dimensions that a slider can move"
+        )
+    return network
+
+
+def check_explorable(where: str, network: Network) -> None:
+    """Raise ValueError unless there is something inside the network that ``explore`` can draw."""
+    if not isinstance(network, EXPLORABLE):
+        names = " or ".join(each.__name__ for each in EXPLORABLE)
+        raise ValueError(
+            f"{where}: the network is of class {type(network).__name__}, expected {names}: "
+            "only capsules and their couplings are drawn"
         )
 
 
@@ -82,7 +95,7 @@ def reconstruct_moved(
 
 
 def write_figures(
-    network: CapsNet,
+    network: Network,
     dataset: Dataset,
     class_names: Sequence[str],
     folder: str | Path,
@@ -92,18 +105,18 @@ def write_figures(
 ) -> Iterator[Path]:
     """Write the figures as PNG files into `folder`, and yield the path of each.
 
-    Without a decoder there are no reconstructions.png and dimensions.png. A figure that cannot be drawn
-    is one warning; the others are drawn.
+    Without a decoder there are no reconstructions.png and dimensions.png; of matrix capsules there are
+    activations.png and poses.png. A figure that cannot be drawn is one warning; the others are drawn.
 
     Parameters
     ----------
-    network : CapsNet
+    network : CapsNet or MatrixCapsNet
     dataset : Dataset
     class_names : sequence of str
     folder : path
         Made if it is missing.
     number : int
-        The test image whose couplings and capsule are shown.
+        The test image whose couplings and capsules are shown.
     metrics : path, optional
         A run's ``metrics.jsonl``, for the learning curves; none are drawn if it is missing.
     say : callable
@@ -112,8 +125,9 @@ def write_figures(
     Raises
     ------
     ValueError
-        If the file of metrics is damaged.
+        If it is another network, or the file of metrics is damaged.
     """
+    check_explorable("write_figures", network)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for look in (
@@ -138,16 +152,38 @@ def _of_the_run(metrics: Path | None) -> Figures:
     return {} if figure is None else {"learning_curves": lambda: figure}
 
 
-def _of_one_image(network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int) -> Figures:
+def _of_one_image(network: Network, dataset: Dataset, class_names: Sequence[str], number: int) -> Figures:
     image = to_float(dataset.test_images[number : number + 1])  # (1, H, W, C)
-    outputs, cache = network.forward(image)
-    c = [each[0] for each in cache.capsules.c]  # of every iteration, (I, J)
-    figures: Figures = {
-        "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
-        "couplings_over_image": lambda: couplings_over_image(image[0], c[-1], network.grid, class_names),
+    if isinstance(network, MatrixCapsNet):
+        return _of_matrices(network, image, class_names)
+    return _of_vectors(check_capsnet(network), image, class_names)
+
+
+def _of_couplings(
+    c: Sequence[Array], image: Array, grid: tuple[int, int], class_names: Sequence[str]
+) -> Figures:
+    """c, one (1, I, J) for every iteration, and an image (1, H, W, C): of the capsules below the classes."""
+    of_image = [each[0] for each in c]  # (I, J) each
+    return {
+        "couplings": lambda: couplings_per_iteration(of_image, upper_names=class_names),
+        "couplings_over_image": lambda: couplings_over_image(image[0], of_image[-1], grid, class_names),
     }
-    if getattr(network, "decoder", None):
+
+
+def _of_vectors(network: CapsNet, image: Array, class_names: Sequence[str]) -> Figures:
+    outputs, cache = network.forward(image)
+    figures = _of_couplings(cache.capsules.c, image, network.config.grid, class_names)
+    if network.decoder is not None:
         chosen = int(network.scores(outputs)[0].argmax())
         capsule = cache.v[0, chosen]  # (E,)
         figures["dimensions"] = lambda: dimension_grid(reconstruct_moved(network, chosen, capsule), OFFSETS)
     return figures
+
+
+def _of_matrices(network: MatrixCapsNet, image: Array, class_names: Sequence[str]) -> Figures:
+    a, cache = network.forward(image)  # (1, J)
+    return {
+        "activations": lambda: activations(image[0], a[0], class_names),
+        **_of_couplings(cache.capsules.c, image, network.config.grid, class_names),
+        "poses": lambda: poses(cache.mu[0], a[0], class_names, network.config.coordinates),
+    }

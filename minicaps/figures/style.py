@@ -55,11 +55,15 @@ MAX_INCHES = 20.0  # width or height of what is drawn
 
 
 def line_style(k: int) -> dict[str, Any]:
-    """Return colour, dash and marker of the k-th curve: three ways to tell it from the others."""
+    """Return colour, dash and marker of the k-th curve: three ways to tell it from the others.
+
+    Of more than six curves those of one colour differ in dash and marker.
+    """
+    shifted = k + k // len(COLOURS)
     return {
         "color": COLOURS[k % len(COLOURS)],
-        "linestyle": LINES[k % len(LINES)],
-        "marker": MARKERS[k % len(MARKERS)],
+        "linestyle": LINES[shifted % len(LINES)],
+        "marker": MARKERS[shifted % len(MARKERS)],
         "markersize": 4,
     }
 

@@ -1,4 +1,4 @@
-"""The window of ``explore``: a test image, and a slider for each dimension of its longest capsule."""
+"""The window of ``explore``: a test image, and a slider for each dimension of one of its class capsules."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from minicaps.datasets import Dataset, to_float
 from minicaps.figures.explore import OFFSETS, check_capsnet, reconstruct_capsules
 from minicaps.figures.style import COLOURS, MAX_NAMES, STYLE, as_picture, short_name, whole_numbers
 from minicaps.figures.text import as_text
-from minicaps.networks import CapsNet
+from minicaps.networks import Network
 
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib
 
 
 class Explorer:
-    """A test image, its reconstruction from the longest capsule, and sliders that move that capsule.
+    """A test image, its reconstruction from the predicted class, and sliders that move that capsule.
 
     It fills any figure of matplotlib; on one without a screen the sliders and buttons work too, called
     by ``sliders[d].set_val(x)`` or by the methods below.
@@ -43,16 +43,16 @@ class Explorer:
     ----------
     number : int
         Of the image.
-    lengths : array (J,), 0 to 1
-        Of the class capsules.
+    scores : array (J,), 0 to 1
+        Of the classes: lengths of their capsules, or whatever the network has.
     predicted : int
-        The class of the longest.
+        The class of the highest.
     capsule : array (E,)
-        The longest.
+        That of this class.
     offsets : array (E,)
         What the sliders add to it.
     reconstruction, moved : arrays (H, W, C), 0 to 1
-        From the longest capsule, as it is and as the sliders have it.
+        From that capsule, as it is and as the sliders have it.
 
     Raises
     ------
@@ -63,18 +63,18 @@ class Explorer:
     def __init__(
         self,
         figure: Figure,
-        network: CapsNet,
+        network: Network,
         images: Array,
         labels: Array,
         class_names: Sequence[str],
         number: int = 0,
     ) -> None:
-        check_capsnet(network)
-        if not getattr(network, "decoder", None):
+        self.network = check_capsnet(network)
+        if self.network.decoder is None:
             raise ValueError(
                 "Explorer: the network has no decoder, expected one: it makes images of the capsules"
             )
-        self.figure, self.network, self.class_names = figure, network, class_names
+        self.figure, self.class_names = figure, class_names
         self.images, self.labels = images, labels
         self._look_at(number)
         with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
@@ -107,7 +107,8 @@ class Explorer:
         self.offsets = np.array([slider.val for slider in self.sliders])  # (E,)
         capsule = (self.capsule + self.offsets).astype(self.capsule.dtype)  # (E,)
         self.moved = reconstruct_capsules(self.network, self.predicted, capsule[None])[0]  # (H, W, C)
-        self._show("moved", self.moved, f"With the sliders: length {np.linalg.norm(capsule):.2f}")
+        length = f": length {np.linalg.norm(capsule):.2f}" if self.network.score_name == "length" else ""
+        self._show("moved", self.moved, f"With the sliders{length}")
         self.figure.canvas.draw_idle()
 
     # -- the network -------------------------------------------------------------------------
@@ -118,8 +119,8 @@ class Explorer:
         self.image = to_float(self.images[self.number])  # (H, W, C)
         outputs, cache = self.network.forward(self.image[None])  # …, (1, H, W, C)
         self.reconstruction = outputs[1][0]  # (H, W, C)
-        self.lengths = self.network.scores(outputs)[0]  # (J,)
-        self.predicted = int(self.lengths.argmax())
+        self.scores = self.network.scores(outputs)[0]  # (J,)
+        self.predicted = int(self.scores.argmax())
         self.capsule = cache.v[0, self.predicted]  # (E,)
 
     # -- what is on the screen ----------------------------------------------------------------
@@ -140,7 +141,9 @@ class Explorer:
 
     def _add_bars(self) -> None:
         self.bars_axes = self.figure.add_axes((0.075, 0.24, 0.505, 0.25), ylim=(0, 1))
-        self.bars_axes.set(xlabel="Class", ylabel="Length of its capsule", axisbelow=True)
+        of_class = "" if self.network.score_name == "probability" else " of its capsule"
+        ylabel = self.network.score_name.capitalize() + of_class
+        self.bars_axes.set(xlabel="Class", ylabel=ylabel, axisbelow=True)
         self.bars = self.bars_axes.bar(range(self.network.classes), 0)
         if self.network.classes > MAX_NAMES:
             whole_numbers(self.bars_axes.xaxis)
@@ -181,9 +184,11 @@ class Explorer:
         label, predicted = self.class_names[self.labels[self.number]], self.class_names[self.predicted]
         self._show("image", self.image, f"Test image {self.number}: {short_name(label)}")
         self._show("reconstruction", self.reconstruction, f"Reconstruction from {short_name(predicted)}")
-        for j, (bar, length) in enumerate(zip(self.bars, self.lengths, strict=True)):
-            bar.set(height=length, color=COLOURS[1] if j == self.predicted else "0.7")
-        text = f"The longest capsule is that of {as_text(predicted)}: {self.lengths.max():.2f}"
+        for j, (bar, score) in enumerate(zip(self.bars, self.scores, strict=True)):
+            bar.set(height=score, color=COLOURS[1] if j == self.predicted else "0.7")
+        name = self.network.score_name
+        highest = "longest capsule" if name == "length" else f"highest {name}"
+        text = f"The {highest} is that of {as_text(predicted)}: {self.scores.max():.2f}"
         self.bars_axes.set_title(text, loc="left", fontsize=9)
         self.reset()
 
@@ -193,10 +198,10 @@ class Explorer:
         picture.axes.set_title(title, fontsize=8)
 
 
-def find_window(network: CapsNet) -> tuple[Any, str]:
+def find_window(network: Network) -> tuple[Any, str]:
     """Return matplotlib.pyplot if it can open a window here, else None and the reason."""
     if not getattr(network, "decoder", None):
-        return None, "the network has no decoder, so there are no reconstructions to move"
+        return None, "the network has no decoder: no reconstructions, and no dimension of a capsule to turn"
     import matplotlib.pyplot as plt
 
     try:
@@ -210,7 +215,7 @@ def find_window(network: CapsNet) -> tuple[Any, str]:
 
 
 def open_window(
-    pyplot: Any, network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int = 0
+    pyplot: Any, network: Network, dataset: Dataset, class_names: Sequence[str], number: int = 0
 ) -> None:
     """Open the window with what ``find_window`` found, and return when it is closed."""
     of_screen: dict[Any, Any] = {

@@ -1,8 +1,8 @@
 """Layers put together: the networks, by name, and their weights as files."""
 
-from minicaps.networks.baselines import CNN, MLP, CNNConfig, MLPConfig
+from minicaps.networks.baselines import CNN, MLP, Chain, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
-from minicaps.networks.capsnet_config import COUPLINGS, ROUTINGS, CapsNetConfig
+from minicaps.networks.capsnet_config import COUPLINGS, PRESENCES, ROUTINGS, CapsNetConfig
 from minicaps.networks.export import to_onnx
 from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import (
@@ -23,6 +23,7 @@ __all__ = [
     "MATRIX_PRESETS",
     "MLP",
     "NETWORKS",
+    "PRESENCES",
     "PRESETS",
     "PRESETS_OF",
     "ROUTINGS",
@@ -30,6 +31,7 @@ __all__ = [
     "CapsNet",
     "CapsNetCache",
     "CapsNetConfig",
+    "Chain",
     "MLPConfig",
     "MatrixCapsNet",
     "MatrixCapsNetConfig",

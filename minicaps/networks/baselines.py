@@ -16,7 +16,7 @@ from minicaps.layers import Layer, MaxPool2d, Pair, Reshape, Seed, Sequential, g
 from minicaps.networks.network import Network, NetworkConfig, check_images, window_grid
 
 
-class _Chain(Network):
+class Chain(Network):
     """A network of layers one after another that ends in logits."""
 
     chain: Sequential
@@ -59,7 +59,7 @@ class MLPConfig(NetworkConfig):
         return (math.prod(self.image_shape) + 1) * self.hidden + (self.hidden + 1) * self.classes
 
 
-class MLP(_Chain):
+class MLP(Chain):
     r"""A multilayer perceptron: pixels -> Dense, ReLU -> Dense -> logits.
 
     Gradient: dlogits through Dense, ReLU, Dense in reverse, then in the shape of the images.
@@ -123,7 +123,7 @@ class CNNConfig(NetworkConfig):
         return count + (self.hidden + 1) * self.classes
 
 
-class CNN(_Chain):
+class CNN(Chain):
     r"""A convolutional network: three convolutions, two max pools, two dense layers -> logits.
 
     At 28×28: Conv 5×5 -> 24×24, pool -> 12×12, Conv 5×5 -> 8×8, pool -> 4×4, Conv 4×4 -> 1×1,

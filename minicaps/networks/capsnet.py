@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import Coupling, Mask
+from minicaps.capsules import Coupling, Given, Mask
 from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU, length_and_direction
 from minicaps.layers import (
     CrossEntropyLoss,
@@ -45,7 +45,9 @@ class CapsNet(Network):
     length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
 
     Where the routing is inverted attention, lengths say nothing: a ``Line`` reads logits z off v, and the
-    network gives z in the place of v.
+    network gives z in the place of v; with presence="line" it does so whatever the routing. EM routing takes
+    the lengths of the primary capsules for their activations, and the network gives those of the class
+    capsules, a (B, J), in the place of v.
 
     Gradient: v receives the sum of both its uses, dv (or line'ᵀ dz) + mask'ᵀ decoder'ᵀ dreconstruction;
     then that of the capsule layer, of the primary capsules, of ReLU and of the convolution.
@@ -113,15 +115,19 @@ class CapsNet(Network):
     def forward(self, images: Array, labels: Array | None = None) -> tuple[Any, CapsNetCache]:
         """images (B, H, W, C), pixels 0 to 1 -> v (B, J, E), or with a decoder (v, reconstruction).
 
-        With inverted attention logits z (B, J) stand in the place of v. The decoder sees the capsule of
-        the label (B,), or without labels the longest one, or the one with the largest logit.
+        Logits z (B, J), or of EM activations a (B, J), may stand in the place of v. The decoder sees the
+        capsule of the label (B,), or without labels the longest one, or that of the largest z or a.
         """
         check_images("CapsNet.forward", images, self)
         x, conv = self.conv.forward(images)  # (B, H', W', conv_channels)
         x, relu = self.relu.forward(x)  # (B, H', W', conv_channels)
         u, primary = self.primary.forward(x)  # (B, I, D)
-        v, capsules = self.capsules.forward(u)  # (B, J, E)
-        y, presence = (v, None) if self.presence is None else self.presence.forward(v)  # v, or z (B, J)
+        above, capsules = self.capsules.forward(u)  # v (B, J, E), with EM (v, a)
+        v = above[0] if isinstance(above, tuple) else above  # (B, J, E)
+        y: Array = v  # (B, J, E)
+        presence: Any = None
+        if self.presence is not None:
+            y, presence = self.presence.forward(*self._to_presence(above))  # z or a (B, J)
         caches, by_label = (conv, relu, primary, capsules, presence), labels is not None
         if self.decoder is None:
             return y, CapsNetCache(*caches, None, None, v, by_label)
@@ -129,8 +135,14 @@ class CapsNet(Network):
         reconstruction, mask, decoder = self.decode(v, shown)  # (B, H, W, C)
         return (y, reconstruction), CapsNetCache(*caches, mask, decoder, v, by_label)
 
+    def _to_presence(self, above: Any) -> tuple[Array, ...]:
+        """Return what the presence looks at: v (B, J, E), and a (B, J) where it is given."""
+        if not isinstance(above, tuple):
+            return (above,)
+        return above if isinstance(self.presence, Given) else above[:1]
+
     def highest(self, z: Array) -> Array:
-        """Return the classes that the decoder shows of logits z (B, J), without labels: (B,)."""
+        """Return the classes that the decoder shows of logits or activations (B, J), without labels: (B,)."""
         return z.argmax(axis=1)
 
     def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
@@ -149,7 +161,7 @@ class CapsNet(Network):
         return dv[0] if cache.mask.by_label else dv  # the labels have no gradient
 
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
-        """dv (or dz), or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
+        """dv (dz, da), or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
         dimages = self.conv.backward(self._backward_to_conv(dy, cache), cache.conv)  # (B, H, W, C)
         return (dimages, None) if cache.by_label else dimages
 
@@ -158,19 +170,23 @@ class CapsNet(Network):
 
     def _backward_to_conv(self, dy: Any, cache: CapsNetCache) -> Array:
         dv, dreconstruction = (dy, None) if self.decoder is None else dy
+        da: Any = None
         if self.presence is not None:
-            dv = self.presence.backward(dv, cache.presence)  # of z = line(v): (B, J, E)
+            dv = self.presence.backward(dv, cache.presence)  # of z = line(v): (B, J, E); given: (dv, da)
+            dv, da = dv if isinstance(dv, tuple) else (dv, get_xp(dv).zeros(dv.shape[:2], dtype=dv.dtype))
         if dreconstruction is not None:
             dv = dv + self.decode_backward(dreconstruction, cache)  # (B, J, E)
-        du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
+        of_above = (dv, da) if self.capsules.routing.reads_activations else dv
+        du = self.capsules.backward(of_above, cache.capsules)  # (B, I, D)
         dx = self.primary.backward(du, cache.primary)  # (B, H', W', conv_channels)
         return self.relu.backward(dx, cache.relu)  # (B, H', W', conv_channels)
 
     def __call__(self, images: Array, labels: Array | None = None) -> Any:
         """Return the outputs alone, without keeping the caches of the parts."""
         check_images("CapsNet", images, self)
-        v = self.capsules(self.primary(self.relu(self.conv(images))))  # (B, J, E)
-        y = v if self.presence is None else self.presence(v)  # (B, J, E), or z (B, J)
+        above = self.capsules(self.primary(self.relu(self.conv(images))))  # v (B, J, E), with EM (v, a)
+        v = above[0] if isinstance(above, tuple) else above  # (B, J, E)
+        y = v if self.presence is None else self.presence(*self._to_presence(above))  # v, or z or a (B, J)
         if self.decoder is None:
             return y
         shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
@@ -180,7 +196,7 @@ class CapsNet(Network):
 
     def objective(self) -> Loss:
         """Return the margin loss, or cross-entropy of logits, plus the reconstruction loss of a decoder."""
-        loss = MarginLoss() if self.presence is None else CrossEntropyLoss()
+        loss = CrossEntropyLoss() if self.config.has_line else MarginLoss()
         if self.decoder is None:
             return loss
         return WeightedSum([loss, ReconstructionLoss(scale=self.config.reconstruction_scale)])
@@ -197,27 +213,34 @@ class CapsNet(Network):
         Raises
         ------
         ValueError
-            If the network gives logits in its place.
+            If the network gives logits or activations in its place.
         """
         if self.presence is not None:
+            kind = "logits" if self.config.has_line else "activations"
             raise ValueError(
-                f"CapsNet.class_capsules: with {self.config.routing} routing the outputs are logits; take "
+                f"CapsNet.class_capsules: with {self.config.routing} routing the outputs are {kind}; take "
                 "v of the cache, network.forward(images)[1].v"
             )
         return self._first(outputs)
+
+    @property
+    def score_name(self) -> str:
+        return "probability" if self.config.has_line else "length" if self.presence is None else "activation"
 
     def _first(self, outputs: Any) -> Array:
         return outputs if self.decoder is None else outputs[0]
 
     def scores(self, outputs: Any) -> Array:
-        """Return the lengths of the class capsules (B, J), 0 to 1, or the softmax of logits."""
-        if self.presence is not None:
+        """Return lengths or activations of the class capsules (B, J), 0 to 1, or the softmax of logits."""
+        if self.config.has_line:
             return softmax(self._first(outputs))  # (B, J)
+        if self.presence is not None:
+            return self._first(outputs)  # (B, J), as given
         return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
 
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
-        branches = {"decoder": self.decoder, "presence": self.presence}
+        branches = {"decoder": self.decoder, "presence": self.presence if self.config.has_line else None}
         return [*parts.items(), *((name, layer) for name, layer in branches.items() if layer is not None)]
 
     def stage_input(self, name: str, x: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from minicaps.capsules import (
     Coupling,
     Entmax,
+    Given,
     Hard,
     InvertedAttentionRouting,
     Leaky,
@@ -26,7 +27,7 @@ from minicaps.capsules import (
     TopK,
 )
 from minicaps.checks import check_choice, check_flag, check_number, check_positive
-from minicaps.fast import DynamicRouting
+from minicaps.fast import DynamicRouting, EMRouting
 from minicaps.layers import Pair, Seed, as_pair
 from minicaps.networks.network import NetworkConfig, window_grid
 
@@ -41,7 +42,9 @@ COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "sparsemax": Sparsemax,
     "entmax": Entmax,
 }
-ROUTINGS = ("dynamic", "self-attention", "inverted-attention")
+MIN_VARIANCE = 5e-4  # σ²_min of EM routing, as in its paper
+ROUTINGS = ("dynamic", "self-attention", "inverted-attention", "em")
+PRESENCES = ("own", "line")
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,11 @@ class CapsNetConfig(NetworkConfig):
         The primary capsules; their dimension is D.
     class_dimension : int
         E.
-    routing : {"dynamic", "self-attention", "inverted-attention"}
-        With inverted attention the poses do not tell the classes by their lengths: a learned line reads
-        them, and the loss is cross-entropy.
+    routing : {"dynamic", "self-attention", "inverted-attention", "em"}
+    presence : {"own", "line"}
+        What tells the classes. Of its own a routing has the lengths of its capsules, or activations (EM); but
+        with inverted attention all lengths are alike. So there, and with "line" behind any routing, a learned
+        line reads the classes off the poses, and the loss is cross-entropy.
     iterations : int
         R, of the routing, 1 to 1,000; self-attention has none.
     coupling : {"softmax", "leaky", "hard", "leaky hard", "top-2", "top-3", "sparsemax", "entmax"}
@@ -74,6 +79,8 @@ class CapsNetConfig(NetworkConfig):
         Whether the last couplings count as constants in backward.
     bias : bool
         Whether the class capsules of dynamic routing have a learned bias.
+    inverse_temperature : float
+        λ of EM routing.
     std : float
         Standard deviation of the votes' first weights.
     decoder : bool
@@ -93,11 +100,13 @@ class CapsNetConfig(NetworkConfig):
     primary_stride: int | Pair = 2
     class_dimension: int = 16
     routing: str = "dynamic"
+    presence: str = "own"
     iterations: int = 3
     coupling: str = "softmax"
     prior: bool = False
     stopped_gradient: bool = False
     bias: bool = False
+    inverse_temperature: float = 0.1
     std: float = 0.05
     decoder: bool = True
     decoder_hidden: Pair = (512, 1024)
@@ -117,6 +126,8 @@ class CapsNetConfig(NetworkConfig):
         check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
         check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
         check_choice("CapsNetConfig", "routing", self.routing, ROUTINGS)
+        check_choice("CapsNetConfig", "presence", self.presence, PRESENCES)
+        check_number("CapsNetConfig", inverse_temperature=self.inverse_temperature)
         self._check_combination()
         if not isinstance(self.decoder_hidden, tuple) or len(self.decoder_hidden) != 2:
             hidden = self.decoder_hidden
@@ -151,6 +162,8 @@ class CapsNetConfig(NetworkConfig):
         where, only_dynamic = "CapsNetConfig", f"has no effect on {self.routing} routing; leave it out"
         if self.bias and self.routing != "dynamic":
             raise ValueError(f"{where}: bias {only_dynamic}")
+        if self.inverse_temperature != type(self).inverse_temperature and self.routing != "em":
+            raise ValueError(f"{where}: inverse_temperature {only_dynamic}")
         if self.iterations != type(self).iterations and self.routing == "self-attention":
             raise ValueError(f"{where}: iterations is {self.iterations}, which {only_dynamic}")
         if self.prior and self.stopped_gradient:
@@ -177,13 +190,29 @@ class CapsNetConfig(NetworkConfig):
             return InvertedAttentionRouting(
                 self.class_dimension, iterations=self.iterations, coupling=coupling, dtype=dtype
             )
+        if self.routing == "em":
+            return EMRouting(
+                self.classes,
+                self.iterations,
+                inverse_temperature=self.inverse_temperature,
+                min_variance=MIN_VARIANCE,
+                beta_u_start=-0.5 * math.log(MIN_VARIANCE),  # -ln σ of first votes, so that costs start at 0
+                coupling=coupling,
+                dtype=dtype,
+            )
         bias_shape = shape if self.bias else None
         return DynamicRouting(self.iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)
 
-    def build_presence(self, rng: Seed = None, dtype: Any = np.float32) -> Line | None:
-        """Return what reads the classes off the poses; None where their lengths say them."""
-        poses_of_one_length = self.routing == "inverted-attention"
-        return Line(self.class_dimension, rng=rng, dtype=dtype) if poses_of_one_length else None
+    def build_presence(self, rng: Seed = None, dtype: Any = np.float32) -> Line | Given | None:
+        """Return what tells the classes beside the poses; None where the lengths of these do."""
+        if self.has_line:
+            return Line(self.class_dimension, rng=rng, dtype=dtype)
+        return Given() if self.routing == "em" else None
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a learned line reads the classes off the poses."""
+        return self.presence == "line" or self.routing == "inverted-attention"
 
     def count_params(self) -> int:
         channels, outputs = self.conv_channels, self.primary_types * self.primary_dimension
@@ -194,8 +223,8 @@ class CapsNetConfig(NetworkConfig):
         count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
         pairs = self.primary_capsules * self.classes
         count += pairs * self.prior + pairs * (self.routing == "self-attention")
-        if self.routing == "inverted-attention":
-            count += 3 * self.class_dimension  # LayerNorm and Line
+        count += 2 * self.class_dimension * (self.routing == "inverted-attention")  # LayerNorm
+        count += 2 * self.classes * (self.routing == "em") + self.class_dimension * self.has_line
         if self.decoder:
             widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
             count += sum((n + 1) * m for n, m in pairwise(widths))

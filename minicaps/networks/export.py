@@ -25,11 +25,16 @@ def to_onnx(path: str | Path, network: Network) -> None:
     Raises
     ------
     ValueError
-        If the network is no CapsNet, or its routing is not procedure 1 with a softmax, leaky or not.
+        If the network is no CapsNet, its routing is not procedure 1 with a softmax, leaky or not, or a line
+        reads its classes.
     """
     if not isinstance(network, CapsNet):
         raise ValueError(f"to_onnx: a network of class {type(network).__name__}, expected a CapsNet")
     leaky = _is_leaky(network)
+    if network.presence is not None:
+        raise ValueError(
+            "to_onnx: a network with presence 'line' cannot be written; one whose lengths tell classes can"
+        )
     graph, config = Graph("capsnet"), network.config
     weights = {name: to_numpy(param).astype(np.float32) for name, param in network.params.items()}
     images = graph.input("images", ["batch", *config.image_shape])  # (B, H, W, C)

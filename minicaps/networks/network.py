@@ -95,6 +95,11 @@ class Network(Layer):
         """Return a score (B, classes), 0 to 1, for every class: here the softmax."""
         return softmax(outputs)
 
+    @property
+    def score_name(self) -> str:
+        """What the scores are: "length" or "activation" of the class capsules, or "probability"."""
+        return "probability"
+
     def correct(self, outputs: Any, labels: Array) -> Array:
         """Return for each sample (B,) whether it is classified correctly: boolean.
 
@@ -165,6 +170,7 @@ class Network(Layer):
         shapes: dict[str, tuple[int, ...]] = {}
         for name, layer in self.stages():
             x = layer(self.stage_input(name, x))
+            x = x[0] if isinstance(x, tuple) else x  # the poses, of a layer that gives activations too
             shapes[name] = x.shape[1:]
         return shapes
 

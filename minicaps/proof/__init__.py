@@ -14,6 +14,7 @@ from minicaps.proof.discovery import (
     package_modules,
 )
 from minicaps.proof.gradcheck import gradcheck
+from minicaps.proof.grade import cmp
 from minicaps.proof.report import Report
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "cases_of",
     "check_class",
     "check_layer",
+    "cmp",
     "find_classes",
     "find_examples",
     "gradcheck",

@@ -165,6 +165,9 @@ def overlap_capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[
     yield from capsnets(cls, images, np.array([[3, 1], [0, 2], [4, 3], [1, 0]]), rng, dtype)
 
 
+OF_EM = {"iterations": 2, "inverse_temperature": 0.5}  # activations that are not all near 1/2
+
+
 def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> Iterator[Example]:
     """Yield small networks for images (B, 9, 8, 3) of 5 classes, one at least for every option."""
     small = {
@@ -186,6 +189,10 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
         "inverted attention": ({"routing": "inverted-attention", "iterations": 2}, (images, labels)),
         "inverted attention, highest": ({"routing": "inverted-attention"}, (images,)),
         "inverted attention, no decoder": ({"routing": "inverted-attention", "decoder": False}, (images,)),
+        "line": ({"presence": "line"}, (images, labels)),
+        "EM": ({"routing": "em", **OF_EM}, (images, labels)),
+        "EM, highest": ({"routing": "em", **OF_EM, "iterations": 1}, (images,)),
+        "EM, line, no decoder": ({"routing": "em", "presence": "line", "decoder": False, **OF_EM}, (images,)),
         "prior": ({"prior": True, "coupling": "entmax", "decoder": False}, (images,)),
         "other sizes": (
             {

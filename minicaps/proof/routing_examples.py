@@ -9,6 +9,7 @@ import numpy as np
 
 from minicaps.capsules import (
     DynamicRouting,
+    EMRouting,
     Entmax,
     ExponentialSquash,
     Frozen,
@@ -16,13 +17,15 @@ from minicaps.capsules import (
     InvertedAttentionRouting,
     Leaky,
     Prior,
+    Routing,
     SelfAttentionRouting,
     Sparsemax,
     Squash,
     TopK,
 )
-from minicaps.layers import Example, Layer, LayerNorm
+from minicaps.layers import Example, LayerNorm
 from minicaps.proof.examples import examples_of
+from minicaps.proof.matrix_examples import STEEP, with_betas
 
 
 def drawn(layer: Any) -> Any:
@@ -129,11 +132,12 @@ def more_ways_to_route(I: int, J: int, dtype: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def routings(I: int, J: int, E: int, dtype: Any) -> dict[str, Layer]:
+def routings(I: int, J: int, E: int, dtype: Any) -> dict[str, Routing]:
     """Return routings of every family, by name, for a CapsuleLayer of these sizes."""
     return {
         "self-attention": drawn(SelfAttentionRouting(bias_shape=(I, J), dtype=dtype)),
         "inverted attention": drawn(InvertedAttentionRouting(E, dtype=dtype)),
+        "EM": with_betas(EMRouting(J, 2, **STEEP, dtype=dtype), np.random.default_rng(1)),
         "dynamic, bias": DynamicRouting(2, bias_shape=(J, E), dtype=dtype),
         "dynamic, other outputs": DynamicRouting(2, outputs=("v", "c", "change")),
         "dynamic, other squash": drawn(DynamicRouting(2, squash=LayerNorm(E, dtype=dtype))),

@@ -15,7 +15,16 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, PRESETS_OF, ROUTINGS, Network, build
+from minicaps.networks import (
+    COUPLINGS,
+    NETWORKS,
+    PRESENCES,
+    PRESETS,
+    PRESETS_OF,
+    ROUTINGS,
+    Network,
+    build,
+)
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 CONFIG = "config.json"  # in the folder of a run
@@ -23,7 +32,7 @@ MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
 OF_ROUTED = ("preset", "routing_iterations")  # options of networks that route
-OF_CAPSNETS = ("routing", "coupling", "decoder")  # options that no other network has
+OF_CAPSNETS = ("routing", "presence", "coupling", "decoder")  # options that no other network has
 
 
 class BadOption(ValueError):
@@ -99,6 +108,11 @@ class TrainConfig:
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
     routing: str = _option("dynamic", "routing of the CapsNet", *ROUTINGS)
+    presence: str = _option(
+        "own",
+        "what tells the classes: lengths or activations of the routing's own, or a learned line behind it",
+        *PRESENCES,
+    )
     coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
@@ -180,7 +194,7 @@ class TrainConfig:
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
-            options |= {"decoder": self.decoder, "routing": self.routing, "coupling": self.coupling}
+            options |= {name: getattr(self, name) for name in OF_CAPSNETS}
         if self.model in PRESETS_OF and self.routing_iterations is not None:
             options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])

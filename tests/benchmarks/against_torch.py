@@ -1,4 +1,4 @@
-"""minicaps beside PyTorch on the same CPU: first the same numbers, then the time.
+"""minicaps beside PyTorch, JAX and ONNX Runtime on the same CPU: first the same numbers, then the time.
 
     python tests/benchmarks/against_torch.py            # everything, about ten minutes
     python tests/benchmarks/against_torch.py --quick    # small and paper, training only
@@ -9,16 +9,20 @@ timed. Then every contender runs in a process of its own; they take turns, round
 table shows the median of the ratios of each round with the smallest and the largest. Above 1,
 minicaps is faster.
 
-PyTorch is a yardstick only: minicaps does not need it. Install it with: pip install torch
+They are yardsticks only: minicaps needs none. Install them with: pip install torch jax onnxruntime.
+Where JAX or ONNX Runtime is missing, the script says so and goes on without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +31,8 @@ from minicaps.networks import build
 from minicaps.training import Adam, DataParallel, train_step
 from minicaps.training.bench import sgemm_rate
 
-CONTENDERS = ("eager", "channels_last", "compile")
+TRAINING = ("eager", "channels_last", "compile", "jax")
+INFERENCE = ("eager", "compile", "jax", "onnxruntime")
 MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways
 
 
@@ -145,12 +150,61 @@ def prove_that_the_twins_agree():
             print(f"agree: {options} {dtype.__name__}: {len(worst)} arrays, worst {worst[name]:.1e} ({name})")
 
 
+def prove_that_the_others_agree():
+    """Raise AssertionError unless JAX and ONNX Runtime, where they are, give the same numbers."""
+    for preset in ("small", "paper"):
+        net = build("capsnet", preset, rng=0)
+        net.params["capsules.votes.W"][...] *= 5  # couplings that are not near uniform
+        images, labels = images_for(net, 4)
+        if is_here("jax"):
+            import jax_twin
+
+            (v, reconstruction), cache = net.forward(images, labels)
+            loss, loss_cache = net.objective().forward((v, reconstruction), (labels, images))
+            net.zero_grad()
+            net.backward(net.objective().backward(loss_cache), cache)
+            value, grads, (their_v, theirs) = jax_twin.gradient(net, images, labels)
+            pairs = {"v": (v, their_v), "reconstruction": (reconstruction.reshape(theirs.shape), theirs)}
+            pairs |= {"loss": (loss, value)} | {"d " + k: (g, grads[k]) for k, g in net.grads.items()}
+            agree(f"jax {preset}", pairs, 1e-4)
+        if is_here("onnxruntime"):
+            lengths = onnx_session(net).run(None, {"images": images})[0]
+            agree(f"onnxruntime {preset}", {"lengths": (net.scores(net(images)), lengths)}, 1e-4)
+
+
+def agree(what, pairs, allowed):
+    worst = {
+        name: float(np.abs(np.asarray(one) - np.asarray(other)).max() / np.abs(np.asarray(other)).max())
+        for name, (one, other) in pairs.items()
+    }
+    name = max(worst, key=worst.get)
+    assert worst[name] <= allowed, f"{what}: {name} differs by {worst[name]:.1e}"
+    print(f"agree: {what}: {len(worst)} arrays, worst {worst[name]:.1e} ({name})")
+
+
+def is_here(package):
+    return importlib.util.find_spec(package) is not None
+
+
+def onnx_session(net):
+    """Return the session of ONNX Runtime for the file that ``export --onnx`` writes."""
+    import onnxruntime
+
+    from minicaps.networks.export import to_onnx
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        to_onnx(path, net)
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 # -- one contender in a process of its own ----------------------------------------------------
 
 
-def worker(contender, options, task, batch):
-    """Answer every line "N" on standard input with the seconds of N steps, and "memory" with MB."""
-    repeat = prepare(contender, options, task, batch)
+def worker(repeat):
+    """Answer every line "N" on standard input with the seconds of repeat(N), and "memory" with MB."""
     repeat(2)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -181,6 +235,13 @@ def prepare(contender, options, task, batch):
         own_the_cores()
         keep_freed_memory()
         return prepare_minicaps(net, task, images, labels)
+    if contender == "jax":
+        import jax_twin
+
+        return jax_twin.prepare(net, task, images, labels)
+    if contender == "onnxruntime":
+        session = onnx_session(net)
+        return lambda count: [session.run(None, {"images": images}) for _ in range(count)]
     return prepare_torch(net, contender, task, images, labels)
 
 
@@ -229,8 +290,8 @@ def prepare_torch(net, contender, task, images, labels):
 class Process:
     """A worker that waits for its turn."""
 
-    def __init__(self, contender, options, task, batch):
-        command = [sys.executable, __file__, "--worker", contender, json.dumps(options), task, str(batch)]
+    def __init__(self, contender, options, task, batch, script=__file__):
+        command = [sys.executable, script, "--worker", contender, json.dumps(options), task, str(batch)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         while (line := self.process.stdout.readline()).strip() != "ready":
             if not line:
@@ -248,10 +309,10 @@ class Process:
 # -- the tables -------------------------------------------------------------------------------
 
 
-def compare(options, task, batch, contenders, rounds, seconds=1.0):
+def compare(options, task, batch, contenders, rounds, seconds=1.0, script=__file__):
     """Return {contender: (seconds of a step, ratios to minicaps by round, MB)}, in turns."""
     names = ("minicaps", *contenders)
-    workers = {name: Process(name, options, task, batch) for name in names}
+    workers = {name: Process(name, options, task, batch, script) for name in names}
     counts = {name: max(1, round(seconds / w.ask(1))) for name, w in workers.items()}
     times = {name: [] for name in names}
     for k in range(rounds):
@@ -292,6 +353,11 @@ def main():
     own_the_cores()
     print(f"torch {torch.__version__}, numpy {np.__version__}, {thread_count()} threads")
     prove_that_the_twins_agree()
+    prove_that_the_others_agree()
+    missing = [name for name in ("jax", "onnxruntime") if not is_here(name)]
+    if missing:
+        print(f"not here, and left out: {', '.join(missing)}")
+    training, inference = ([x for x in names if x not in missing] for names in (TRAINING, INFERENCE))
     figures = {}
 
     def note(name, value):
@@ -299,9 +365,9 @@ def main():
 
     print(f"\n{'task':<34} {'who':<14} {'a step':>12} {'peak':>10}  ratio: median (smallest to largest)")
     for preset, batch in (("small", 100), ("paper", 128)):
-        results = compare({"preset": preset}, "train", batch, CONTENDERS, options.rounds)
+        results = compare({"preset": preset}, "train", batch, training, options.rounds)
         show(f"train {preset}, batch {batch}", results)
-        for name in CONTENDERS:
+        for name in training:
             note(f"{preset}_train_vs_{name}", np.median(results[name][1]))
         note(f"{preset}_memory_vs_eager", results["eager"][2] / results["minicaps"][2])
         if preset == "paper":
@@ -319,9 +385,10 @@ def main():
             note(f"{preset}_stopped_train_vs_eager", np.median(results["eager"][1]))
         for preset in ("small", "paper"):
             for batch in (1, 32, 256):
-                results = compare({"preset": preset}, "infer", batch, ("eager",), options.rounds)
+                results = compare({"preset": preset}, "infer", batch, inference, options.rounds)
                 show(f"infer {preset}, batch {batch}", results)
-                note(f"{preset}_infer{batch}_vs_eager", np.median(results["eager"][1]))
+                for name in inference:
+                    note(f"{preset}_infer{batch}_vs_{name}", np.median(results[name][1]))
         grow(note)
     if options.json:
         with open(options.json, "w") as file:
@@ -346,6 +413,6 @@ def grow(note):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         _, _, who, choice, what, size = sys.argv
-        worker(who, json.loads(choice), what, int(size))
+        worker(prepare(who, json.loads(choice), what, int(size)))
     else:
         main()
