@@ -47,6 +47,7 @@ def twin(words: str) -> list[str]:
 
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
 FAMILIES = ["tests/test_routing_families.py"]
+CONV_CAPS = ["tests/test_conv_capsules.py"]
 EM, MATRIX = ["tests/test_em_routing.py"], ["tests/test_matrix_capsules.py", "-k", "not network"]
 TESTS = {
     "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ROUTING],
@@ -59,7 +60,7 @@ TESTS = {
     "layers/sequential.py": [contract("Sequential")],
     "layers/spread_loss.py": [MATRIX, contract("SpreadLoss")],
     "layers/vectors.py": [["tests/test_squash.py"], PITFALLS],
-    "layers/windows.py": [CONV, SPECTRAL],
+    "layers/windows.py": [CONV, SPECTRAL, CONV_CAPS],
     "capsules/capsule_layer.py": [ROUTING, FAMILIES, contract("capsules.CapsuleLayer"), PITFALLS],
     "capsules/couplings.py": [
         ROUTING,
@@ -70,6 +71,9 @@ TESTS = {
     "capsules/dynamic_routing.py": [ROUTING, FAMILIES, contract("DynamicRouting"), PITFALLS],
     "capsules/inverted_attention_routing.py": [FAMILIES, contract("InvertedAttention")],
     "capsules/presence.py": [FAMILIES, contract("Length", "Given", "Line")],
+    "capsules/conv_capsule_layer.py": [CONV_CAPS, contract("capsules.ConvCaps", "DeconvCaps")],
+    "capsules/conv_votes.py": [CONV_CAPS, contract("capsules.ConvVotes", "DeconvVotes")],
+    "capsules/dynamic_routing_3d.py": [CONV_CAPS, contract("DynamicRouting3D", "MapSquash")],
     "capsules/conv_capsules.py": [MATRIX, contract("capsules.ConvMatrixCaps")],
     "capsules/em_routing.py": [EM, contract("capsules.EMRouting")],
     "capsules/matrix_capsules.py": [

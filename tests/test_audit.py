@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicaps import CapsuleLayer, Dense, DynamicRouting, EMRouting, MarginLoss, Mask, Squash, build
+from minicaps import CapsuleLayer, ConvCaps, Dense, DynamicRouting, EMRouting, MarginLoss, Mask, Squash, build
 from minicaps.cli import FAILED, OK, WRONG_USE
 from minicaps.datasets import augment
 from minicaps.layers import ReconstructionLoss
@@ -60,6 +60,20 @@ class Ours:
 
     def capsule_layer_vjp(self, u, W, iterations, dv):
         layer = self._layer(W, iterations)
+        du = layer.backward(dv, layer.forward(u)[1])
+        return du, layer.votes.grads["W"]
+
+    def _conv_layer(self, W, stride, iterations):
+        (I, K, _, D, J, E) = W.shape
+        layer = ConvCaps(I, D, J, E, K, stride=stride, iterations=iterations, dtype=W.dtype)
+        layer.votes.params["W"][...] = W
+        return layer
+
+    def conv_capsules(self, u, W, stride, iterations):
+        return self._conv_layer(W, stride, iterations)(u)
+
+    def conv_capsules_vjp(self, u, W, stride, iterations, dv):
+        layer = self._conv_layer(W, stride, iterations)
         du = layer.backward(dv, layer.forward(u)[1])
         return du, layer.votes.grads["W"]
 
@@ -131,6 +145,7 @@ KINDS = {
     for setting, (kind, *_) in dial.others.items()
 }
 ALONE = list(KINDS)
+ROUTING_DIALS = set(map(str, BANKS["routing"].dials))
 
 
 @pytest.mark.parametrize(("name", "dial", "setting"), ALONE)
@@ -143,8 +158,8 @@ def test_each_variant_is_named_and_no_other(name, dial, setting):
 PAIRS = [
     (name, {first.name: one, second.name: other})
     for name, bank in BANKS.items()
-    if name != "capsule_layer"  # its dials are those of routing
     for first, second in itertools.combinations(bank.dials, 2)
+    if name == "routing" or not {str(first), str(second)} <= ROUTING_DIALS  # which some others have too
     for one, other in itertools.product(first.others, second.others)
 ]
 
@@ -261,6 +276,18 @@ def product_layer(u, W, iterations):
     return einsum_routing(votes[..., 0, :], iterations)
 
 
+def window_capsules(u, W, stride, iterations):
+    """Every window and every type by itself."""
+    (B, rows, columns, I, _), K = u.shape, W.shape[1]
+    grid = range(0, rows - K + 1, stride), range(0, columns - K + 1, stride)
+    v = np.zeros((B, *map(len, grid), *W.shape[4:]))
+    for (p, top), (q, left) in itertools.product(*map(enumerate, grid)):
+        window = u[:, top : top + K, left : left + K]
+        votes = [np.tensordot(window[:, :, :, i], W[i], axes=3) for i in range(I)]  # (B, J, E) each
+        v[:, p, q] = loop_routing(np.stack(votes, axis=1), iterations)
+    return v
+
+
 def norm_loss(images, drawn):
     return 5e-4 * (np.linalg.norm((images - drawn).reshape(len(images), -1), axis=1) ** 2).mean()
 
@@ -287,6 +314,8 @@ RIGHT = [
     ("routing", adapt(matrix_routing, ["BIJE -> BJIE1"], "BJ1E1 -> BJE", iterations=-1)),
     ("routing", adapt(einsum_routing, dtype="float32")),
     ("capsule_layer", product_layer),
+    ("conv_capsules", window_capsules),
+    ("conv_capsules", adapt(lambda u, *rest: window_capsules(u, *rest), dtype="float32")),
     ("margin_loss", where_margin),
     ("margin_loss", loop_margin),
     ("margin_loss", vector_margin),
@@ -334,6 +363,30 @@ def test_primary_capsules_that_mix_places_are_found(shape):
     assert verdicts(wrong) == {("primary", "place"): FAULT}
     wrong["primary"] = adapt(channels_first_primary, dtype=np.float32)
     assert verdicts(wrong) == {("primary", "place"): FAULT}
+
+
+@pytest.mark.parametrize(
+    ("moved", "check"),
+    [
+        (lambda u: u.transpose(0, 2, 1, 3, 4).reshape(u.shape), "place"),  # rows taken for columns
+        (lambda u: np.roll(u, 1, axis=2), "place"),
+        (lambda u: u.reshape(len(u), -1, *u.shape[1:3]).transpose(0, 2, 3, 1).reshape(u.shape), "place"),
+        (lambda u: u + 0.1 * u.mean(axis=0), "samples"),
+    ],
+)
+def test_convolutional_capsules_that_mix_in_an_unknown_way_are_found(moved, check):
+    def mixed(u, *rest):
+        return np.tanh(window_capsules(moved(u), *rest))
+
+    found = verdicts({"conv_capsules": mixed})
+    assert found.pop(("conv_capsules", "zero")) == CHOICE  # squares of 1e30
+    assert found.pop(("conv_capsules", check)) == FAULT
+    assert set(found.values()) == {UNKNOWN}
+
+
+def test_convolutional_capsules_of_an_unknown_form_are_not_condemned():
+    found = verdicts({"conv_capsules": lambda *inputs: np.tanh(window_capsules(*inputs))})
+    assert found.pop(("conv_capsules", "zero")) == CHOICE and set(found.values()) == {UNKNOWN}
 
 
 def lengths(images):
@@ -449,6 +502,20 @@ def test_gradients_are_held_to_central_differences_and_known_wrong_ones_are_told
     code = {"capsule_layer": wrong, "capsule_layer_vjp": stopped}
     (found,) = [f for f in audit(code) if f.check == "gradient"]
     assert "couplings for constants" in found.says  # known beside a fault of the forward pass, too
+
+    def stopped_conv(u, W, stride, iterations, dv):
+        layer = right._conv_layer(W, stride, iterations).votes
+        u_hat, cache = layer.forward(u)
+        at_positions = variants.at_positions(u_hat)  # (B, N, I, J, E)
+        c = variants.route(at_positions, iterations, softmax_over="grid").c  # (B, N, I, J)
+        s = (c[..., None] * at_positions).sum(axis=2)  # (B, N, J, E)
+        ds = right.squash_vjp(s, dv.reshape(s.shape))[:, :, None]
+        return layer.backward((c[..., None] * ds).reshape(u_hat.shape), cache), layer.grads["W"]
+
+    wrong = partial(variants.conv_capsules, softmax_over="grid")
+    code = {"conv_capsules": wrong, "conv_capsules_vjp": stopped_conv}
+    (found,) = [f for f in audit(code) if f.check == "gradient"]
+    assert "couplings for constants" in found.says
     code = {"squash": adapt(norm_squash, dtype="float32"), "squash_vjp": right.squash_vjp}
     assert (FAULT, "gradient") not in [(f.verdict, f.check) for f in audit(code)]
     code = {"capsule_layer": right.capsule_layer, "capsule_layer_vjp": lambda u, W, R, dv: (u, W)}

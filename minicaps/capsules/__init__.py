@@ -1,10 +1,13 @@
 """What only a capsule network has, as the papers define it: plain, and proven."""
 
 from minicaps.capsules.capsule_layer import CapsuleLayer
+from minicaps.capsules.conv_capsule_layer import ConvCaps, DeconvCaps
 from minicaps.capsules.conv_capsules import ConvMatrixCaps
+from minicaps.capsules.conv_votes import ConvVotes, DeconvVotes
 from minicaps.capsules.couplings import LOGITS, Coupling, Frozen, Hard, Leaky, Prior, Softmax, Stopped
 from minicaps.capsules.decoder import Decoder, Mask
 from minicaps.capsules.dynamic_routing import DynamicRouting
+from minicaps.capsules.dynamic_routing_3d import DynamicRouting3D, MapSquash
 from minicaps.capsules.em_routing import TINY_MASS, EMCache, EMIteration, EMRouting, check_min_variance
 from minicaps.capsules.inverted_attention_routing import InvertedAttentionRouting
 from minicaps.capsules.matrix_capsules import ClassMatrixCaps, PrimaryMatrixCaps, coordinates
@@ -24,11 +27,16 @@ __all__ = [
     "TINY_MASS",
     "CapsuleLayer",
     "ClassMatrixCaps",
+    "ConvCaps",
     "ConvMatrixCaps",
+    "ConvVotes",
     "Coupling",
     "CouplingEntropy",
     "Decoder",
+    "DeconvCaps",
+    "DeconvVotes",
     "DynamicRouting",
+    "DynamicRouting3D",
     "EMCache",
     "EMIteration",
     "EMRouting",
@@ -42,6 +50,7 @@ __all__ = [
     "Leaky",
     "Length",
     "Line",
+    "MapSquash",
     "Mask",
     "MatrixVotes",
     "PrimaryCaps",

@@ -39,6 +39,15 @@ class CapsuleCache(NamedTuple):
         return self.routing.v  # each (B, J, E)
 
 
+def refuse_options_beside(where: str, iterations: int, coupling: Coupling | None, bias: bool) -> None:
+    """Raise ValueError if a caller who gave a routing gave options of dynamic routing too."""
+    if bias or coupling is not None or iterations != 3:
+        raise ValueError(
+            f"{where}: got a routing, and iterations, coupling or bias for another one; "
+            "give these options to the routing"
+        )
+
+
 class CapsuleLayer(Layer):
     r"""Capsules that are routed to by those below: v = route(u W) (Sabour et al. 2017, §2).
 
@@ -91,11 +100,8 @@ class CapsuleLayer(Layer):
         if routing is None:
             bias_shape = (upper_capsules, upper_dimension) if bias else None
             routing = self.DynamicRouting(iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)
-        elif bias or coupling is not None or iterations != 3:
-            raise ValueError(
-                "CapsuleLayer: got a routing, and iterations, coupling or bias for another one; "
-                "give these options to the routing"
-            )
+        else:
+            refuse_options_beside("CapsuleLayer", iterations, coupling, bias)
         self.routing: Any = check_routing("CapsuleLayer", routing)  # each kind has options of its own
 
     def forward(self, u: Array, *activations: Array) -> tuple[Any, Any]:

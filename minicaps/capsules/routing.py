@@ -20,9 +20,12 @@ class Routing(Layer):
     ----------
     reads_activations : bool
         Whether it has to have a.
+    takes_grid : bool
+        Whether it takes the votes of a whole grid at once: (B, P, Q, I, J, E) -> (B, P, Q, J, E).
     """
 
     reads_activations = False
+    takes_grid = False
 
 
 class Iteration(NamedTuple):

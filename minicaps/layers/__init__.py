@@ -18,7 +18,7 @@ from minicaps.layers.reshape import Reshape
 from minicaps.layers.sequential import Sequential
 from minicaps.layers.spread_loss import SpreadLoss
 from minicaps.layers.vectors import length_and_direction
-from minicaps.layers.windows import Pair, as_pair, output_size
+from minicaps.layers.windows import Pair, as_pair, output_size, transposed_size
 
 __all__ = [
     "Conv2d",
@@ -50,5 +50,6 @@ __all__ = [
     "output_size",
     "softmax",
     "softmax_backward",
+    "transposed_size",
     "uniform",
 ]

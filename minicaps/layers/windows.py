@@ -40,3 +40,25 @@ def output_size(where: str, size: Pair, kernel: Pair, stride: Pair, padding: Pai
         (n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
     )
     return rows, columns
+
+
+def transposed_size(where: str, size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    """Return the image (H, W) that a grid of windows covers: (size - 1)·stride + kernel - 2·padding.
+
+    Of all images with this grid of windows it is the smallest.
+
+    Raises
+    ------
+    ValueError
+        If the padding cuts everything off.
+    """
+    height, width = (
+        (n - 1) * s + k - 2 * p for n, k, s, p in zip(size, kernel, stride, padding, strict=True)
+    )
+    for axis, n, covered, p in zip(("height", "width"), size, (height, width), padding, strict=True):
+        if covered < 1:
+            raise ValueError(
+                f"{where}: a padding of {p} cuts off all of the {axis} {covered + 2 * p} that {n} windows "
+                "cover; use less padding or a larger kernel"
+            )
+    return height, width

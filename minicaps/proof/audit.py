@@ -18,7 +18,7 @@ from minicaps.arrays import Array
 from minicaps.proof.banks import BANKS, HOLDS, UNKNOWN, Bank
 from minicaps.proof.calls import Caller, NotWritten, Unusable
 from minicaps.proof.gradients import check_gradient_of
-from minicaps.proof.properties import PROPERTIES, Found, zeros_are_finite
+from minicaps.proof.properties import PROPERTIES, Found, windows, zeros_are_finite
 from minicaps.proof.subjects import OTHERS, SUBJECTS, Inputs
 
 SAME = 1e-4  # relative to the largest number; an epsilon under a root, or float32, stays below it
@@ -128,7 +128,9 @@ def _audit_subject(caller: Caller, vjp: Any, stopped: bool, rng: np.random.Gener
     yield from caller.purity(probes[0], results[0])
     settings, distance = closest(bank, probes, results)
     if distance > SAME:
-        yield from _no_variant(bank, distance)
+        others = list(windows(caller, probes[0])) if caller.name == "conv_capsules" else []
+        yield from others
+        yield from _no_variant(bank, distance, {check for check, *_ in others})
     else:
         yield from _by_dials(caller, settings, distance)
     gradient = Caller(f"{caller.name}_vjp", vjp, caller.limit) if callable(vjp) else None
@@ -192,8 +194,11 @@ def brief(value: Any) -> str:
     return " ".join(np.array2string(np.asarray(value), precision=4, separator=", ").split())
 
 
-def _no_variant(bank: Bank, distance: float) -> Iterator[Found]:
+def _no_variant(bank: Bank, distance: float, told: set[str]) -> Iterator[Found]:
+    """Yield that nothing is known of each decision, but for those of which something was told."""
     off = f"{100 * distance:.3g} %" if np.isfinite(distance) else "another size"
     for dial in bank.dials:
+        if dial.name in told:
+            continue
         says = f"no known variant gives these results (from the paper's: {off}); the paper: {dial.means}"
         yield dial.name, UNKNOWN, says

@@ -73,6 +73,11 @@ def capsule_layer(u: np.ndarray, W: np.ndarray, iterations: int) -> np.ndarray:
     raise NotImplementedError
 
 
+def conv_capsules(u: np.ndarray, W: np.ndarray, stride: int, iterations: int) -> np.ndarray:
+    """u (B, H, W, I, D), of I types, W (I, K, K, D, J, E) -> v (B, P, Q, J, E); windows without padding."""
+    raise NotImplementedError
+
+
 def em_routing(
     votes: np.ndarray,
     a: np.ndarray,

@@ -130,6 +130,32 @@ ROUTING = (
     ),
     Dial("leaky", "every share goes to a parent", {"yes": choice("is leaky: a share may go to no parent")}),
 )
+CONV = (
+    Dial(
+        "place",
+        "all numbers of a pose belong to one position",
+        {
+            "children": fault("reads numbers of poses as positions: a reshape that moves no axes"),
+            "votes": fault("reads numbers of votes as positions: a reshape that moves no axes"),
+        },
+    ),
+    Dial(
+        "samples",
+        "each sample has votes of its own",
+        {"mixed": fault("reads (types, samples) as (samples, types), so that samples are mixed")},
+    ),
+    ROUTING[0]._replace(
+        others={
+            name: other._replace(cost="") for name, other in ROUTING[0].others.items()
+        }  # not measured here
+        | {"grid": choice("takes the softmax over the parents at all positions, as DeepCaps does")}
+    ),
+    SQUASH_AXIS._replace(
+        others=SQUASH_AXIS.others
+        | {"map": choice("takes one length for the whole map of a type, as DeepCaps does")}
+    ),
+    *(dial for dial in ROUTING if dial.name not in ("softmax_over", "axis")),
+)
 EM = (
     Dial(
         "activations",
@@ -244,6 +270,7 @@ BANKS = {
     "squash": Bank(variants.squash, (SQUASH_AXIS, SQUASH_LENGTH)),
     "routing": Bank(variants.routing, ROUTING),
     "capsule_layer": Bank(variants.capsule_layer, ROUTING),
+    "conv_capsules": Bank(variants.conv_capsules, CONV),
     "em_routing": Bank(variants.em_routing, EM),
     "margin_loss": Bank(variants.margin_loss, MARGIN),
     "reconstruction_loss": Bank(variants.reconstruction_loss, RECONSTRUCTION),
@@ -260,9 +287,9 @@ def variants_table() -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name, bank in BANKS.items():
-        if name == "capsule_layer":  # as routing
-            continue
         for dial in bank.dials:
+            if name in ("capsule_layer", "conv_capsules") and dial in ROUTING:
+                continue
             faults, choices = (
                 "; ".join(other.does for other in dial.others.values() if other.kind == kind)
                 for kind in (FAULT, CHOICE)

@@ -21,6 +21,7 @@ import numpy as np
 from minicaps.layers import Example, Layer, Loss
 from minicaps.proof import (  # noqa: F401, they register their examples
     capsule_examples,
+    conv_examples,
     matrix_examples,
     routing_examples,
 )

@@ -12,7 +12,7 @@ from minicaps.arrays import Array
 from minicaps.proof.banks import BANKS, CHOICE, FAULT, HOLDS, UNKNOWN
 from minicaps.proof.calls import Caller, NotWritten, Unusable
 from minicaps.proof.subjects import Inputs
-from minicaps.proof.variants import route, votes
+from minicaps.proof.variants import at_positions, conv_votes, route, votes
 
 STEPS = {"f4": (1e-2, 2e-2), "f8": (1e-5, 1e-5)}  # of a result's dtype: the step, and the error allowed
 
@@ -108,6 +108,13 @@ CONSTANT_COUPLINGS = (
 )
 
 
+VOTES_OF: dict[str, Callable[..., Array]] = {
+    "routing": lambda u_hat: u_hat,
+    "capsule_layer": votes,
+    "conv_capsules": lambda u, W, stride, **settings: at_positions(conv_votes(u, W, stride, **settings)),
+}
+
+
 def known_wrong(
     name: str, inputs: Inputs, k: int, settings: Mapping[str, Any], dy: Array
 ) -> dict[str, Array]:
@@ -116,11 +123,13 @@ def known_wrong(
         (s,) = inputs
         n = np.sqrt((s**2).sum(axis=-1, keepdims=True))  # (B, J, 1)
         return {"the gradient takes the length of s for a constant": n / (1 + n**2) * dy}
-    if name not in ("routing", "capsule_layer"):
+    if name not in VOTES_OF:
         return {}
-    *arrays, iterations = inputs
-    u_hat = votes(*arrays) if name == "capsule_layer" else arrays[0]  # (B, I, J, E)
-    c = route(u_hat, iterations, **settings).c  # (B, I, J)
+    *others, iterations = inputs
+    of_votes = {key: value for key, value in settings.items() if key in ("place", "samples")}
+    u_hat = VOTES_OF[name](*others, **of_votes)  # (B, I, J, E), or (B, N, I, J, E)
+    of_routing = {key: value for key, value in settings.items() if key not in of_votes}
+    c = route(u_hat, iterations, **of_routing).c  # (B, I, J), or (B, N, I, J)
     compute = BANKS[name].compute
 
     def with_constants(x: Array) -> Array:

@@ -141,6 +141,35 @@ def _one_place(caller: Caller, image: Array, rng: np.random.Generator) -> Found:
     return "place", HOLDS, "all numbers of a capsule see the same place"
 
 
+# -- convolutional capsules -------------------------------------------------------------------
+
+
+def windows(caller: Caller, inputs: Inputs) -> Iterator[Found]:
+    """Yield what is wrong with where children are heard, whatever the routing: one alone, among zeros."""
+    u, W, stride, _ = inputs  # (B, H, W, I, D), (I, K, K, D, J, E)
+    silence = caller.call((np.zeros_like(u), W, stride, 1))  # (B, P, Q, J, E)
+    for where in list(np.ndindex(u.shape[:4]))[::3]:
+        alone = np.zeros_like(u)
+        alone[where] = u[where]
+        sample, row, column, _ = where
+        heard = np.abs(caller.call((alone, W, stride, 1)) - silence).max(axis=(3, 4)) > 1e-6  # (B, P, Q)
+        says = f"the capsule at sample {sample}, row {row}, column {column} changes"
+        if np.delete(heard, sample, axis=0).any():
+            yield "samples", FAULT, "the code mixes samples", f"{says} the result of another sample"
+            return
+        for p, q in np.argwhere(heard[sample]).tolist():
+            inside = 0 <= row - p * stride < W.shape[1] and 0 <= column - q * stride < W.shape[1]
+            if not inside:
+                told = "the code mixes positions, with each other or with the numbers of poses"
+                yield (
+                    "place",
+                    FAULT,
+                    told,
+                    f"{says} the one at row {p}, column {q}, whose window is elsewhere",
+                )
+                return
+
+
 # -- the whole network ------------------------------------------------------------------------
 
 

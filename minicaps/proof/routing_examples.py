@@ -17,12 +17,13 @@ from minicaps.capsules import (
     InvertedAttentionRouting,
     Leaky,
     Prior,
+    Routing,
     SelfAttentionRouting,
     Sparsemax,
     Squash,
     TopK,
 )
-from minicaps.layers import Example, Layer, LayerNorm
+from minicaps.layers import Example, LayerNorm
 from minicaps.proof.examples import examples_of
 from minicaps.proof.matrix_examples import STEEP, with_betas
 
@@ -131,7 +132,7 @@ def more_ways_to_route(I: int, J: int, dtype: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def routings(I: int, J: int, E: int, dtype: Any) -> dict[str, Layer]:
+def routings(I: int, J: int, E: int, dtype: Any) -> dict[str, Routing]:
     """Return routings of every family, by name, for a CapsuleLayer of these sizes."""
     return {
         "self-attention": drawn(SelfAttentionRouting(bias_shape=(I, J), dtype=dtype)),

@@ -42,6 +42,12 @@ def _capsule_layer(rng: np.random.Generator) -> list[Inputs]:
     return [(u, W, iterations) for iterations in (4, 1, 2)]
 
 
+def _conv_capsules(rng: np.random.Generator) -> list[Inputs]:
+    u = rng.normal(size=(2, 6, 5, 3, 2))  # (B, H, W, I, D), small, since a gradient is taken entry by entry
+    W = 0.7 * rng.normal(size=(3, 2, 2, 2, 4, 5))  # (I, K, K, D, J, E)
+    return [(u, W, 1, 4), (u, W, 2, 1), (u, W, 2, 2)]
+
+
 def _em_routing(rng: np.random.Generator) -> list[Inputs]:
     votes, a = rng.normal(size=(B, I, J, E)), rng.uniform(0.1, 0.9, size=(B, I))  # (B, I, J, E), (B, I)
     votes = votes + 2 * rng.normal(size=(B, 1, J, E))  # (B, I, J, E)
@@ -80,12 +86,23 @@ def _like_v(inputs: Inputs) -> tuple[int, ...]:
     return (len(inputs[0]), *votes.shape[2:])
 
 
+def _conv_size(inputs: Inputs) -> tuple[int, ...]:
+    u, W, stride, _ = inputs  # (B, H, W, I, D), (I, K, K, D, J, E)
+    P, Q = ((size - W.shape[1]) // stride + 1 for size in u.shape[1:3])
+    return (len(u), P, Q, *W.shape[4:])
+
+
 VOTES = [  # (B, I, J, E)
     np.array([[[[2.0], [-1.0]], [[1.0], [0.5]]]]),
     np.array([[[[2.0, 0.0], [-1.0, 1.0]], [[1.0, 1.0], [0.5, 0.0]]]]),
     np.array([[[[2.0], [-1.0]], [[1.0], [0.5]]], [[[-1.0], [3.0]], [[0.5], [2.0]]]]),
 ]
 
+POSES = [  # (B, H, W, I, D)
+    np.array([[[[[1.0, 2.0]], [[3.0, 0.0]]]]]),
+    np.array([[[[[1.0, 2.0], [0.0, 1.0]], [[3.0, 0.0], [2.0, 1.0]]]]]),
+    np.array([[[[[1.0, 2.0], [0.0, 1.0]]]], [[[[3.0, 0.0], [2.0, 1.0]]]]]),
+]
 SUBJECTS = {
     "squash": Subject(
         "squash(s): s (B, J, E) -> v (B, J, E)",
@@ -106,6 +123,18 @@ SUBJECTS = {
         _capsule_layer,
         _like_v,
         [(np.ones((len(votes), 2, 1)), votes[-1][:, None], n) for n in (1, 2, 3) for votes in VOTES],
+        at_zero=(0,),
+    ),
+    "conv_capsules": Subject(
+        "conv_capsules(u, W, stride, iterations): u (B, H, W, I, D), W (I, K, K, D, J, E) -> "
+        "v (B, P, Q, J, E), without padding",
+        _conv_capsules,
+        _conv_size,
+        [
+            (u, np.array([[[[[[1.0, 0.0], [0.5, 0.0]], [[0.0, 1.0], [0.0, -0.5]]]]]] * u.shape[3]), 1, count)
+            for count in (1, 2, 3)
+            for u in POSES
+        ],
         at_zero=(0,),
     ),
     "em_routing": Subject(

@@ -8,6 +8,7 @@ References
 Sabour, Frosst and Hinton, `Dynamic routing between capsules <https://arxiv.org/abs/1710.09829>`_, 2017.
 Hinton, Sabour and Frosst, `Matrix capsules with EM routing
 <https://openreview.net/forum?id=HJWLfGWRb>`_, 2018.
+LaLonde and Bagci, `Capsules for object segmentation <https://arxiv.org/abs/1804.04241>`_, 2018.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ LENGTHS: dict[str, Callable[[Array], Array]] = {  # of v, for the length n of s
     "unit": np.ones_like,
     "none": lambda n: n,
 }
-AXES: dict[str, Any] = {"capsule": -1, "parents": 1, "number": ()}
+AXES: dict[str, Any] = {"capsule": -1, "parents": -2, "number": (), "map": (1, -1)}
 
 
 def squash(s: Array, axis: str = "capsule", length: str = "paper") -> Array:
-    """v = ‖s‖²/(1 + ‖s‖²) s/‖s‖ for every vector of s (B, J, E): eq. 1."""
+    """v = ‖s‖²/(1 + ‖s‖²) s/‖s‖ for every vector of s (B, J, E), or (B, N, J, E): eq. 1."""
     n = np.sqrt(np.sum(s**2, axis=AXES[axis], keepdims=True))  # (B, J, 1), or another axis is 1
     return LENGTHS[length](n) * np.divide(s, n, out=np.zeros_like(s), where=n > 0)  # (B, J, E)
 
@@ -41,12 +42,12 @@ def squash(s: Array, axis: str = "capsule", length: str = "paper") -> Array:
 # -- routing ----------------------------------------------------------------------------------
 
 
-def softmax(b: Array, axis: int) -> Array:
+def softmax(b: Array, axis: Any) -> Array:
     e = np.exp(b - b.max(axis=axis, keepdims=True))
     return e / e.sum(axis=axis, keepdims=True)
 
 
-SOFTMAX_AXES = {"parents": 2, "children": 1, "batch": 0}
+SOFTMAX_AXES: dict[str, Any] = {"parents": -1, "children": -2, "batch": 0, "grid": (1, -1)}
 SHARES: dict[str, Callable[[Array], Array]] = {  # of the agreements among the samples of a batch
     "sample": lambda agreement: agreement,
     "mean": lambda agreement: np.broadcast_to(agreement.mean(axis=0), agreement.shape),
@@ -78,22 +79,25 @@ def route(
     leaky: str = "no",
     couplings: Array | None = None,
 ) -> Trace:
-    """Procedure 1 on votes (B, I, J, E); with given couplings (B, I, J) nothing is routed."""
-    b = np.zeros(u_hat.shape[:3], u_hat.dtype)  # (B, I, J)
-    c, s = b, u_hat[:, 0]  # (B, I, J), (B, J, E)
+    """Procedure 1 on votes (B, I, J, E); with given couplings (B, I, J) nothing is routed.
+
+    Votes (B, N, I, J, E) are those at N positions, and all results have that axis too.
+    """
+    b = np.zeros(u_hat.shape[:-1], u_hat.dtype)  # (B, I, J)
+    c, s = b, u_hat[..., 0, :, :]  # (B, I, J), (B, J, E)
     for r in range(max(1, iterations + STEPS[count])):
         if r > 0:
             v = {"squash": squash(s, axis, length), "relu": np.maximum(s, 0), "none": s}[inside]
-            agreement = SHARES[logits]((u_hat * v[:, None]).sum(axis=3))  # (B, I, J)
+            agreement = SHARES[logits]((u_hat * v[..., None, :, :]).sum(axis=-1))  # (B, I, J)
             b = agreement if update == "replace" else b + agreement
         over = SOFTMAX_AXES[softmax_over]
         if couplings is not None:
             c = couplings
         elif leaky == "yes":  # one more parent, of logit 0, that takes what fits none
-            c = softmax(np.concatenate([np.zeros_like(b[:, :, :1]), b], axis=2), over)[:, :, 1:]
+            c = softmax(np.concatenate([np.zeros_like(b[..., :1]), b], axis=-1), over)[..., 1:]
         else:
             c = softmax(b, over)  # (B, I, J)
-        s = (c[..., None] * u_hat).sum(axis=1) + (0.1 if bias == "0.1" else 0)  # (B, J, E)
+        s = (c[..., None] * u_hat).sum(axis=-3) + (0.1 if bias == "0.1" else 0)  # (B, J, E)
     ends = {"squash": squash(s, axis, length), "relu": np.maximum(s, 0), "none": s}
     return Trace(ends[end], c)
 
@@ -225,3 +229,43 @@ def routing(u_hat: Array, iterations: int, **settings: Any) -> Array:
 def capsule_layer(u: Array, W: Array, iterations: int, **settings: Any) -> Array:
     """u (B, I, D), W (I, D, J, E) -> v (B, J, E): votes, then routing."""
     return routing(votes(u, W), iterations, **settings)
+
+
+def conv_votes(u: Array, W: Array, stride: int, place: str = "kept", samples: str = "apart") -> Array:
+    """u (B, H, W, I, D), W (I, K, K, D, J, E) -> û (B, P, Q, I, J, E): a convolution for every type i."""
+    (B, rows, columns, I, D), K = u.shape, W.shape[1]
+    if place == "children":  # as if they were (B, I, D, H, W)
+        u = u.reshape(B, I, D, rows, columns).transpose(0, 3, 4, 1, 2)  # (B, H, W, I, D)
+    P, Q = (rows - K) // stride + 1, (columns - K) // stride + 1
+    u_hat = np.zeros((B, P, Q, I, *W.shape[4:]), u.dtype)  # (B, P, Q, I, J, E)
+    for r, t in np.ndindex(K, K):
+        seen = u[:, r : r + stride * (P - 1) + 1 : stride, t : t + stride * (Q - 1) + 1 : stride]
+        u_hat += np.einsum("bpqid,idje->bpqije", seen, W[:, r, t])
+    if place == "votes":  # channels first, read as if they were last
+        first = u_hat.transpose(0, 3, 4, 5, 1, 2)  # (B, I, J, E, P, Q)
+        u_hat = first.reshape(B, I, -1, P, Q, W.shape[5]).transpose(0, 3, 4, 1, 2, 5)
+    if samples == "mixed":  # types first, read as if samples were
+        u_hat = (
+            u_hat.transpose(3, 0, 1, 2, 4, 5).reshape(B, I, P, Q, *W.shape[4:]).transpose(0, 2, 3, 1, 4, 5)
+        )
+    return u_hat
+
+
+def conv_capsules(
+    u: Array,
+    W: Array,
+    stride: int,
+    iterations: int,
+    place: str = "kept",
+    samples: str = "apart",
+    **settings: Any,
+) -> Array:
+    """u (B, H, W, I, D), W (I, K, K, D, J, E) -> v (B, P, Q, J, E): votes, then routing at every position."""
+    u_hat = conv_votes(u, W, stride, place, samples)  # (B, P, Q, I, J, E)
+    v = route(at_positions(u_hat), iterations, **settings).v  # (B, P·Q, J, E)
+    return v.reshape(*u_hat.shape[:3], *u_hat.shape[4:])
+
+
+def at_positions(u_hat: Array) -> Array:
+    """(B, P, Q, I, J, E) -> (B, N, I, J, E), N = P·Q."""
+    return u_hat.reshape(len(u_hat), -1, *u_hat.shape[3:])
