@@ -109,13 +109,12 @@ class Browser:
 
     def open(self, path, fragment=""):
         """Open a file from the disk, anew."""
-        self.send("Page.navigate", url="about:blank")
-        self.errors.clear()
-        self.requests.clear()
-        self.events.clear()
-        self.send("Page.navigate", url=path.resolve().as_uri() + fragment)
-        while "Page.loadEventFired" not in self.events:
-            self.receive()
+        for address in ("about:blank", path.resolve().as_uri() + fragment):
+            for noted in (self.errors, self.requests, self.events):
+                noted.clear()
+            self.send("Page.navigate", url=address)
+            while "Page.loadEventFired" not in self.events:
+                self.receive()
 
     def run(self, expression):
         """Return what an expression of JavaScript gives in the page, which may be a promise."""

@@ -35,8 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=True,
         metavar="FILE",
         type=path_of("--html"),
-        help="write one page for a browser, which runs the network by itself: draw, move capsules, step through "
-        f"the routing; then no figures and no window (default FILE: {PAGE} in the folder of the figures)",
+        help="write one page for a browser, which runs the network by itself: draw, move capsules, step "
+        f"through the routing; no figures and no window (default FILE: {PAGE} in the folder of the figures)",
     )
 
 

@@ -42,7 +42,8 @@ function ofCouplings({ b, c }, { j, wrong }, { coupling, params }) {
   const usual = coupling.kind === "softmax" && !coupling.leaky && !wrong && !("prior" in params);
   if (!usual) {
     const how = wrong ? "wrong: a softmax over the lower capsules" : couplingText(coupling, params);
-    return [`c_ij of the logits b_i    (${how})`, `b_i = ${vectorText(b)}`, `c_i = ${vectorText(c)}, ${total}`];
+    const logits = `b_i = ${vectorText(b)}`;
+    return [`c_ij of the logits b_i    (${how})`, logits, `c_i = ${vectorText(c)}, ${total}`];
   }
   const powers = b.map(Math.exp); // (J,)
   return [
@@ -76,7 +77,7 @@ function ofSquash({ s, v }) {
     "v_j = ‖s_j‖² / (1 + ‖s_j‖²) · s_j / ‖s_j‖    (eq. 1, squash)",
     `‖s_j‖ = ${numberText(n)}`,
     `‖v_j‖ = ${numberText(n)}² / (1 + ${numberText(n)}²) = ${numberText(norm(v))}`,
-    `first number of v_j = ${numberText(norm(v))} · ${numberText(s[0])} / ${numberText(n)} = ${numberText(v[0])}`,
+    `first number of v_j = ${productsText([norm(v)], [s[0]])} / ${numberText(n)} = ${numberText(v[0])}`,
     `v_j = ${vectorText(v)}`,
   ];
 }

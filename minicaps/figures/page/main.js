@@ -68,7 +68,7 @@ function addImages(page) {
     const button = make("button", { type: "button" }, canvas, caption);
     const taken = correct ? "" : `, which the network takes for ${prediction}`;
     button.setAttribute("aria-label", `Test image ${numbers[n]}, of class ${label}${taken}`);
-    button.addEventListener("click", () => update(page, { image: n, own: null, moved: {} }));
+    button.addEventListener("click", () => update(page, { number: n, own: null, moved: {} }));
     return make("li", {}, button);
   }));
 }
@@ -163,11 +163,10 @@ function listenToChoices(page) {
 function listenToMap(page) {
   const { network } = page;
   const [H, W] = network.image_shape;
-  const { types, primary: { grid: [P, Q] } } = network;
   at("map").addEventListener("click", (event) => {
     const box = at("map").getBoundingClientRect();
-    const [y, x] = [((event.clientY - box.top) / box.height) * H, ((event.clientX - box.left) / box.width) * W];
-    const capsule = capsuleAt(y, x, network);
+    const [down, right] = [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width];
+    const capsule = capsuleAt(down * H, right * W, network);
     if (capsule !== null) update(page, { capsule });
   });
   at("map").addEventListener("keydown", (event) => {

@@ -20,6 +20,10 @@ function smallest(values) {
   return least;
 }
 
+function indexOfLargest(values) {
+  return values.indexOf(largest(values));
+}
+
 function falling(values) {
   return [...values].sort((one, other) => other - one);
 }

@@ -47,5 +47,5 @@ function leading(M, E) {
     direction = next;
   }
   value = norm(direction);
-  return value > 1e-30 ? { direction: direction.map((each) => each / value), value } : { direction, value: 0 };
+  return { direction: direction.map((each) => (value > 0 ? each / value : 0)), value };
 }

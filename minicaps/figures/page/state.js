@@ -6,11 +6,12 @@ const MIN_ITERATIONS = 7; // of the slider
 const MAX_SHARED = 4096; // numbers of an image that an address holds
 const EQUATIONS = ["u_hat", "c", "s", "v", "b"];
 
-// `own` holds the pixels of a drawing or picture (H·W·C,). `chosen` is a class, null the longest; `capsule` a
-// lower capsule, null the one with the largest coupling. `moved` are numbers of the class capsule by position.
+// `number` is that of a test image in the page, `own` the pixels of a drawing or picture (H·W·C,). `chosen`
+// is a class, null the longest; `capsule` a lower capsule, null the one with the largest coupling to that
+// class; `moved` are numbers of the class capsule by position.
 function firstState({ R }) {
   return {
-    image: 0, own: null, r: R, even: false, wrong: false, chosen: null, capsule: null, map: "c",
+    number: 0, own: null, r: R, even: false, wrong: false, chosen: null, capsule: null, map: "c",
     equation: "s", moved: {},
   };
 }
@@ -18,7 +19,7 @@ function firstState({ R }) {
 function writeState(state, network) {
   const first = firstState(network);
   const found = new URLSearchParams();
-  for (const name of ["image", "r", "chosen", "capsule", "map", "equation"]) {
+  for (const name of ["number", "r", "chosen", "capsule", "map", "equation"]) {
     if (state[name] !== first[name]) found.set(name, state[name]);
   }
   for (const name of ["even", "wrong"]) if (state[name]) found.set(name, "1");
@@ -35,7 +36,7 @@ function readState(text, network, images) {
   const [H, W, C] = network.image_shape;
   const own = isShared(network) ? readBytes(found.get("own")) : null; // (H·W·C,)
   if (own && own.length === H * W * C) state.own = own;
-  state.image = wholeNumber(found.get("image"), 0, images - 1) ?? state.image;
+  state.number = wholeNumber(found.get("number"), 0, images - 1) ?? state.number;
   state.r = wholeNumber(found.get("r"), 1, iterationsOf(network)) ?? state.r;
   state.chosen = wholeNumber(found.get("chosen"), 0, network.J - 1);
   state.capsule = wholeNumber(found.get("capsule"), 0, network.I - 1);
