@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -218,7 +219,9 @@ def test_every_source_is_in_the_page_and_in_the_wheel():
     files = {path.name for path in SOURCES.iterdir()}
     assert files == {"page.html", "page.css", *(f"{name}.js" for name in SCRIPTS)}
     if (ROOT / "pyproject.toml").exists():  # else the wheel is what is tested
-        assert '"figures/page/*"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        patterns = json.loads(re.search(r"^minicaps = (\[.*\])", settings, re.MULTILINE)[1])
+        assert all(any(fnmatch(f"figures/page/{name}", each) for each in patterns) for name in files)
     text = fill_template({})
     for name in files:
         source = (SOURCES / name).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.arrays import Array, to_numpy
+from minicaps.arrays import Array, to_backend, to_numpy
 from minicaps.capsules import (
     DynamicRouting,
     Entmax,
@@ -144,10 +144,10 @@ def look_at_test_images(network: CapsNet, dataset: Dataset, number: int) -> dict
 
 def _class_capsules(network: CapsNet, images: Array) -> Array:
     """Return v (N, J, E) of 8-bit images (N, H, W, C)."""
-    dtype, found = network.first_param.dtype, []
+    snapshot, found = network.for_inference(), []
     for start in range(0, len(images), 100):
-        x = to_float(images[start : start + 100]).astype(dtype)  # (B, H, W, C)
-        found.append(to_numpy(network.class_capsules(network(x))))  # (B, J, E)
+        x = to_float(images[start : start + 100]).astype(network.first_param.dtype)  # (B, H, W, C)
+        found.append(to_numpy(network.class_capsules(snapshot(to_backend(x, network.xp)))))  # (B, J, E)
     return np.concatenate(found)  # (N, J, E)
 
 

@@ -60,7 +60,7 @@ function start() {
 function addImages(page) {
   const { images, labels, predictions, numbers, names, network } = page;
   at("images").replaceChildren(...images.map((image, n) => {
-    const canvas = make("canvas", { ariaHidden: "true" });
+    const canvas = make("canvas");
     paintImage(canvas, image, network.image_shape);
     const [label, prediction] = [names[labels[n]], names[predictions[n]]];
     const correct = labels[n] === predictions[n];

@@ -94,6 +94,10 @@ function listenToKeys(pen, tell) {
     showPaper(pen);
     if (pen.down) tell();
   });
+  canvas.addEventListener("focus", () => {
+    pen.seen = canvas.matches(":focus-visible"); // with a mouse, the cursor is the mouse's
+    showPaper(pen);
+  });
   canvas.addEventListener("blur", () => {
     [pen.seen, pen.down] = [false, false];
     showPaper(pen);
