@@ -540,7 +540,7 @@ def test_an_iteration_changes_lengths_couplings_and_what_is_said(small):
     choose(small, "iteration", 3)
     np.testing.assert_array_equal(lengths_shown(small), before)
     told = text_of(small, "#change")
-    assert told.startswith("From iteration 1 to 3: the capsule of 7 went from 0.49 to 0.96")
+    assert told.startswith("From iteration 1 to 3 the capsule of 7 went from 0.49 to 0.96, the capsule of ")
     assert small.run("document.getElementById('iteration').max") == "7"
 
 

@@ -38,14 +38,20 @@ function changeText({ r, course, lengths }, names, J) {
       + "Move the slider to see what routing changes.";
   }
   const [first, now] = [lengths[0], lengths[r - 1]]; // (J,), (J,)
-  const change = now.map((length, j) => length - first[j]); // (J,)
-  const told = [...new Set([change.indexOf(largest(change)), change.indexOf(smallest(change))])].map((j) => (
+  const told = mostChanged(first, now).map((j) => (
     `the capsule of ${names[j]} went from ${first[j].toFixed(2)} to ${now[j].toFixed(2)}`
   ));
   const [before, longest] = [first, now].map(indexOfLargest);
   const other = before === longest ? "the same is the longest" : `the longest was that of ${names[before]}`;
-  return `From iteration 1 to ${r}: ${told.join(", ")}; ${other}. `
+  return `From iteration 1 to ${r} ${told.join(", ") || "no length has changed by 0.01"}; ${other}. `
     + `The largest coupling of a lower capsule was ${even} on average and is ${strength}.`;
+}
+
+// The two classes whose lengths have changed most, and by 0.01 at least.
+function mostChanged(first, now) {
+  const change = now.map((length, j) => Math.abs(length - first[j])); // (J,)
+  const order = [...change.keys()].sort((one, other) => change[other] - change[one]);
+  return order.slice(0, 2).filter((j) => change[j] >= 0.01);
 }
 
 function meanOfLargest(c, J) {
