@@ -128,6 +128,14 @@ class Browser:
         """Wait until what was asked for is on the screen."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def wait(self, expression):
+        """Wait until an expression of JavaScript is true in the page, and is on the screen."""
+        self.run(
+            f"new Promise((done) => {{ const look = () => (({expression}) ? done() : setTimeout(look, 20)); "
+            "look(); })"
+        )
+        self.settle()
+
     def size(self, width, height=900, dark=False):
         """Set the size of the window, and whether its user likes dark pages."""
         self.send(

@@ -429,6 +429,9 @@ def test_couplings_of_ones_own_are_unwrapped(browser, tmp_path, coupling):
     expected = numbers_of_numpy(network, dataset.test_images)
     assert np.ptp(expected["c"][:, 0]) > 0.1  # the prior tells
     assert_same_numbers(numbers_of_page(browser, dataset.test_images), expected, 2e-5)
+    wrong = numbers_of_page(browser, dataset.test_images, "makeWrongCoupling(n.J, n.params.prior)")
+    prior = np.exp(network.params[next(name for name in network.params if name.endswith("prior"))])  # (I, J)
+    np.testing.assert_allclose(wrong["c"][0, 0], (prior / prior.sum(axis=0)).ravel(), rtol=1e-5)
 
 
 @in_a_browser
@@ -592,6 +595,19 @@ def test_a_slider_changes_the_drawing_and_reset_brings_it_back(small):
 
 
 @in_a_browser
+@pytest.mark.parametrize("control", ["even", "wrong", "iteration", "chosen"])
+def test_sliders_begin_anew_with_another_capsule(small, control):
+    small.run("document.querySelectorAll('#sliders input')[5].focus()")
+    small.press("Home")
+    assert not np.array_equal(pixels_of(small, "moved"), pixels_of(small, "reconstruction"))
+    if control in ("even", "wrong"):
+        small.click(f"#{control}")
+    else:
+        choose(small, control, "1")
+    np.testing.assert_array_equal(pixels_of(small, "moved"), pixels_of(small, "reconstruction"))
+
+
+@in_a_browser
 def test_another_class_is_reconstructed_with_its_own_ranges(small):
     choose(small, "chosen", "3")
     assert "The capsule of 3 reconstructs" in text_of(small, "#decoder-text")
@@ -715,9 +731,10 @@ def test_a_second_finger_draws_nothing(small):
 @in_a_browser
 def test_a_drawing_with_the_keyboard(small):
     small.run("document.getElementById('pen').focus()")
+    scrolled = small.run("scrollY")
     small.press(*["ArrowUp"] * 8, " ", *["ArrowDown"] * 16, " ", *["ArrowRight"] * 5)
     assert text_of(small, "#answer").startswith("The longest capsule is that of 1")
-    assert small.run("scrollY") == small.run("scrollY")
+    assert small.run("scrollY") == scrolled
     small.run("document.activeElement.blur()")
     assert (pixels_of(small, "pen")[..., 0] == pixels_of(small, "pen")[..., 2]).all()  # no cursor is left
 
@@ -747,16 +764,27 @@ def test_a_picture_from_a_file_is_read(small, tmp_path, paper):
     picture[90 : 90 + 252, 70 : 70 + 252] += (-1 if paper > 127 else 1) * (large * 200) // 255
     Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "a.png")
     small.choose_file("#file", tmp_path / "a.png")
-    small.run("new Promise((done) => setTimeout(done, 300))")
-    small.settle()
+    small.wait("page.state.own")
     assert text_of(small, "#answer").startswith("The longest capsule is that of 0")
     seen = pixels_of(small, "seen")[..., :1]
     expected = like_mnist(picture.astype(np.uint8)[..., None], (28, 28, 1))
     assert has_form(seen) and np.abs(seen.astype(float) - expected).mean() < 12
     (tmp_path / "b.png").write_text("no picture")
     small.choose_file("#file", tmp_path / "b.png")
-    small.run("new Promise((done) => setTimeout(done, 300))")
+    small.wait("at('file-error').textContent")
     assert "no picture" in text_of(small, "#file-error")
+
+
+@in_a_browser
+@pytest.mark.parametrize("light", [False, True])
+def test_transparent_pixels_are_paper(small, tmp_path, light):
+    ink = np.pad(np.kron(mnist().test_images[3, ..., 0], np.ones((9, 9), np.uint8)), 40)
+    picture = np.full((*ink.shape, 4), 255 if light else 0, np.uint8)
+    picture[..., 3] = ink
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    small.choose_file("#file", tmp_path / "a.png")
+    small.wait("page.state.own")
+    assert text_of(small, "#answer").startswith("The longest capsule is that of 0")
 
 
 @in_a_browser
@@ -769,8 +797,7 @@ def test_a_picture_in_colour_is_seen_in_colour(browser, tmp_path):
     colour[:, :20] = (250, 100, 10)
     Image.fromarray(colour).save(tmp_path / "a.png")
     browser.choose_file("#file", tmp_path / "a.png")
-    browser.run("new Promise((done) => setTimeout(done, 300))")
-    browser.settle()
+    browser.wait("page.state.own")
     seen = pixels_of(browser, "seen")
     assert seen.shape == (14, 20, 4) and np.abs(seen[5, 4, :3].astype(int) - (250, 100, 10)).max() < 4
     assert browser.errors == []
@@ -804,8 +831,7 @@ def test_the_address_holds_what_is_shown(small, small_page):
 @in_a_browser
 def test_an_address_that_is_changed_by_hand_is_followed(small):
     small.run("location.hash = '#number=2&r=1'")
-    small.run("new Promise((done) => setTimeout(done, 100))")
-    assert small.run("[page.state.number, page.state.r]") == [2, 1]
+    small.wait("page.state.number === 2 && page.state.r === 1")
     assert small.run("document.querySelectorAll('#images [aria-pressed=true]').length") == 1
 
 

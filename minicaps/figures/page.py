@@ -20,7 +20,7 @@ from minicaps.networks import CapsNet, Network, files
 SOURCES = Path(__file__).parent / "page"
 SCRIPTS = (  # main.js, which starts the page, at the end
     "numbers", "weights", "couplings", "capsnet", "principal", "picture", "state", "elements", "paint", "pen",
-    "look", "arithmetic", "view", "routing", "main",
+    "file", "look", "arithmetic", "view", "routing", "main",
 )  # fmt: skip
 
 

@@ -108,6 +108,7 @@ function listenToImage(page) {
   at("clear").addEventListener("click", () => {
     clear();
     drawn = null;
+    at("file").value = ""; // or the same file could not be chosen again
     update(page, { own: null, moved: {} });
   });
   at("file").addEventListener("change", async () => {
@@ -121,39 +122,13 @@ function listenToImage(page) {
   });
 }
 
-// The ink of a picture, its size, and what it looks like scaled to fit (H, W, C); null if it is none.
-async function readPicture(file, [H, W, C]) {
-  try {
-    const bitmap = await createImageBitmap(file);
-    const scale = Math.min(1, PEN_SIDE / Math.max(bitmap.width, bitmap.height));
-    const size = [bitmap.height, bitmap.width].map((side) => Math.max(1, Math.round(scale * side))); // h, w
-    const ink = inkOf(greyOf(pixelsOf(bitmap, size)), size); // (h, w)
-    return { ink, size, fit: () => channelsOf(pixelsOf(bitmap, [H, W]), C) };
-  } catch {
-    return null;
-  }
-}
-
-// A picture scaled to fit (h, w) and centred, on black: (h, w, 4).
-function pixelsOf(bitmap, [h, w]) {
-  const canvas = make("canvas", { width: w, height: h });
-  const context = canvas.getContext("2d");
-  context.fillStyle = "black";
-  context.fillRect(0, 0, w, h);
-  const scale = Math.min(h / bitmap.height, w / bitmap.width);
-  const [wide, high] = [scale * bitmap.width, scale * bitmap.height];
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, (w - wide) / 2, (h - high) / 2, wide, high);
-  return context.getImageData(0, 0, w, h).data;
-}
-
 function listenToChoices(page) {
   const on = (id, event, change) => at(id).addEventListener(event, () => update(page, change(at(id))));
   on("chosen", "change", ({ value }) => ({ chosen: value === "longest" ? null : Number(value), moved: {} }));
   on("reset", "click", () => ({ moved: {} }));
-  on("iteration", "input", ({ value }) => ({ r: Number(value) }));
-  on("even", "change", ({ checked }) => ({ even: checked }));
-  on("wrong", "change", ({ checked }) => ({ wrong: checked }));
+  on("iteration", "input", ({ value }) => ({ r: Number(value), moved: {} }));
+  on("even", "change", ({ checked }) => ({ even: checked, moved: {} }));
+  on("wrong", "change", ({ checked }) => ({ wrong: checked, moved: {} }));
   on("map-of", "change", ({ value }) => ({ map: value }));
   on("equation", "change", ({ value }) => ({ equation: value }));
   on("strongest", "click", () => ({ capsule: null }));

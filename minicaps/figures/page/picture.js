@@ -1,9 +1,8 @@
-// Drawings and pictures become images as the network learnt them. Ink is (h, w), 0 to 1, light on black.
+// A drawing becomes an image as the network learnt them. Ink is (h, w), 0 to 1, light on black.
 
 "use strict";
 
 const BOX = 20 / 28; // of the side of an image, which MNIST's digits fill
-const FAINT = 0.3; // of the darkest ink: what is fainter is paper
 
 // Cropped to the ink, its longer side 20 of 28 pixels, its centre of mass in the middle: (H, W).
 function likeMnist(ink, [h, w], [H, W]) {
@@ -89,20 +88,4 @@ function greyOf(pixels) {
   return Float32Array.from({ length: pixels.length / 4 }, (_, k) => (
     (0.299 * pixels[4 * k] + 0.587 * pixels[4 * k + 1] + 0.114 * pixels[4 * k + 2]) / 255
   ));
-}
-
-// What stands out from the paper, which is taken to be as even as the border says: grey (h, w) -> ink (h, w).
-function inkOf(grey, [h, w]) {
-  const border = grey.filter((_, k) => k < w || k >= (h - 1) * w || k % w === 0 || k % w === w - 1).sort();
-  const paper = border[Math.floor(border.length / 2)];
-  const ink = grey.map((value) => Math.max(0, paper > 0.5 ? paper - value : value - paper)); // (h, w)
-  const most = largest(ink);
-  return ink.map((value) => (value > FAINT * most ? value / most : 0));
-}
-
-// A canvas's pixels (H, W, 4) in the network's channels: (H, W, C).
-function channelsOf(pixels, C) {
-  if (C !== 3) return inChannels(greyOf(pixels), C);
-  const size = (pixels.length / 4) * 3;
-  return Float32Array.from({ length: size }, (_, k) => pixels[4 * Math.floor(k / 3) + (k % 3)] / 255);
 }
