@@ -731,12 +731,27 @@ def test_a_second_finger_draws_nothing(small):
 @in_a_browser
 def test_a_drawing_with_the_keyboard(small):
     small.run("document.getElementById('pen').focus()")
-    scrolled = small.run("scrollY")
     small.press(*["ArrowUp"] * 8, " ", *["ArrowDown"] * 16, " ", *["ArrowRight"] * 5)
     assert text_of(small, "#answer").startswith("The longest capsule is that of 1")
-    assert small.run("scrollY") == scrolled
     small.run("document.activeElement.blur()")
     assert (pixels_of(small, "pen")[..., 0] == pixels_of(small, "pen")[..., 2]).all()  # no cursor is left
+
+
+@in_a_browser
+@pytest.mark.parametrize("name", ["pen", "map"])
+def test_keys_that_a_canvas_takes_do_not_scroll_the_page_and_others_are_left_alone(small, name):
+    def goes_on(key):
+        event = f"new KeyboardEvent('keydown', {{key: '{key}', cancelable: true}})"
+        return small.run(f"document.getElementById('{name}').dispatchEvent({event})")
+
+    assert not any(map(goes_on, ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]))
+    assert goes_on("Tab") and goes_on("a")
+
+
+@in_a_browser
+def test_numbers_are_short_however_large(small):
+    texts = small.run("[0, 1, -0.25, 99999, 1e5, -1e30, 1e-7, 0.0005].map(numberText)")
+    assert texts == ["0.000", "1.000", "−0.250", "99999.000", "1.0e+5", "−1.0e+30", "1.0e−7", "0.001"]
 
 
 @in_a_browser

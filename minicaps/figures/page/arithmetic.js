@@ -45,11 +45,11 @@ function ofCouplings({ b, c }, { j, wrong }, { coupling, params }) {
     const logits = `b_i = ${vectorText(b)}`;
     return [`c_ij of the logits b_i    (${how})`, logits, `c_i = ${vectorText(c)}, ${total}`];
   }
-  const powers = b.map(Math.exp); // (J,)
+  const powers = Array.from(b, Math.exp); // (J,)
   return [
     "c_ij = exp b_ij / Σ_k exp b_ik    (eq. 3, a softmax over the classes)",
     `b_i = ${vectorText(b)}`,
-    `c_ij = ${numberText(powers[j])} / (${Array.from(powers, numberText).join(" + ")}) = ${numberText(c[j])}`,
+    `c_ij = ${numberText(powers[j])} / (${powers.map(numberText).join(" + ")}) = ${numberText(c[j])}`,
     `c_i = ${vectorText(c)}, ${total}`,
   ];
 }

@@ -33,7 +33,8 @@ function clamp(value, least, most) {
 }
 
 function numberText(x) {
-  const text = x !== 0 && Math.abs(x) < 0.0005 ? x.toExponential(1) : x.toFixed(3);
+  const size = Math.abs(x);
+  const text = size >= 1e5 || (size > 0 && size < 0.0005) ? x.toExponential(1) : x.toFixed(3);
   return text.replaceAll("-", "−");
 }
 
