@@ -660,6 +660,11 @@ def test_the_arithmetic_adds_up(small, equation):
     assert any(line.endswith(f"= {written(number)}") for line in text.splitlines()), text
     if vector is not None:
         assert f"[{', '.join(map(written, vector))}]" in text
+    sums = [line.split(" = ")[-2:] for line in text.splitlines() if line.count(" = ") > 1 and "…" not in line]
+    assert sums or equation == "s"  # of 128 terms, which are not written out
+    for expression, result in sums:
+        computed = eval(expression.translate({0x2212: "-", 0xB7: "*", 0xB2: "**2"}))
+        assert computed == pytest.approx(float(result.replace("−", "-")), abs=0.01), text
 
 
 def written(x):
@@ -840,6 +845,7 @@ def test_the_address_holds_what_is_shown(small, small_page):
     small.open(small_page, fragment)
     assert [text_of(small, name) for name in ("#answer", "#numbers", "#decoder-text", "#map-text")] == shown
     assert small.run("document.getElementById('iteration').value") == "2"
+    assert small.run("[at('even').checked, at('wrong').checked]") == [False, True]
     assert address(small) == fragment
 
 
