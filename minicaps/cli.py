@@ -29,7 +29,7 @@ COMMANDS = {  # its name, which is that of its file in minicaps/commands too: wh
     "train": "train a network and test it once",
     "evaluate": "test a trained network again",
     "predict": "say what images show",
-    "explore": "draw what a trained capsule network does, and open a window to play with its capsules",
+    "explore": "draw what a trained capsule network does; open a window, or write a page, to play with it",
     "export": "write a trained network for other tools: ONNX, safetensors",
     "experiment": "run an experiment, and set its result beside what was published",
     "gradcheck": "compare every backward pass with central differences",

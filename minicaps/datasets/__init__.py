@@ -5,7 +5,7 @@ from minicaps.datasets.augment import Warps
 from minicaps.datasets.dataset import Dataset, to_float
 from minicaps.datasets.folders import read_image_folder
 from minicaps.datasets.forms import ImageForm, check_classes, check_numbers
-from minicaps.datasets.handwriting import like_mnist
+from minicaps.datasets.handwriting import has_form, like_mnist
 from minicaps.datasets.idx import read_idx
 from minicaps.datasets.idx_sets import read_idx_folder
 from minicaps.datasets.listing import expand, find_files
@@ -37,6 +37,7 @@ __all__ = [
     "find_files",
     "first",
     "fit_picture",
+    "has_form",
     "like_mnist",
     "load",
     "read_csv",

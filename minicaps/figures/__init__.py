@@ -1,4 +1,4 @@
-"""To look at: the figures of runs and of capsules, in one style, and the window with the sliders."""
+"""To look at: the figures of runs and of capsules, in one style, the window, and the page for a browser."""
 
 from minicaps.figures.capsules import (
     couplings_over_image,
@@ -15,6 +15,7 @@ from minicaps.figures.explore import (
     write_figures,
 )
 from minicaps.figures.matrices import activations, poses
+from minicaps.figures.page import write_page
 from minicaps.figures.runs import confusion_matrix, draw_run, learning_curves, mistakes, reconstructions
 from minicaps.figures.style import (
     COLOURS,
@@ -69,4 +70,5 @@ __all__ = [
     "show",
     "squash_curve",
     "write_figures",
+    "write_page",
 ]
