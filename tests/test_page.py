@@ -182,7 +182,7 @@ REFUSED = {
         "inverted-attention routing .*expected dynamic",
     ),
     "em": (lambda: network_of(routing="em"), "em routing .*expected dynamic"),
-    "line": (lambda: network_of(presence="line"), "told by a Line, expected the lengths"),
+    "line": (lambda: network_of(presence="line"), "a Line tells the classes, expected the lengths"),
     "coupling": (
         lambda: network_of(own=Frozen(np.ones((48, 4), np.float32))),
         "coupling is Frozen, expected",

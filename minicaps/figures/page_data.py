@@ -55,7 +55,7 @@ def describe_network(network: Network) -> dict[str, Any]:
     coupling, config = _describe_coupling(network.capsules.routing, network), network.config
     if network.presence is not None:
         raise ValueError(
-            f"explore --html: the classes are told by a {type(network.presence).__name__}, expected the lengths "
+            f"explore --html: a {type(network.presence).__name__} tells the classes, expected the lengths "
             "of their capsules, which the page shows"
         )
     return {
