@@ -12,21 +12,23 @@ import numpy as np
 
 from minicaps.capsules import (
     Coupling,
-    Entmax,
     Hard,
-    InvertedAttentionRouting,
     Leaky,
     Line,
-    Prior,
     Routing,
-    SelfAttentionRouting,
     Softmax,
-    Sparsemax,
     Stopped,
-    TopK,
 )
 from minicaps.checks import check_choice, check_flag, check_number, check_positive
-from minicaps.fast import DynamicRouting
+from minicaps.fast import (
+    DynamicRouting,
+    Entmax,
+    InvertedAttentionRouting,
+    Prior,
+    SelfAttentionRouting,
+    Sparsemax,
+    TopK,
+)
 from minicaps.layers import Pair, Seed, as_pair
 from minicaps.networks.network import NetworkConfig, window_grid
 
