@@ -58,6 +58,8 @@ def couplings_per_iteration(
     c: Sequence[Array],
     lower_names: Sequence[str] | None = None,
     upper_names: Sequence[str] | None = None,
+    *,
+    layer: str = "",
 ) -> Figure:
     """Draw the couplings of one image as a heat map for every routing iteration.
 
@@ -71,6 +73,8 @@ def couplings_per_iteration(
         As in ``[c[0] for c in cache.c]``, for the first image of a batch.
     lower_names, upper_names : sequences of I and J str, optional
         Numbers from 0, if they are not given.
+    layer : str, optional
+        The name of the capsule layer, for the headline, where there are several.
 
     Raises
     ------
@@ -88,7 +92,8 @@ def couplings_per_iteration(
     drawn = {r: c[r][:, shown] for r in panels_of}  # (I, j) each
     with matplotlib.rc_context(STYLE):
         figure = _heat_maps(drawn, lower_names, upper_names)
-        headline(figure, f"The strongest coupling of a lower capsule,\n{text}{note}")
+        of_layer = f" in the layer {as_text(layer)}" if layer else ""
+        headline(figure, f"The strongest coupling of a lower capsule{of_layer},\n{text}{note}")
         return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ from minicaps.datasets import Dataset, to_float
 from minicaps.figures.capsules import couplings_over_image, couplings_per_iteration, dimension_grid
 from minicaps.figures.runs import learning_curves, of_test_images
 from minicaps.figures.style import save_or_warn
-from minicaps.networks import CapsNet, Network
+from minicaps.networks import CapsNet, CapsNetCache, Network
 
 Figures: TypeAlias = dict[str, Callable[[], Figure]]  # what draws each, by name
 
@@ -138,14 +139,37 @@ def _of_the_run(metrics: Path | None) -> Figures:
     return {} if figure is None else {"learning_curves": lambda: figure}
 
 
+def _of_couplings(network: CapsNet, image: Array, cache: CapsNetCache, class_names: Sequence[str]) -> Figures:
+    """Return the figures of the couplings of an image (H, W, C).
+
+    With hidden layers there is one of each capsule layer, which says whose it is; only the lower capsules of
+    the first stand somewhere on the image.
+    """
+    layers = {
+        name: [each[0] for each in kept.c] for name, kept in cache.capsule_layers().items()
+    }  # (I, J) each
+    if not network.hidden:
+        c = layers["capsules"]
+        return {
+            "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
+            "couplings_over_image": lambda: couplings_over_image(image, c[-1], network.grid, class_names),
+        }
+    figures: Figures = {
+        "couplings" if name == "capsules" else f"couplings_{name.replace('.', '_')}": partial(
+            couplings_per_iteration, c, None, class_names if name == "capsules" else None, layer=name
+        )
+        for name, c in layers.items()
+    }
+    c = layers["hidden.0"]
+    names = [f"capsule {j} of hidden.0" for j in range(c[-1].shape[1])]
+    figures["couplings_over_image"] = lambda: couplings_over_image(image, c[-1], network.grid, names)
+    return figures
+
+
 def _of_one_image(network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int) -> Figures:
     image = to_float(dataset.test_images[number : number + 1])  # (1, H, W, C)
     outputs, cache = network.forward(image)
-    c = [each[0] for each in cache.capsules.c]  # of every iteration, (I, J)
-    figures: Figures = {
-        "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
-        "couplings_over_image": lambda: couplings_over_image(image[0], c[-1], network.grid, class_names),
-    }
+    figures = _of_couplings(network, image[0], cache, class_names)
     if getattr(network, "decoder", None):
         chosen = int(network.scores(outputs)[0].argmax())
         capsule = cache.v[0, chosen]  # (E,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ class CapsNetCache(NamedTuple):
     conv: Any
     relu: Any
     primary: Any
+    hidden: list[Any]  # of every hidden capsule layer
     capsules: Any
     presence: Any
     mask: Any
@@ -37,25 +39,30 @@ class CapsNetCache(NamedTuple):
     v: Array  # (B, J, E)
     by_label: bool
 
+    def capsule_layers(self) -> dict[str, Any]:
+        """Return the caches of the capsule layers by name, in order."""
+        return {**{f"hidden.{k}": cache for k, cache in enumerate(self.hidden)}, "capsules": self.capsules}
+
 
 class CapsNet(Network):
     r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
 
     images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
-    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
+    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again. Between the primary
+    and the class capsules there may be hidden capsule layers, each one's v the u of the next.
 
     Where the routing is inverted attention, lengths say nothing: a ``Line`` reads logits z off v, and the
     network gives z in the place of v.
 
     Gradient: v receives the sum of both its uses, dv (or line'ᵀ dz) + mask'ᵀ decoder'ᵀ dreconstruction;
-    then that of the capsule layer, of the primary capsules, of ReLU and of the convolution.
+    then that of the capsule layers, of the primary capsules, of ReLU and of the convolution.
 
     Parameters
     ----------
     config : CapsNetConfig, optional
         By default the network of the paper.
     coupling : Coupling, optional
-        One of your own, in place of the one that the configuration names.
+        One of your own, in place of the one that the configuration names; every capsule layer gets a copy.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
 
@@ -97,10 +104,17 @@ class CapsNet(Network):
             config.conv_channels, config.primary_types, config.primary_dimension, config.primary_kernel,
             stride=config.primary_stride, **options,
         )  # fmt: skip
-        self.capsules = CapsuleLayer(
-            config.primary_capsules, config.primary_dimension, config.classes, config.class_dimension,
-            routing=config.build_routing(coupling, dtype), std=config.std, **options,
-        )  # fmt: skip
+        *hidden, last = (
+            CapsuleLayer(
+                *sizes,
+                routing=config.build_routing(sizes, copy.deepcopy(coupling), dtype),
+                std=config.std_of(sizes),
+                **options,
+            )
+            for sizes in config.capsule_layers
+        )
+        self.hidden: list[CapsuleLayer] = hidden
+        self.capsules: CapsuleLayer = last
         self.mask = Mask()
         self.decoder = None
         if config.decoder:
@@ -120,9 +134,13 @@ class CapsNet(Network):
         x, conv = self.conv.forward(images)  # (B, H', W', conv_channels)
         x, relu = self.relu.forward(x)  # (B, H', W', conv_channels)
         u, primary = self.primary.forward(x)  # (B, I, D)
+        hidden = []
+        for layer in self.hidden:
+            u, cache = layer.forward(u)  # (B, J, E), the (B, I, D) of the next
+            hidden.append(cache)
         v, capsules = self.capsules.forward(u)  # (B, J, E)
         y, presence = (v, None) if self.presence is None else self.presence.forward(v)  # v, or z (B, J)
-        caches, by_label = (conv, relu, primary, capsules, presence), labels is not None
+        caches, by_label = (conv, relu, primary, hidden, capsules, presence), labels is not None
         if self.decoder is None:
             return y, CapsNetCache(*caches, None, None, v, by_label)
         shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
@@ -163,13 +181,18 @@ class CapsNet(Network):
         if dreconstruction is not None:
             dv = dv + self.decode_backward(dreconstruction, cache)  # (B, J, E)
         du = self.capsules.backward(dv, cache.capsules)  # (B, I, D)
+        for layer, kept in zip(reversed(self.hidden), reversed(cache.hidden), strict=True):
+            du = layer.backward(du, kept)  # (B, I, D)
         dx = self.primary.backward(du, cache.primary)  # (B, H', W', conv_channels)
         return self.relu.backward(dx, cache.relu)  # (B, H', W', conv_channels)
 
     def __call__(self, images: Array, labels: Array | None = None) -> Any:
         """Return the outputs alone, without keeping the caches of the parts."""
         check_images("CapsNet", images, self)
-        v = self.capsules(self.primary(self.relu(self.conv(images))))  # (B, J, E)
+        u = self.primary(self.relu(self.conv(images)))  # (B, I, D)
+        for layer in self.hidden:
+            u = layer(u)  # (B, J, E), the (B, I, D) of the next
+        v = self.capsules(u)  # (B, J, E)
         y = v if self.presence is None else self.presence(v)  # (B, J, E), or z (B, J)
         if self.decoder is None:
             return y
@@ -215,8 +238,12 @@ class CapsNet(Network):
             return softmax(self._first(outputs))  # (B, J)
         return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
 
+    def capsule_layers(self) -> dict[str, CapsuleLayer]:
+        """Return the capsule layers by name, in order; the last is that of the class capsules."""
+        return {**{f"hidden.{k}": layer for k, layer in enumerate(self.hidden)}, "capsules": self.capsules}
+
     def stages(self) -> list[tuple[str, Layer]]:
-        parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
+        parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, **self.capsule_layers()}
         branches = {"decoder": self.decoder, "presence": self.presence}
         return [*parts.items(), *((name, layer) for name, layer in branches.items() if layer is not None)]
 

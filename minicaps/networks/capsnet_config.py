@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,17 @@ COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "sparsemax": Sparsemax,
     "entmax": Entmax,
 }
+MAX_LAYERS = 100
 ROUTINGS = ("dynamic", "self-attention", "inverted-attention")
+
+
+class LayerSizes(NamedTuple):
+    """The sizes of a capsule layer: I, D, J and E."""
+
+    lower: int
+    lower_dimension: int
+    upper: int
+    upper_dimension: int
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,9 @@ class CapsNetConfig(NetworkConfig):
         The primary capsules; their dimension is D.
     class_dimension : int
         E.
+    layers : tuple of (int, int)
+        Capsules and dimension of every hidden capsule layer, which stand between the primary and the class
+        capsules, at most 100. Each is routed to as the class capsules are, with parameters of its own.
     routing : {"dynamic", "self-attention", "inverted-attention"}
         With inverted attention the poses do not tell the classes by their lengths: a learned line reads
         them, and the loss is cross-entropy.
@@ -94,6 +107,7 @@ class CapsNetConfig(NetworkConfig):
     primary_kernel: int | Pair = 9
     primary_stride: int | Pair = 2
     class_dimension: int = 16
+    layers: tuple[Pair, ...] = ()
     routing: str = "dynamic"
     iterations: int = 3
     coupling: str = "softmax"
@@ -114,6 +128,7 @@ class CapsNetConfig(NetworkConfig):
             raise ValueError(
                 f"CapsNetConfig: iterations is {self.iterations:,}, expected at most {MAX_ITERATIONS:,}"
             )
+        self._check_layers()
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
         check_flag("CapsNetConfig", prior=self.prior, decoder=self.decoder)
         check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
@@ -148,6 +163,26 @@ class CapsNetConfig(NetworkConfig):
         """I."""
         return math.prod(self.grid) * self.primary_types
 
+    @property
+    def capsule_layers(self) -> list[LayerSizes]:
+        """The sizes of every capsule layer; the last is that of the class capsules."""
+        primary, last = (self.primary_capsules, self.primary_dimension), (self.classes, self.class_dimension)
+        return [LayerSizes(*lower, *upper) for lower, upper in pairwise((primary, *self.layers, last))]
+
+    def _check_layers(self) -> None:
+        """Raise ValueError unless the hidden layers are pairs of capsules and dimension."""
+        where, layers = "CapsNetConfig", self.layers
+        if not isinstance(layers, tuple) or not all(isinstance(x, tuple) and len(x) == 2 for x in layers):
+            raise ValueError(
+                f"{where}: layers is {layers!r}, expected (capsules, dimension) of every hidden layer, such "
+                "as ((32, 8), (16, 8))"
+            )
+        if len(layers) > MAX_LAYERS:
+            raise ValueError(f"{where}: {len(layers):,} hidden layers, expected at most {MAX_LAYERS}")
+        for k, (capsules, dimension) in enumerate(layers):
+            check_positive(where, **{f"layers {k} (capsules)": capsules})
+            check_positive(where, **{f"layers {k} (dimension)": dimension})
+
     def _check_combination(self) -> None:
         """Raise ValueError for options that cannot act together."""
         where, only_dynamic = "CapsNetConfig", f"has no effect on {self.routing} routing; leave it out"
@@ -160,27 +195,46 @@ class CapsNetConfig(NetworkConfig):
                 f"{where}: prior is learned through the couplings, and stopped_gradient stops that"
             )
         chosen = COUPLINGS[self.coupling]()
-        if isinstance(chosen, TopK) and chosen.k > self.classes:
-            raise ValueError(f"{where}: coupling is {self.coupling!r}, but there are {self.classes} classes")
+        if isinstance(chosen, TopK):
+            few = [f"there are {self.classes} classes"] if chosen.k > self.classes else []
+            few += [f"a hidden layer has {count} capsules" for count, _ in self.layers if chosen.k > count]
+            if few:
+                raise ValueError(f"{where}: coupling is {self.coupling!r}, but {few[0]}")
 
-    def build_coupling(self, dtype: Any = np.float32) -> Coupling:
+    def std_of(self, sizes: LayerSizes) -> float | None:
+        import os
+
+        return eval(os.environ.get("STD", "self.std"))
+
+    def build_coupling(self, sizes: LayerSizes, dtype: Any = np.float32) -> Coupling:
+        """Return the coupling that is named here, for a capsule layer of these sizes."""
         coupling = COUPLINGS[self.coupling]()
         if self.prior:
-            coupling = Prior(self.primary_capsules, self.classes, coupling, dtype=dtype)
+            coupling = Prior(sizes.lower, sizes.upper, coupling, dtype=dtype)
         return Stopped(coupling) if self.stopped_gradient else coupling
 
-    def build_routing(self, coupling: Coupling | None = None, dtype: Any = np.float32) -> Routing:
-        """Return the routing, with a coupling of one's own or the one that is named here."""
-        coupling, shape = coupling or self.build_coupling(dtype), (self.classes, self.class_dimension)
+    def build_routing(
+        self, sizes: LayerSizes, coupling: Coupling | None = None, dtype: Any = np.float32
+    ) -> Routing:
+        """Return the routing of a capsule layer, with a coupling of one's own or the one named here."""
+        coupling = coupling or self.build_coupling(sizes, dtype)
         if self.routing == "self-attention":
-            sizes = (self.primary_capsules, self.classes)
-            return SelfAttentionRouting(coupling=coupling, bias_shape=sizes, dtype=dtype)
+            pairs = (sizes.lower, sizes.upper)
+            return SelfAttentionRouting(coupling=coupling, bias_shape=pairs, dtype=dtype)
         if self.routing == "inverted-attention":
             return InvertedAttentionRouting(
-                self.class_dimension, iterations=self.iterations, coupling=coupling, dtype=dtype
+                sizes.upper_dimension, iterations=self.iterations, coupling=coupling, dtype=dtype
             )
-        bias_shape = shape if self.bias else None
+        bias_shape = (sizes.upper, sizes.upper_dimension) if self.bias else None
         return DynamicRouting(self.iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)
+
+    def count_routed(self, sizes: LayerSizes) -> int:
+        """Return how many weights a capsule layer has, those of its routing included."""
+        pairs, upper = sizes.lower * sizes.upper, sizes.upper * sizes.upper_dimension
+        count = sizes.lower * sizes.lower_dimension * upper + upper * self.bias + pairs * self.prior
+        if self.routing == "inverted-attention":
+            return count + 2 * sizes.upper_dimension  # of its LayerNorm
+        return count + pairs * (self.routing == "self-attention")
 
     def build_presence(self, rng: Seed = None, dtype: Any = np.float32) -> Line | None:
         """Return what reads the classes off the poses; None where their lengths say them."""
@@ -193,11 +247,8 @@ class CapsNetConfig(NetworkConfig):
         primary_window = math.prod(as_pair("CapsNet", "primary_kernel", self.primary_kernel)) * channels
         upper = self.classes * self.class_dimension
         count = (conv_window + 1) * channels + (primary_window + 1) * outputs
-        count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
-        pairs = self.primary_capsules * self.classes
-        count += pairs * self.prior + pairs * (self.routing == "self-attention")
-        if self.routing == "inverted-attention":
-            count += 3 * self.class_dimension  # LayerNorm and Line
+        count += sum(map(self.count_routed, self.capsule_layers))
+        count += self.class_dimension * (self.routing == "inverted-attention")  # of its Line
         if self.decoder:
             widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
             count += sum((n + 1) * m for n, m in pairwise(widths))
