@@ -44,6 +44,8 @@ COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "entmax": Entmax,
 }
 MAX_LAYERS = 100
+STD = 0.05  # of the votes' first weights, without hidden layers
+STARTS = {"dynamic": 1.0, "self-attention": 0.5, "inverted-attention": 0.5}  # ‖s‖/‖u‖ with hidden layers
 ROUTINGS = ("dynamic", "self-attention", "inverted-attention")
 
 
@@ -89,8 +91,10 @@ class CapsNetConfig(NetworkConfig):
         Whether the last couplings count as constants in backward.
     bias : bool
         Whether the class capsules of dynamic routing have a learned bias.
-    std : float
-        Standard deviation of the votes' first weights.
+    std : float, optional
+        Standard deviation of the votes' first weights. By default 0.05; with hidden layers by the sizes of
+        each, k J/√(I E): as ‖s‖² is I E ‖u‖² std²/J² at first, a sum s is then k times as long as u. k is 1
+        for dynamic routing, whose squash makes short ones shorter still, and ½ for the others.
     decoder : bool
         Whether there is one.
     decoder_hidden : (int, int)
@@ -114,7 +118,7 @@ class CapsNetConfig(NetworkConfig):
     prior: bool = False
     stopped_gradient: bool = False
     bias: bool = False
-    std: float = 0.05
+    std: float | None = None
     decoder: bool = True
     decoder_hidden: Pair = (512, 1024)
     reconstruction_scale: float = 0.0005
@@ -131,7 +135,9 @@ class CapsNetConfig(NetworkConfig):
         self._check_layers()
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
         check_flag("CapsNetConfig", prior=self.prior, decoder=self.decoder)
-        check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
+        check_number("CapsNetConfig", reconstruction_scale=self.reconstruction_scale)
+        if self.std is not None:
+            check_number("CapsNetConfig", std=self.std)
         check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
         check_choice("CapsNetConfig", "routing", self.routing, ROUTINGS)
         self._check_combination()
@@ -201,10 +207,13 @@ class CapsNetConfig(NetworkConfig):
             if few:
                 raise ValueError(f"{where}: coupling is {self.coupling!r}, but {few[0]}")
 
-    def std_of(self, sizes: LayerSizes) -> float | None:
-        import os
-
-        return eval(os.environ.get("STD", "self.std"))
+    def std_of(self, sizes: LayerSizes) -> float:
+        """Return the standard deviation of the first votes' weights of a capsule layer."""
+        if self.std is not None:
+            return self.std
+        if not self.layers:
+            return STD
+        return STARTS[self.routing] * sizes.upper / (sizes.lower * sizes.upper_dimension) ** 0.5
 
     def build_coupling(self, sizes: LayerSizes, dtype: Any = np.float32) -> Coupling:
         """Return the coupling that is named here, for a capsule layer of these sizes."""

@@ -186,6 +186,15 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
         "inverted attention": ({"routing": "inverted-attention", "iterations": 2}, (images, labels)),
         "inverted attention, highest": ({"routing": "inverted-attention"}, (images,)),
         "inverted attention, no decoder": ({"routing": "inverted-attention", "decoder": False}, (images,)),
+        "hidden layers": ({"layers": ((4, 3), (3, 2)), "std": 1.5, "decoder": False}, (images,)),
+        "hidden layer, bias": ({"layers": ((4, 3),), "bias": True, "iterations": 2}, (images, labels)),
+        "hidden layer, self-attention": (
+            {"layers": ((4, 3),), "routing": "self-attention", "coupling": "entmax"}, (images, labels),
+        ),
+        "hidden layer, inverted attention": (
+            {"layers": ((4, 3),), "routing": "inverted-attention", "prior": True, "iterations": 2},
+            (images, labels),
+        ),
         "prior": ({"prior": True, "coupling": "entmax", "decoder": False}, (images,)),
         "other sizes": (
             {

@@ -14,7 +14,7 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, PRESETS_OF, ROUTINGS, Network, build
+from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, PRESETS_OF, ROUTINGS, Network, build, configure
 from minicaps.training.notation import as_layers, read_layers, read_size, write_layers
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
@@ -151,6 +151,10 @@ class TrainConfig:
                     f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only {has} "
                     f"{'do' if ' and ' in has else 'does'}; leave it out"
                 )
+        if self.layers:
+            configure(
+                self.model, self.preset, layers=self.layers, coupling=self.coupling
+            )  # says what cannot be
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
             raise BadOption(
