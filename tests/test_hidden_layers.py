@@ -235,7 +235,7 @@ def test_a_figure_of_couplings_says_of_which_layer_they_are(tmp_path, monkeypatc
     found = dict(headlines)
     assert "in the layer capsules" in found["couplings"]
     assert "in the layer hidden.1" in found["couplings_hidden_1"]
-    assert "hidden.0" in found["couplings_over_image"]
+    assert "in the layer hidden.0 go: most to" in found["couplings_over_image"]
 
 
 @pytest.mark.parametrize("arguments, told", [

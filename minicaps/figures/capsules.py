@@ -134,7 +134,9 @@ def _check_couplings(
     return c
 
 
-def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_names: Sequence[str]) -> Figure:
+def couplings_over_image(
+    image: Array, c: Array, grid: tuple[int, int], class_names: Sequence[str], *, layer: str = ""
+) -> Figure:
     """Draw where on the image the couplings to each class come from.
 
     Of more than 30 classes the 20 with the most couplings are drawn.
@@ -148,6 +150,8 @@ def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_na
     grid : (P, Q)
         A network's ``grid``.
     class_names : sequence of J str
+    layer : str, optional
+        The name of the capsule layer, for the headline, where these are no couplings to classes.
 
     Raises
     ------
@@ -180,8 +184,11 @@ def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_na
         figure.colorbar(heat_map, ax=of_classes, label="Coupling c, mean over types", fraction=0.05)
         digits = ".2f" if classes <= 100 else ".1g"
         text = f"{mean[best]:{digits}} on average (an even share is {1 / classes:{digits}})"
-        note = shown_of(shown, classes, "classes with the most couplings")
-        headline(figure, f"Where the couplings go: most to {as_text(class_names[best])},\n{text}{note}")
+        what = "capsules" if layer else "classes"
+        note = shown_of(shown, classes, f"{what} with the most couplings")
+        of_layer = f" in the layer {as_text(layer)}" if layer else ""
+        most = as_text(class_names[best])
+        headline(figure, f"Where the couplings{of_layer} go: most to {most},\n{text}{note}")
         return figure
 
 

@@ -161,8 +161,10 @@ def _of_couplings(network: CapsNet, image: Array, cache: CapsNetCache, class_nam
         for name, c in layers.items()
     }
     c = layers["hidden.0"]
-    names = [f"hidden.0: {j}" for j in range(c[-1].shape[1])]
-    figures["couplings_over_image"] = lambda: couplings_over_image(image, c[-1], network.grid, names)
+    names = list(map(str, range(c[-1].shape[1])))
+    figures["couplings_over_image"] = partial(
+        couplings_over_image, image, c[-1], network.grid, names, layer="hidden.0"
+    )
     return figures
 
 
