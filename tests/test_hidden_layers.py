@@ -81,6 +81,7 @@ def test_a_coupling_of_ones_own_is_copied_into_every_layer():
     net = CapsNet(network().config, coupling=coupling, rng=0)
     used = [layer.routing.coupling for layer in net.capsule_layers().values()]
     assert all(type(each) is Leaky for each in used) and len({id(each) for each in used}) == 3
+    assert used[-1] is coupling
 
 
 # -- the start ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from minicaps.layers import (
     generator,
     softmax,
 )
-from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.capsnet_config import CapsNetConfig, LayerSizes
 from minicaps.networks.network import Network, check_images
 
 
@@ -62,7 +62,7 @@ class CapsNet(Network):
     config : CapsNetConfig, optional
         By default the network of the paper.
     coupling : Coupling, optional
-        One of your own, in place of the one that the configuration names; every capsule layer gets a copy.
+        One of your own, in place of the one that the configuration names; hidden layers get copies of it.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
 
@@ -104,17 +104,9 @@ class CapsNet(Network):
             config.conv_channels, config.primary_types, config.primary_dimension, config.primary_kernel,
             stride=config.primary_stride, **options,
         )  # fmt: skip
-        *hidden, last = (
-            CapsuleLayer(
-                *sizes,
-                routing=config.build_routing(sizes, copy.deepcopy(coupling), dtype),
-                std=config.std_of(sizes),
-                **options,
-            )
-            for sizes in config.capsule_layers
-        )
-        self.hidden: list[CapsuleLayer] = hidden
-        self.capsules: CapsuleLayer = last
+        *hidden, last = config.capsule_layers
+        self.hidden = [capsule_layer(config, sizes, copy.deepcopy(coupling), options) for sizes in hidden]
+        self.capsules = capsule_layer(config, last, coupling, options)
         self.mask = Mask()
         self.decoder = None
         if config.decoder:
@@ -251,3 +243,11 @@ class CapsNet(Network):
         if name == "presence":  # it looks at v as the decoder does, and this is about shapes
             return get_xp(x).zeros((len(x), self.classes, self.config.class_dimension), dtype=x.dtype)
         return self.mask(x) if name == "decoder" else x
+
+
+def capsule_layer(
+    config: CapsNetConfig, sizes: LayerSizes, coupling: Coupling | None, options: dict[str, Any]
+) -> CapsuleLayer:
+    """Return a capsule layer of these sizes; options are rng and dtype."""
+    routing = config.build_routing(sizes, coupling, options["dtype"])
+    return CapsuleLayer(*sizes, routing=routing, std=config.std_of(sizes), **options)
