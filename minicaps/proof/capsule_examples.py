@@ -186,6 +186,14 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
         "inverted attention": ({"routing": "inverted-attention", "iterations": 2}, (images, labels)),
         "inverted attention, highest": ({"routing": "inverted-attention"}, (images,)),
         "inverted attention, no decoder": ({"routing": "inverted-attention", "decoder": False}, (images,)),
+        "prior": ({"prior": True, "coupling": "entmax", "decoder": False}, (images,)),
+        "other sizes": (
+            {
+                "conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3, "primary_dimension": 2,
+                "primary_kernel": 4, "class_dimension": 4, "decoder_hidden": (6, 5),
+            },
+            (images, labels),
+        ),
         "hidden layers": ({"layers": ((4, 3), (3, 2)), "std": 1.5, "decoder": False}, (images,)),
         "hidden layer, bias": ({"layers": ((4, 3),), "bias": True, "iterations": 2}, (images, labels)),
         "hidden layer, self-attention": (
@@ -193,14 +201,6 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
         ),
         "hidden layer, inverted attention": (
             {"layers": ((4, 3),), "routing": "inverted-attention", "prior": True, "iterations": 2},
-            (images, labels),
-        ),
-        "prior": ({"prior": True, "coupling": "entmax", "decoder": False}, (images,)),
-        "other sizes": (
-            {
-                "conv_channels": 3, "conv_kernel": (2, 3), "primary_types": 3, "primary_dimension": 2,
-                "primary_kernel": 4, "class_dimension": 4, "decoder_hidden": (6, 5),
-            },
             (images, labels),
         ),
     }  # fmt: skip
