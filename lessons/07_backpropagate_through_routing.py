@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import CapsuleLayer, DynamicRouting, Frozen, Squash, Stopped, figures, gradcheck
-from minicaps.fast import capsule_layer
+from minicaps.fast import factored
 from minicaps.layers import softmax
 
 rng = np.random.default_rng(0)
@@ -180,7 +180,7 @@ assert np.allclose(db2, measure(lambda b: loss_from_b3(b + agree(squash(combine(
 # Why care? It saves memory. In the paper û has I·J·E = 1152·10·16 numbers for each image, and so has its
 # gradient. The weights and vectors are 5·J·(I + E) = 5·10·(1152 + 16), not a third. `DynamicRouting` adds the
 # five products up, as its definition says. The `CapsuleLayer` that `from minicaps import CapsuleLayer` gives,
-# the fast one, keeps weights and vectors instead (file minicaps/fast/capsule_layer.py).
+# the fast one, keeps weights and vectors instead (file minicaps/fast/factored.py).
 
 # %%
 weights = np.stack([c3, db3, c2, db2, c1])  # (5, I, J)
@@ -192,7 +192,7 @@ assert (np.linalg.matrix_rank(du_hat.swapaxes(0, 1)) == 5).all()  # J matrices (
 # Not even û is needed: Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij, and ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩.
 # In the fast CapsuleLayer `FactoredVotes` moves the brackets so. Its u and W have their axes in another
 # order.
-factors = capsule_layer.FactoredVotes(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
+factors = factored.FactoredVotes(u.T[:, None], W.transpose(2, 1, 3, 0))  # (D, B, I), (J, D, E, I)
 assert np.allclose(factors.combine(c3[None])[0], s3) and np.allclose(factors.agree(v1[None])[0], b2)
 
 # %% [markdown]

@@ -46,8 +46,8 @@ def twin(words: str) -> list[str]:
 
 
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
-FAMILIES = ["tests/test_routing_families.py"]
 CONV_CAPS = ["tests/test_conv_capsules.py"]
+FAMILIES, FACTORED = ["tests/test_routing_families.py"], ["tests/test_factored.py"]
 EM, MATRIX = ["tests/test_em_routing.py"], ["tests/test_matrix_capsules.py", "-k", "not network"]
 TESTS = {
     "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ROUTING],
@@ -91,11 +91,23 @@ TESTS = {
     "capsules/window_softmax.py": [MATRIX, contract("WindowSoftmax")],
     "fast/activations.py": [twin("ReLU"), contract("fast.ReLU")],
     "fast/bilinear.py": [SPECTRAL, twin("Conv2d")],
-    "fast/capsule_layer.py": [twin("CapsuleLayer"), ROUTING, FAMILIES, contract("fast.CapsuleLayer")],
+    "fast/capsule_layer.py": [
+        twin("CapsuleLayer"),
+        ROUTING,
+        FAMILIES,
+        FACTORED,
+        contract("fast.CapsuleLayer"),
+    ],
     "fast/convolution.py": [twin("Conv2d"), CONV, SPECTRAL, contract("fast.Conv2d")],
+    "fast/couplings.py": [twin("TopK or Sparsemax or Entmax or Prior"), FACTORED],
     "fast/dense.py": [twin("Dense"), contract("fast.Dense")],
+    "fast/dynamic_routing.py": [twin("CapsuleLayer"), ROUTING, FACTORED],
     "fast/em_routing.py": [twin("EMRouting"), EM],
+    "fast/factored.py": [twin("CapsuleLayer"), ROUTING, FACTORED],
+    "fast/inverted_attention_routing.py": [twin("CapsuleLayer"), FACTORED],
     "fast/matrix_capsules.py": [twin("MatrixCaps"), MATRIX],
+    "fast/normalization.py": [twin("LayerNorm"), contract("fast.LayerNorm")],
+    "fast/self_attention_routing.py": [twin("CapsuleLayer"), FACTORED],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
     "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
     "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],

@@ -62,6 +62,7 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "schedule": "exponential",
         "warmup": 2,
         "shift": 1,
+        "layers": ((6, 5), (4, 3)),
         "routing": "inverted-attention",
         "presence": "line",
         "coupling": "entmax",
@@ -73,7 +74,8 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "init": str(tmp_path / "tiny.npz"),
     }
     assert {*options, "decoder"} == {field.name for field in fields(TrainConfig)}
-    flags = [x for name, value in options.items() for x in (f"--{name.replace('_', '-')}", value)]
+    written = {**options, "layers": "6x5,4x3"}
+    flags = [x for name, value in written.items() for x in (f"--{name.replace('_', '-')}", value)]
     assert call("train", *flags, "--no-decoder", "--out", tmp_path / "run")[0] == 0
     assert read_config(tmp_path / "run") == TrainConfig(**options, decoder=False)
 

@@ -25,6 +25,9 @@ NETWORKS = {
         classes=4,
     ),
     "one iteration, no decoder": lambda: build("capsnet", "tiny", rng=0, decoder=False, iterations=1),
+    "hidden layers": lambda: build(
+        "capsnet", "tiny", rng=0, layers=((12, 5), (6, 4)), bias=True, coupling="leaky"
+    ),
     "stopped gradient": lambda: build("capsnet", "tiny", rng=1, stopped_gradient=True),
 }
 

@@ -182,6 +182,7 @@ REFUSED = {
         "inverted-attention routing .*expected dynamic",
     ),
     "em": (lambda: network_of(routing="em"), "em routing .*expected dynamic"),
+    "hidden layers": (lambda: network_of(layers=((6, 4),)), "hidden capsule layers, expected none"),
     "line": (lambda: network_of(presence="line"), "a Line tells the classes, expected the lengths"),
     "coupling": (
         lambda: network_of(own=Frozen(np.ones((48, 4), np.float32))),

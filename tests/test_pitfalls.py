@@ -260,7 +260,7 @@ def test_what_is_not_said_is_as_in_the_paper():
     for routing in (DynamicRouting(), layer.routing):
         assert routing.iterations == 3 and type(routing.coupling) is Softmax
     assert not layer.bias
-    assert CapsNetConfig().std == 0.05
+    assert CapsNetConfig().std_of(CapsNetConfig().capsule_layers[0]) == 0.05
     assert Votes(I, D, J, E).std == layer.votes.std == 2 * J / (I * E) ** 0.5
     loss = MarginLoss()
     assert (loss.present, loss.absent, loss.down_weight) == (0.9, 0.1, 0.5)

@@ -154,6 +154,11 @@ class Stopped(Coupling):
         return get_xp(dc).zeros_like(dc)
 
 
+def plus_pairs(b: Array, x: Array) -> Array:
+    """Return b + x, with a number for every pair of capsules: b (B, I, J), x (I, J) -> (B, I, J)."""
+    return b + x  # (B, I, J)
+
+
 class PriorCache(NamedTuple):
     inner: Any  # the cache of the inner coupling
     shape: tuple[int, ...]  # of b
@@ -200,7 +205,7 @@ class Prior(Coupling):
         prior = self.params["prior"]  # (I, J)
         axes = zip(("lower capsules I", "upper capsules J"), prior.shape, strict=True)
         check_array("Prior.forward", "b", b, LOGITS[0], *axes, like=prior)
-        c, inner = self.inner.forward(b + prior)  # (B, I, J)
+        c, inner = self.inner.forward(self._plus_pairs(b, prior))  # (B, I, J)
         return c, PriorCache(inner, b.shape)
 
     def backward(self, dc: Array, cache: PriorCache) -> Array:
@@ -209,6 +214,8 @@ class Prior(Coupling):
         db = self.inner.backward(dc, cache.inner)  # (B, I, J)
         self.grads["prior"] += db.sum(axis=0)  # (I, J)
         return db
+
+    _plus_pairs = staticmethod(plus_pairs)  # fast.Prior has a faster one
 
 
 class FrozenCache(NamedTuple):

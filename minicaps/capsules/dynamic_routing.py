@@ -104,7 +104,7 @@ class DynamicRouting(Routing):
     def backward(self, dy: Any, cache: RoutingCache) -> Array:
         """dv (B, J, E), or a tuple for `outputs` -> du_hat (B, I, J, E)."""
         u_hat, iterations = cache
-        dv, dc, dchange = self._gradients(dy, cache)  # (B, J, E), (B, I, J), (B, J, E)
+        dv, dc, dchange = self._gradients(dy, iterations[-1])  # (B, J, E), (B, I, J), (B, J, E)
         du_hat = get_xp(dv).zeros_like(u_hat)  # (B, I, J, E)
         db: Any = 0
         for r in reversed(range(len(iterations))):
@@ -133,9 +133,9 @@ class DynamicRouting(Routing):
             found["change"] = iterations[-1].v - iterations[-2].v  # (B, J, E)
         return tuple(found[name] for name in self.outputs)
 
-    def _gradients(self, dy: Any, cache: RoutingCache) -> tuple[Array, Any, Any]:
+    def _gradients(self, dy: Any, last: Iteration) -> tuple[Array, Any, Any]:
         """Return dv of v^R in both its uses, dc and dchange; the latter two 0 where they are no outputs."""
-        where, last = "DynamicRouting.backward", cache.iterations[-1]
+        where = "DynamicRouting.backward"
         several = dy if isinstance(dy, tuple) else (dy,)
         if len(several) != len(self.outputs):
             raise ValueError(
@@ -143,6 +143,6 @@ class DynamicRouting(Routing):
             )
         given: dict[str, Any] = dict(zip(self.outputs, several, strict=True))
         for name, gradient in given.items():
-            check_gradient(where, gradient, (last.c if name == "c" else last.v).shape, cache.u_hat)
+            check_gradient(where, gradient, (last.c if name == "c" else last.v).shape, last.s)
         dv, dc, dchange = (given.get(name, 0) for name in ("v", "c", "change"))
         return dv + dchange, dc, dchange

@@ -55,6 +55,8 @@ class InvertedAttentionRouting(Routing):
     <https://github.com/apple/ml-capsules-inverted-attention-routing>`_.
     """
 
+    LayerNorm = LayerNorm  # fast.InvertedAttentionRouting puts its own here
+
     def __init__(
         self,
         upper_dimension: int,
@@ -67,7 +69,7 @@ class InvertedAttentionRouting(Routing):
         check_positive("InvertedAttentionRouting", upper_dimension=upper_dimension, iterations=iterations)
         self.upper_dimension, self.iterations = upper_dimension, iterations
         self.coupling = check_coupling("InvertedAttentionRouting", coupling)
-        self.norm = LayerNorm(upper_dimension, dtype=dtype)
+        self.norm = self.LayerNorm(upper_dimension, dtype=dtype)
 
     def forward(self, u_hat: Array) -> tuple[Array, RoutingCache]:
         """u_hat (B, I, J, E) -> v (B, J, E)."""

@@ -55,6 +55,8 @@ class SelfAttentionRouting(Routing):
     `EscVM/Efficient-CapsNet <https://github.com/EscVM/Efficient-CapsNet>`_.
     """
 
+    ExponentialSquash = ExponentialSquash  # fast.SelfAttentionRouting puts its own here
+
     def __init__(
         self,
         *,
@@ -68,7 +70,7 @@ class SelfAttentionRouting(Routing):
             raise ValueError(f"SelfAttentionRouting: bias_shape is {bias_shape!r}, expected (I, J)")
         self.bias_shape = bias_shape
         self.coupling = check_coupling("SelfAttentionRouting", coupling)
-        squash = ExponentialSquash() if squash is None else squash
+        squash = self.ExponentialSquash() if squash is None else squash
         self.squash = check_layer_inside("SelfAttentionRouting", "squash", squash)
         if bias_shape is not None:
             self.add_param("bias", np.zeros(bias_shape, dtype=dtype))  # (I, J)

@@ -15,12 +15,29 @@ from minicaps.checks import check_array, check_gradient, check_positive
 from minicaps.layers import softmax, softmax_backward
 
 
+def largest(z: Array, k: int) -> Array:
+    """Return the k largest logits of every capsule, in falling order: z (B, I, J) -> (B, I, k)."""
+    return -get_xp(z).sort(-z, axis=-1)[..., :k]  # (B, I, k)
+
+
+def cumulated(z: Array) -> Array:
+    """Return the sums of the first 1, 2, …, J numbers over the parents: z (B, I, J) -> (B, I, J)."""
+    return get_xp(z).cumsum(z, axis=-1)  # (B, I, J)
+
+
+class SparseCoupling(Coupling):
+    """Base of the couplings that look at the largest logits."""
+
+    _largest = staticmethod(largest)  # fast forms have a faster one
+    _cumulated = staticmethod(cumulated)  # as of this
+
+
 class TopKCache(NamedTuple):
     c: Array  # (B, I, J)
     chosen: Array  # (B, I, J), boolean
 
 
-class TopK(Coupling):
+class TopK(SparseCoupling):
     r"""A softmax over the k parents with the largest logits; the others get 0.
 
     c_ij = exp b_ij / Σ exp b_ih over the chosen h. Parents that tie with the k-th are chosen too, so that
@@ -49,7 +66,7 @@ class TopK(Coupling):
             raise ValueError(
                 f"TopK.forward: k is {self.k}, but b has {J} upper capsules J; expected 1 to {J}"
             )
-        smallest = xp.sort(b, axis=-1)[..., J - self.k, None]  # (B, I, 1), the k-th largest
+        smallest = self._largest(b, self.k)[..., -1:]  # (B, I, 1)
         chosen = b >= smallest  # (B, I, J)
         c = softmax(xp.where(chosen, b, -math.inf))  # (B, I, J)
         return c, TopKCache(c, chosen)
@@ -64,7 +81,7 @@ class SparsemaxCache(NamedTuple):
     support: Array  # (B, I, J), boolean: where c > 0
 
 
-class Sparsemax(Coupling):
+class Sparsemax(SparseCoupling):
     r"""c_ij = max(0, b_ij - τ_i), with τ_i such that they sum to 1 (Martins and Astudillo 2016).
 
     c is the point of the simplex that is nearest to b. Of the sorted logits the k largest alone would
@@ -82,8 +99,9 @@ class Sparsemax(Coupling):
         """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1."""
         check_array("Sparsemax.forward", "b", b, *LOGITS)
         z = below_largest(b)  # (B, I, J)
-        falling, count = sorted_and_counted(z)  # (B, I, J), (J,)
-        tau = ((get_xp(b).cumsum(falling, axis=-1) - 1) / count).max(axis=-1, keepdims=True)  # (B, I, 1)
+        count = counted(z)  # (J,)
+        total = self._cumulated(self._largest(z, z.shape[-1]))  # (B, I, J)
+        tau = ((total - 1) / count).max(axis=-1, keepdims=True)  # (B, I, 1)
         c = get_xp(b).maximum(z - tau, 0)  # (B, I, J)
         return c, SparsemaxCache(c > 0)
 
@@ -99,7 +117,7 @@ class EntmaxCache(NamedTuple):
     root: Array  # (B, I, J), √c
 
 
-class Entmax(Coupling):
+class Entmax(SparseCoupling):
     r"""c_ij = max(0, b_ij/2 - τ_i)², with τ_i such that they sum to 1: 1.5-entmax (Peters et al. 2019).
 
     Between softmax and sparsemax: zeros, but no kink where a parent comes in. With z = b/2, parent k is in
@@ -118,8 +136,8 @@ class Entmax(Coupling):
         """b (B, I, J) -> c (B, I, J), over the parents j they sum to 1."""
         check_array("Entmax.forward", "b", b, *LOGITS)
         xp, z = get_xp(b), below_largest(b / 2)  # (B, I, J)
-        falling, count = sorted_and_counted(z)  # (B, I, J), (J,)
-        total, squares = xp.cumsum(falling, axis=-1), xp.cumsum(falling * falling, axis=-1)  # (B, I, J)
+        falling, count = self._largest(z, z.shape[-1]), counted(z)  # (B, I, J), (J,)
+        total, squares = self._cumulated(falling), self._cumulated(falling * falling)  # (B, I, J)
         inside = (
             squares - 2 * falling * total + count * falling * falling < 1
         )  # (B, I, J), Σ (z_h - z_k)² < 1
@@ -147,7 +165,6 @@ def below_largest(z: Array) -> Array:
     return get_xp(z).maximum(z - z.max(axis=-1, keepdims=True), -1)  # (B, I, J)
 
 
-def sorted_and_counted(z: Array) -> tuple[Array, Array]:
-    """Return z (B, I, J) in falling order over the parents, and 1, 2, …, J (J,) in its dtype."""
-    xp = get_xp(z)
-    return -xp.sort(-z, axis=-1), xp.arange(1, z.shape[-1] + 1).astype(z.dtype)  # (B, I, J), (J,)
+def counted(z: Array) -> Array:
+    """Return 1, 2, …, J (J,) in the dtype of z (B, I, J)."""
+    return get_xp(z).arange(1, z.shape[-1] + 1).astype(z.dtype)  # (J,)

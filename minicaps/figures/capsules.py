@@ -58,6 +58,8 @@ def couplings_per_iteration(
     c: Sequence[Array],
     lower_names: Sequence[str] | None = None,
     upper_names: Sequence[str] | None = None,
+    *,
+    layer: str = "",
 ) -> Figure:
     """Draw the couplings of one image as a heat map for every routing iteration.
 
@@ -71,6 +73,8 @@ def couplings_per_iteration(
         As in ``[c[0] for c in cache.c]``, for the first image of a batch.
     lower_names, upper_names : sequences of I and J str, optional
         Numbers from 0, if they are not given.
+    layer : str, optional
+        The name of the capsule layer, for the headline, where there are several.
 
     Raises
     ------
@@ -88,7 +92,8 @@ def couplings_per_iteration(
     drawn = {r: c[r][:, shown] for r in panels_of}  # (I, j) each
     with matplotlib.rc_context(STYLE):
         figure = _heat_maps(drawn, lower_names, upper_names)
-        headline(figure, f"The strongest coupling of a lower capsule,\n{text}{note}")
+        of_layer = f" in the layer {as_text(layer)}" if layer else ""
+        headline(figure, f"The strongest coupling of a lower capsule{of_layer},\n{text}{note}")
         return figure
 
 
@@ -129,7 +134,9 @@ def _check_couplings(
     return c
 
 
-def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_names: Sequence[str]) -> Figure:
+def couplings_over_image(
+    image: Array, c: Array, grid: tuple[int, int], class_names: Sequence[str], *, layer: str = ""
+) -> Figure:
     """Draw where on the image the couplings to each class come from.
 
     Of more than 30 classes the 20 with the most couplings are drawn.
@@ -143,6 +150,8 @@ def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_na
     grid : (P, Q)
         A network's ``grid``.
     class_names : sequence of J str
+    layer : str, optional
+        The name of the capsule layer, for the headline, where these are no couplings to classes.
 
     Raises
     ------
@@ -175,8 +184,11 @@ def couplings_over_image(image: Array, c: Array, grid: tuple[int, int], class_na
         figure.colorbar(heat_map, ax=of_classes, label="Coupling c, mean over types", fraction=0.05)
         digits = ".2f" if classes <= 100 else ".1g"
         text = f"{mean[best]:{digits}} on average (an even share is {1 / classes:{digits}})"
-        note = shown_of(shown, classes, "classes with the most couplings")
-        headline(figure, f"Where the couplings go: most to {as_text(class_names[best])},\n{text}{note}")
+        what = "capsules" if layer else "classes"
+        note = shown_of(shown, classes, f"{what} with the most couplings")
+        of_layer = f" in the layer {as_text(layer)}" if layer else ""
+        most = as_text(class_names[best])
+        headline(figure, f"Where the couplings{of_layer} go: most to {most},\n{text}{note}")
         return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from minicaps.figures.capsules import couplings_over_image, couplings_per_iterat
 from minicaps.figures.matrices import activations, poses
 from minicaps.figures.runs import learning_curves, of_test_images
 from minicaps.figures.style import save_or_warn
-from minicaps.networks import CapsNet, MatrixCapsNet, Network
+from minicaps.networks import CapsNet, CapsNetCache, MatrixCapsNet, Network
 
 Figures: TypeAlias = dict[str, Callable[[], Figure]]  # what draws each, by name
 
@@ -152,6 +153,37 @@ def _of_the_run(metrics: Path | None) -> Figures:
     return {} if figure is None else {"learning_curves": lambda: figure}
 
 
+def _of_capsule_layers(
+    network: CapsNet, image: Array, cache: CapsNetCache, class_names: Sequence[str]
+) -> Figures:
+    """Return the figures of the couplings of an image (H, W, C).
+
+    With hidden layers there is one of each capsule layer, which says whose it is; only the lower capsules of
+    the first stand somewhere on the image.
+    """
+    layers = {
+        name: [each[0] for each in kept.c] for name, kept in cache.capsule_layers().items()
+    }  # (I, J) each
+    if not network.hidden:
+        c = layers["capsules"]
+        return {
+            "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
+            "couplings_over_image": lambda: couplings_over_image(image, c[-1], network.grid, class_names),
+        }
+    figures: Figures = {
+        "couplings" if name == "capsules" else f"couplings_{name.replace('.', '_')}": partial(
+            couplings_per_iteration, c, None, class_names if name == "capsules" else None, layer=name
+        )
+        for name, c in layers.items()
+    }
+    c = layers["hidden.0"]
+    names = list(map(str, range(c[-1].shape[1])))
+    figures["couplings_over_image"] = partial(
+        couplings_over_image, image, c[-1], network.grid, names, layer="hidden.0"
+    )
+    return figures
+
+
 def _of_one_image(network: Network, dataset: Dataset, class_names: Sequence[str], number: int) -> Figures:
     image = to_float(dataset.test_images[number : number + 1])  # (1, H, W, C)
     if isinstance(network, MatrixCapsNet):
@@ -159,20 +191,9 @@ def _of_one_image(network: Network, dataset: Dataset, class_names: Sequence[str]
     return _of_vectors(check_capsnet(network), image, class_names)
 
 
-def _of_couplings(
-    c: Sequence[Array], image: Array, grid: tuple[int, int], class_names: Sequence[str]
-) -> Figures:
-    """c, one (1, I, J) for every iteration, and an image (1, H, W, C): of the capsules below the classes."""
-    of_image = [each[0] for each in c]  # (I, J) each
-    return {
-        "couplings": lambda: couplings_per_iteration(of_image, upper_names=class_names),
-        "couplings_over_image": lambda: couplings_over_image(image[0], of_image[-1], grid, class_names),
-    }
-
-
 def _of_vectors(network: CapsNet, image: Array, class_names: Sequence[str]) -> Figures:
     outputs, cache = network.forward(image)
-    figures = _of_couplings(cache.capsules.c, image, network.config.grid, class_names)
+    figures = _of_capsule_layers(network, image[0], cache, class_names)
     if network.decoder is not None:
         chosen = int(network.scores(outputs)[0].argmax())
         capsule = cache.v[0, chosen]  # (E,)
@@ -182,8 +203,12 @@ def _of_vectors(network: CapsNet, image: Array, class_names: Sequence[str]) -> F
 
 def _of_matrices(network: MatrixCapsNet, image: Array, class_names: Sequence[str]) -> Figures:
     a, cache = network.forward(image)  # (1, J)
+    c = [each[0] for each in cache.capsules.c]  # (I, J) each
     return {
         "activations": lambda: activations(image[0], a[0], class_names),
-        **_of_couplings(cache.capsules.c, image, network.config.grid, class_names),
+        "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
+        "couplings_over_image": lambda: couplings_over_image(
+            image[0], c[-1], network.config.grid, class_names
+        ),
         "poses": lambda: poses(cache.mu[0], a[0], class_names, network.config.coordinates),
     }

@@ -53,6 +53,8 @@ def describe_network(network: Network) -> dict[str, Any]:
     if type(network) is not CapsNet:
         raise ValueError(f"explore --html: {type(network).__name__} is not shown, expected a CapsNet")
     coupling, config = _describe_coupling(network.capsules.routing, network), network.config
+    if network.hidden:
+        raise ValueError("explore --html: the network has hidden capsule layers, expected none")
     if network.presence is not None:
         raise ValueError(
             f"explore --html: a {type(network.presence).__name__} tells the classes, expected the lengths "

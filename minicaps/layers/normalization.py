@@ -16,6 +16,11 @@ class LayerNormCache(NamedTuple):
     std: Array  # (..., 1)
 
 
+def mean(x: Array) -> Array:
+    """Return the mean over the last axis: (..., N) -> (..., 1)."""
+    return x.mean(axis=-1, keepdims=True)  # (..., 1)
+
+
 class LayerNorm(Layer):
     r"""y = gain ⊙ x̂ + bias with x̂ = (x - mean x)/std, over the last axis (Ba, Kiros and Hinton 2016).
 
@@ -50,8 +55,8 @@ class LayerNorm(Layer):
         """x (..., N) -> y (..., N)."""
         gain, bias = self.params["gain"], self.params["bias"]  # (N,), (N,)
         check_array("LayerNorm.forward", "x", x, *any_axes(x)[:-1], ("features N", self.features), like=gain)
-        centred = x - x.mean(axis=-1, keepdims=True)  # (..., N)
-        variance = (centred * centred).mean(axis=-1, keepdims=True)  # (..., 1)
+        centred = x - self._mean(x)  # (..., N)
+        variance = self._mean(centred * centred)  # (..., 1)
         std = get_xp(x).sqrt(variance + self.epsilon)  # (..., 1)
         normal = centred / std  # (..., N)
         return gain * normal + bias, LayerNormCache(normal, std)  # (..., N)
@@ -64,5 +69,7 @@ class LayerNorm(Layer):
         self.grads["gain"] += (dy * normal).sum(axis=others)  # (N,)
         self.grads["bias"] += dy.sum(axis=others)  # (N,)
         g = self.params["gain"] * dy  # (..., N)
-        along = (g * normal).mean(axis=-1, keepdims=True)  # (..., 1)
-        return (g - g.mean(axis=-1, keepdims=True) - normal * along) / std  # (..., N)
+        along = self._mean(g * normal)  # (..., 1)
+        return (g - self._mean(g) - normal * along) / std  # (..., N)
+
+    _mean = staticmethod(mean)  # fast.LayerNorm has a faster one

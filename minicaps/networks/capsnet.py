@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from minicaps.layers import (
     generator,
     softmax,
 )
-from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.capsnet_config import CapsNetConfig, LayerSizes
 from minicaps.networks.network import Network, check_images
 
 
@@ -30,6 +31,7 @@ class CapsNetCache(NamedTuple):
     conv: Any
     relu: Any
     primary: Any
+    hidden: list[Any]  # of every hidden capsule layer
     capsules: Any
     presence: Any
     mask: Any
@@ -37,12 +39,17 @@ class CapsNetCache(NamedTuple):
     v: Array  # (B, J, E)
     by_label: bool
 
+    def capsule_layers(self) -> dict[str, Any]:
+        """Return the caches of the capsule layers by name, in order."""
+        return {**{f"hidden.{k}": cache for k, cache in enumerate(self.hidden)}, "capsules": self.capsules}
+
 
 class CapsNet(Network):
     r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
 
     images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
-    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again.
+    length is the class's probability. Beside it v -> Mask -> Decoder -> the image again. Between the primary
+    and the class capsules there may be hidden capsule layers, each one's v the u of the next.
 
     Where the routing is inverted attention, lengths say nothing: a ``Line`` reads logits z off v, and the
     network gives z in the place of v; with presence="line" it does so whatever the routing. EM routing takes
@@ -50,14 +57,14 @@ class CapsNet(Network):
     capsules, a (B, J), in the place of v.
 
     Gradient: v receives the sum of both its uses, dv (or line'ᵀ dz) + mask'ᵀ decoder'ᵀ dreconstruction;
-    then that of the capsule layer, of the primary capsules, of ReLU and of the convolution.
+    then that of the capsule layers, of the primary capsules, of ReLU and of the convolution.
 
     Parameters
     ----------
     config : CapsNetConfig, optional
         By default the network of the paper.
     coupling : Coupling, optional
-        One of your own, in place of the one that the configuration names.
+        One of your own, in place of the one that the configuration names; hidden layers get copies of it.
     rng : numpy.random.Generator or int, optional
     dtype : float32 or float64
 
@@ -99,10 +106,9 @@ class CapsNet(Network):
             config.conv_channels, config.primary_types, config.primary_dimension, config.primary_kernel,
             stride=config.primary_stride, **options,
         )  # fmt: skip
-        self.capsules = CapsuleLayer(
-            config.primary_capsules, config.primary_dimension, config.classes, config.class_dimension,
-            routing=config.build_routing(coupling, dtype), std=config.std, **options,
-        )  # fmt: skip
+        *hidden, last = config.capsule_layers
+        self.hidden = [capsule_layer(config, sizes, copy.deepcopy(coupling), options) for sizes in hidden]
+        self.capsules = capsule_layer(config, last, coupling, options)
         self.mask = Mask()
         self.decoder = None
         if config.decoder:
@@ -122,18 +128,29 @@ class CapsNet(Network):
         x, conv = self.conv.forward(images)  # (B, H', W', conv_channels)
         x, relu = self.relu.forward(x)  # (B, H', W', conv_channels)
         u, primary = self.primary.forward(x)  # (B, I, D)
-        above, capsules = self.capsules.forward(u)  # v (B, J, E), with EM (v, a)
+        above, hidden, capsules = self._route(u)  # v (B, J, E), with EM (v, a)
         v = above[0] if isinstance(above, tuple) else above  # (B, J, E)
         y: Array = v  # (B, J, E)
         presence: Any = None
         if self.presence is not None:
             y, presence = self.presence.forward(*self._to_presence(above))  # z or a (B, J)
-        caches, by_label = (conv, relu, primary, capsules, presence), labels is not None
+        caches, by_label = (conv, relu, primary, hidden, capsules, presence), labels is not None
         if self.decoder is None:
             return y, CapsNetCache(*caches, None, None, v, by_label)
         shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
         reconstruction, mask, decoder = self.decode(v, shown)  # (B, H, W, C)
         return (y, reconstruction), CapsNetCache(*caches, mask, decoder, v, by_label)
+
+    def _route(self, u: Array) -> tuple[Any, list[Any], Any]:
+        """u (B, I, D) -> what the class capsules give, and the caches of the hidden layers and theirs.
+
+        With EM a layer gives activations beside its poses, and the next one takes both.
+        """
+        caches, above = [], u
+        for layer in (*self.hidden, self.capsules):
+            above, cache = layer.forward(*(above if isinstance(above, tuple) else (above,)))  # (B, J, E)
+            caches.append(cache)
+        return above, caches[:-1], caches[-1]
 
     def _to_presence(self, above: Any) -> tuple[Array, ...]:
         """Return what the presence looks at: v (B, J, E), and a (B, J) where it is given."""
@@ -177,14 +194,18 @@ class CapsNet(Network):
         if dreconstruction is not None:
             dv = dv + self.decode_backward(dreconstruction, cache)  # (B, J, E)
         of_above = (dv, da) if self.capsules.routing.reads_activations else dv
-        du = self.capsules.backward(of_above, cache.capsules)  # (B, I, D)
+        du = self.capsules.backward(of_above, cache.capsules)  # (B, I, D), or with activations (du, da)
+        for layer, kept in zip(reversed(self.hidden), reversed(cache.hidden), strict=True):
+            du = layer.backward(du, kept)  # the same of the layer below
         dx = self.primary.backward(du, cache.primary)  # (B, H', W', conv_channels)
         return self.relu.backward(dx, cache.relu)  # (B, H', W', conv_channels)
 
     def __call__(self, images: Array, labels: Array | None = None) -> Any:
         """Return the outputs alone, without keeping the caches of the parts."""
         check_images("CapsNet", images, self)
-        above = self.capsules(self.primary(self.relu(self.conv(images))))  # v (B, J, E), with EM (v, a)
+        above = self.primary(self.relu(self.conv(images)))  # (B, I, D)
+        for layer in (*self.hidden, self.capsules):
+            above = layer(*(above if isinstance(above, tuple) else (above,)))  # v (B, J, E), with EM (v, a)
         v = above[0] if isinstance(above, tuple) else above  # (B, J, E)
         y = v if self.presence is None else self.presence(*self._to_presence(above))  # v, or z or a (B, J)
         if self.decoder is None:
@@ -238,8 +259,12 @@ class CapsNet(Network):
             return self._first(outputs)  # (B, J), as given
         return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
 
+    def capsule_layers(self) -> dict[str, CapsuleLayer]:
+        """Return the capsule layers by name, in order; the last is that of the class capsules."""
+        return {**{f"hidden.{k}": layer for k, layer in enumerate(self.hidden)}, "capsules": self.capsules}
+
     def stages(self) -> list[tuple[str, Layer]]:
-        parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}
+        parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, **self.capsule_layers()}
         branches = {"decoder": self.decoder, "presence": self.presence if self.config.has_line else None}
         return [*parts.items(), *((name, layer) for name, layer in branches.items() if layer is not None)]
 
@@ -247,3 +272,11 @@ class CapsNet(Network):
         if name == "presence":  # it looks at v as the decoder does, and this is about shapes
             return get_xp(x).zeros((len(x), self.classes, self.config.class_dimension), dtype=x.dtype)
         return self.mask(x) if name == "decoder" else x
+
+
+def capsule_layer(
+    config: CapsNetConfig, sizes: LayerSizes, coupling: Coupling | None, options: dict[str, Any]
+) -> CapsuleLayer:
+    """Return a capsule layer of these sizes; options are rng and dtype."""
+    routing = config.build_routing(sizes, coupling, options["dtype"])
+    return CapsuleLayer(*sizes, routing=routing, std=config.std_of(sizes), **options)

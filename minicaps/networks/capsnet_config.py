@@ -6,28 +6,31 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minicaps.capsules import (
     Coupling,
-    Entmax,
     Given,
     Hard,
-    InvertedAttentionRouting,
     Leaky,
     Line,
-    Prior,
     Routing,
-    SelfAttentionRouting,
     Softmax,
-    Sparsemax,
     Stopped,
-    TopK,
 )
 from minicaps.checks import check_choice, check_flag, check_number, check_positive
-from minicaps.fast import DynamicRouting, EMRouting
+from minicaps.fast import (
+    DynamicRouting,
+    EMRouting,
+    Entmax,
+    InvertedAttentionRouting,
+    Prior,
+    SelfAttentionRouting,
+    Sparsemax,
+    TopK,
+)
 from minicaps.layers import Pair, Seed, as_pair
 from minicaps.networks.network import NetworkConfig, window_grid
 
@@ -43,8 +46,25 @@ COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "entmax": Entmax,
 }
 MIN_VARIANCE = 5e-4  # σ²_min of EM routing, as in its paper
+MAX_LAYERS = 100
+STD = 0.05  # of the votes' first weights, without hidden layers
+STARTS = {
+    "dynamic": 1.0,
+    "self-attention": 0.5,
+    "inverted-attention": 0.5,
+    "em": 0.5,
+}  # ‖s‖/‖u‖ with hidden ones
 ROUTINGS = ("dynamic", "self-attention", "inverted-attention", "em")
 PRESENCES = ("own", "line")
+
+
+class LayerSizes(NamedTuple):
+    """The sizes of a capsule layer: I, D, J and E."""
+
+    lower: int
+    lower_dimension: int
+    upper: int
+    upper_dimension: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,9 @@ class CapsNetConfig(NetworkConfig):
         The primary capsules; their dimension is D.
     class_dimension : int
         E.
+    layers : tuple of (int, int)
+        Capsules and dimension of every hidden capsule layer, which stand between the primary and the class
+        capsules, at most 100. Each is routed to as the class capsules are, with parameters of its own.
     routing : {"dynamic", "self-attention", "inverted-attention", "em"}
     presence : {"own", "line"}
         What tells the classes. Of its own a routing has the lengths of its capsules, or activations (EM); but
@@ -81,8 +104,10 @@ class CapsNetConfig(NetworkConfig):
         Whether the class capsules of dynamic routing have a learned bias.
     inverse_temperature : float
         λ of EM routing.
-    std : float
-        Standard deviation of the votes' first weights.
+    std : float, optional
+        Standard deviation of the votes' first weights. By default 0.05; with hidden layers by the sizes of
+        each, k J/√(I E): as ‖s‖² is I E ‖u‖² std²/J² at first, a sum s is then k times as long as u. k is 1
+        for dynamic routing, whose squash makes short ones shorter still, and ½ for the others.
     decoder : bool
         Whether there is one.
     decoder_hidden : (int, int)
@@ -99,6 +124,7 @@ class CapsNetConfig(NetworkConfig):
     primary_kernel: int | Pair = 9
     primary_stride: int | Pair = 2
     class_dimension: int = 16
+    layers: tuple[Pair, ...] = ()
     routing: str = "dynamic"
     presence: str = "own"
     iterations: int = 3
@@ -107,7 +133,7 @@ class CapsNetConfig(NetworkConfig):
     stopped_gradient: bool = False
     bias: bool = False
     inverse_temperature: float = 0.1
-    std: float = 0.05
+    std: float | None = None
     decoder: bool = True
     decoder_hidden: Pair = (512, 1024)
     reconstruction_scale: float = 0.0005
@@ -121,9 +147,12 @@ class CapsNetConfig(NetworkConfig):
             raise ValueError(
                 f"CapsNetConfig: iterations is {self.iterations:,}, expected at most {MAX_ITERATIONS:,}"
             )
+        self._check_layers()
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
         check_flag("CapsNetConfig", prior=self.prior, decoder=self.decoder)
-        check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
+        check_number("CapsNetConfig", reconstruction_scale=self.reconstruction_scale)
+        if self.std is not None:
+            check_number("CapsNetConfig", std=self.std)
         check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
         check_choice("CapsNetConfig", "routing", self.routing, ROUTINGS)
         check_choice("CapsNetConfig", "presence", self.presence, PRESENCES)
@@ -157,6 +186,26 @@ class CapsNetConfig(NetworkConfig):
         """I."""
         return math.prod(self.grid) * self.primary_types
 
+    @property
+    def capsule_layers(self) -> list[LayerSizes]:
+        """The sizes of every capsule layer; the last is that of the class capsules."""
+        primary, last = (self.primary_capsules, self.primary_dimension), (self.classes, self.class_dimension)
+        return [LayerSizes(*lower, *upper) for lower, upper in pairwise((primary, *self.layers, last))]
+
+    def _check_layers(self) -> None:
+        """Raise ValueError unless the hidden layers are pairs of capsules and dimension."""
+        where, layers = "CapsNetConfig", self.layers
+        if not isinstance(layers, tuple) or not all(isinstance(x, tuple) and len(x) == 2 for x in layers):
+            raise ValueError(
+                f"{where}: layers is {layers!r}, expected (capsules, dimension) of every hidden layer, such "
+                "as ((32, 8), (16, 8))"
+            )
+        if len(layers) > MAX_LAYERS:
+            raise ValueError(f"{where}: {len(layers):,} hidden layers, expected at most {MAX_LAYERS}")
+        for k, (capsules, dimension) in enumerate(layers):
+            check_positive(where, **{f"layers {k} (capsules)": capsules})
+            check_positive(where, **{f"layers {k} (dimension)": dimension})
+
     def _check_combination(self) -> None:
         """Raise ValueError for options that cannot act together."""
         where, only_dynamic = "CapsNetConfig", f"has no effect on {self.routing} routing; leave it out"
@@ -171,28 +220,42 @@ class CapsNetConfig(NetworkConfig):
                 f"{where}: prior is learned through the couplings, and stopped_gradient stops that"
             )
         chosen = COUPLINGS[self.coupling]()
-        if isinstance(chosen, TopK) and chosen.k > self.classes:
-            raise ValueError(f"{where}: coupling is {self.coupling!r}, but there are {self.classes} classes")
+        if isinstance(chosen, TopK):
+            few = [f"there are {self.classes} classes"] if chosen.k > self.classes else []
+            few += [f"a hidden layer has {count} capsules" for count, _ in self.layers if chosen.k > count]
+            if few:
+                raise ValueError(f"{where}: coupling is {self.coupling!r}, but {few[0]}")
 
-    def build_coupling(self, dtype: Any = np.float32) -> Coupling:
+    def std_of(self, sizes: LayerSizes) -> float:
+        """Return the standard deviation of the first votes' weights of a capsule layer."""
+        if self.std is not None:
+            return self.std
+        if not self.layers:
+            return STD
+        return STARTS[self.routing] * sizes.upper / (sizes.lower * sizes.upper_dimension) ** 0.5
+
+    def build_coupling(self, sizes: LayerSizes, dtype: Any = np.float32) -> Coupling:
+        """Return the coupling that is named here, for a capsule layer of these sizes."""
         coupling = COUPLINGS[self.coupling]()
         if self.prior:
-            coupling = Prior(self.primary_capsules, self.classes, coupling, dtype=dtype)
+            coupling = Prior(sizes.lower, sizes.upper, coupling, dtype=dtype)
         return Stopped(coupling) if self.stopped_gradient else coupling
 
-    def build_routing(self, coupling: Coupling | None = None, dtype: Any = np.float32) -> Routing:
-        """Return the routing, with a coupling of one's own or the one that is named here."""
-        coupling, shape = coupling or self.build_coupling(dtype), (self.classes, self.class_dimension)
+    def build_routing(
+        self, sizes: LayerSizes, coupling: Coupling | None = None, dtype: Any = np.float32
+    ) -> Routing:
+        """Return the routing of a capsule layer, with a coupling of one's own or the one named here."""
+        coupling = coupling or self.build_coupling(sizes, dtype)
         if self.routing == "self-attention":
-            sizes = (self.primary_capsules, self.classes)
-            return SelfAttentionRouting(coupling=coupling, bias_shape=sizes, dtype=dtype)
+            pairs = (sizes.lower, sizes.upper)
+            return SelfAttentionRouting(coupling=coupling, bias_shape=pairs, dtype=dtype)
         if self.routing == "inverted-attention":
             return InvertedAttentionRouting(
-                self.class_dimension, iterations=self.iterations, coupling=coupling, dtype=dtype
+                sizes.upper_dimension, iterations=self.iterations, coupling=coupling, dtype=dtype
             )
         if self.routing == "em":
             return EMRouting(
-                self.classes,
+                sizes.upper,
                 self.iterations,
                 inverse_temperature=self.inverse_temperature,
                 min_variance=MIN_VARIANCE,
@@ -200,8 +263,19 @@ class CapsNetConfig(NetworkConfig):
                 coupling=coupling,
                 dtype=dtype,
             )
-        bias_shape = shape if self.bias else None
+        bias_shape = (sizes.upper, sizes.upper_dimension) if self.bias else None
         return DynamicRouting(self.iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)
+
+    def count_routed(self, sizes: LayerSizes) -> int:
+        """Return how many weights a capsule layer has, those of its routing included."""
+        pairs, upper = sizes.lower * sizes.upper, sizes.upper * sizes.upper_dimension
+        count = sizes.lower * sizes.lower_dimension * upper + upper * self.bias + pairs * self.prior
+        of_routing = {
+            "self-attention": pairs,
+            "inverted-attention": 2 * sizes.upper_dimension,  # of its LayerNorm
+            "em": 2 * sizes.upper,
+        }
+        return count + of_routing.get(self.routing, 0)
 
     def build_presence(self, rng: Seed = None, dtype: Any = np.float32) -> Line | Given | None:
         """Return what tells the classes beside the poses; None where the lengths of these do."""
@@ -220,11 +294,7 @@ class CapsNetConfig(NetworkConfig):
         primary_window = math.prod(as_pair("CapsNet", "primary_kernel", self.primary_kernel)) * channels
         upper = self.classes * self.class_dimension
         count = (conv_window + 1) * channels + (primary_window + 1) * outputs
-        count += self.primary_capsules * self.primary_dimension * upper + upper * self.bias
-        pairs = self.primary_capsules * self.classes
-        count += pairs * self.prior + pairs * (self.routing == "self-attention")
-        count += 2 * self.class_dimension * (self.routing == "inverted-attention")  # LayerNorm
-        count += 2 * self.classes * (self.routing == "em") + self.class_dimension * self.has_line
+        count += sum(map(self.count_routed, self.capsule_layers)) + self.class_dimension * self.has_line
         if self.decoder:
             widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
             count += sum((n + 1) * m for n, m in pairwise(widths))

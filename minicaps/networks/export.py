@@ -39,7 +39,9 @@ def to_onnx(path: str | Path, network: Network) -> None:
     weights = {name: to_numpy(param).astype(np.float32) for name, param in network.params.items()}
     images = graph.input("images", ["batch", *config.image_shape])  # (B, H, W, C)
     u = _primary_capsules(graph, images, weights, network)  # (B, I, D)
-    v = _routed(graph, _votes(graph, u, weights["capsules.votes.W"]), weights, config.iterations, leaky)
+    for name in network.capsule_layers():
+        u = _routed(graph, _votes(graph, u, weights, name), weights, name, config.iterations, leaky)
+    v = u  # (B, J, E)
     squares = graph.add("ReduceSum", graph.add("Mul", v, v), graph.constant([2]), keepdims=0)  # (B, J)
     lengths = graph.add("Sqrt", squares)  # (B, J)
     graph.output("lengths", lengths, ["batch", config.classes])
@@ -53,7 +55,11 @@ def to_onnx(path: str | Path, network: Network) -> None:
 
 def _is_leaky(network: CapsNet) -> bool:
     """Return whether the routing is leaky, if it is one that can be written."""
-    routing = network.capsules.routing
+    leaky = [_is_leaky_routing(layer.routing) for layer in network.capsule_layers().values()]
+    return leaky[-1]
+
+
+def _is_leaky_routing(routing: Any) -> bool:
     coupling = getattr(routing, "coupling", None)
     if isinstance(coupling, Stopped):
         coupling = coupling.inner  # which matters to gradients alone
@@ -87,25 +93,28 @@ def _squash(graph: Graph, s: str) -> str:
     return graph.add("Mul", s, factor)
 
 
-def _votes(graph: Graph, u: str, W: Any) -> str:
-    """û_ij = u_i W_ij: u (B, I, D) -> (B, I, J, E)."""
+def _votes(graph: Graph, u: str, weights: dict[str, Any], name: str) -> str:
+    """û_ij = u_i W_ij of the capsule layer of this name: u (B, I, D) -> (B, I, J, E)."""
+    W = weights[f"{name}.votes.W"]  # (I, D, J, E)
     I, D, J, E = W.shape
     by_capsule = graph.add("Transpose", u, perm=[1, 0, 2])  # (I, B, D)
-    matrices = graph.weight("capsules.votes.W", W.reshape(I, D, J * E))  # (I, D, J·E)
+    matrices = graph.weight(f"{name}.votes.W", W.reshape(I, D, J * E))  # (I, D, J·E)
     votes = graph.add("MatMul", by_capsule, matrices)  # (I, B, D) @ (I, D, J·E) -> (I, B, J·E)
     votes = graph.add("Transpose", votes, perm=[1, 0, 2])  # (B, I, J·E)
     return graph.add("Reshape", votes, graph.constant([0, I, J, E]))
 
 
-def _routed(graph: Graph, u_hat: str, weights: dict[str, Any], iterations: int, leaky: bool) -> str:
-    """Procedure 1: u_hat (B, I, J, E) -> v (B, J, E)."""
+def _routed(
+    graph: Graph, u_hat: str, weights: dict[str, Any], name: str, iterations: int, leaky: bool
+) -> str:
+    """Procedure 1 in the capsule layer of this name: u_hat (B, I, J, E) -> v (B, J, E)."""
     b = graph.add("Mul", graph.add("ReduceSum", u_hat, graph.constant([3]), keepdims=0), graph.number(0.0))
-    bias = weights.get("capsules.routing.bias")  # (J, E)
+    bias = weights.get(f"{name}.routing.bias")  # (J, E)
     for r in range(iterations):
         shares = graph.add("Unsqueeze", _softmax(graph, b, leaky), graph.constant([3]))  # (B, I, J, 1)
         s = graph.add("ReduceSum", graph.add("Mul", shares, u_hat), graph.constant([1]), keepdims=0)
         if bias is not None:
-            s = graph.add("Add", s, graph.weight("capsules.routing.bias", bias))  # (B, J, E)
+            s = graph.add("Add", s, graph.weight(f"{name}.routing.bias", bias))  # (B, J, E)
         v = _squash(graph, s)  # (B, J, E)
         if r < iterations - 1:
             beside = graph.add("Unsqueeze", v, graph.constant([1]))  # (B, 1, J, E)

@@ -102,6 +102,13 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def as_tuples(value: Any) -> Any:
+    """Return a list of JSON, and lists in it, as a configuration has them: as tuples."""
+    if not isinstance(value, list):
+        return value
+    return tuple(tuple(each) if isinstance(each, list) else each for each in value)
+
+
 def load_network(path: str | Path) -> tuple[Network, tuple[str, ...]]:
     """Load what ``save_network`` saved, in this format or an older one.
 
@@ -145,10 +152,7 @@ def load(path: str | Path) -> Network:
 
 def _build(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Network:
     """Build the described network, if it is about as large as what the file holds."""
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in description["network"].items()
-    }
+    fields: dict[str, Any] = {name: as_tuples(value) for name, value in description["network"].items()}
     config = configure(description["model"], "paper", **fields)
     held = sum(array.size for array in arrays.values())
     if config.count_params() > 2 * held:  # a little too many are told by name, by load_state

@@ -201,6 +201,16 @@ def capsnets(cls: Any, images: Array, labels: Array, rng: Any, dtype: Any) -> It
             },
             (images, labels),
         ),
+        "hidden layers": ({"layers": ((4, 3), (3, 2)), "std": 1.5, "decoder": False}, (images,)),
+        "hidden layer, bias": ({"layers": ((4, 3),), "bias": True, "iterations": 2}, (images, labels)),
+        "hidden layer, self-attention": (
+            {"layers": ((4, 3),), "routing": "self-attention", "coupling": "entmax"}, (images, labels),
+        ),
+        "hidden layer, inverted attention": (
+            {"layers": ((4, 3),), "routing": "inverted-attention", "prior": True, "iterations": 2},
+            (images, labels),
+        ),
+        "hidden layers, EM": ({"layers": ((4, 3), (3, 2)), "routing": "em", **OF_EM}, (images, labels)),
     }  # fmt: skip
     for name, (options, inputs) in cases.items():
         network = cls(cls.Config(**{**small, **options}), rng=rng, dtype=dtype)

@@ -136,10 +136,24 @@ def routings(I: int, J: int, E: int, dtype: Any) -> dict[str, Routing]:
     """Return routings of every family, by name, for a CapsuleLayer of these sizes."""
     return {
         "self-attention": drawn(SelfAttentionRouting(bias_shape=(I, J), dtype=dtype)),
+        "self-attention, prior": drawn(SelfAttentionRouting(coupling=Prior(I, J, dtype=dtype))),
+        "self-attention, hard, bias": drawn(
+            SelfAttentionRouting(coupling=Hard(), bias_shape=(I, J), dtype=dtype)
+        ),
         "inverted attention": drawn(InvertedAttentionRouting(E, dtype=dtype)),
         "EM": with_betas(EMRouting(J, 2, **STEEP, dtype=dtype), np.random.default_rng(1)),
+        "inverted attention, prior": drawn(
+            InvertedAttentionRouting(E, iterations=3, coupling=Prior(I, J, dtype=dtype), dtype=dtype)
+        ),
+        "inverted attention, prior, 1 iteration": drawn(
+            InvertedAttentionRouting(E, iterations=1, coupling=Prior(I, J, dtype=dtype), dtype=dtype)
+        ),
+        "inverted attention, hard": drawn(InvertedAttentionRouting(E, coupling=Hard(), dtype=dtype)),
         "dynamic, bias": DynamicRouting(2, bias_shape=(J, E), dtype=dtype),
         "dynamic, other outputs": DynamicRouting(2, outputs=("v", "c", "change")),
+        "dynamic, couplings too": DynamicRouting(2, outputs=("v", "c"), coupling=TopK(2)),
+        "dynamic, hard, change too": DynamicRouting(3, outputs=("v", "change"), coupling=Hard()),
+        "dynamic, hard, couplings too": DynamicRouting(3, outputs=("v", "c"), coupling=Hard()),
         "dynamic, other squash": drawn(DynamicRouting(2, squash=LayerNorm(E, dtype=dtype))),
     }
 

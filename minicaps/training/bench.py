@@ -162,14 +162,14 @@ def multiply_adds(network: CapsNet) -> dict[str, int]:
     image. Routing adds its 2R - 1 passes over û forward and 4R - 3 backward.
     """
     config = network.config
-    lower, dimension, upper, size = network.capsules.votes.params["W"].shape  # (I, D, J, E)
-    votes = lower * dimension * upper * size
     passes = (2 * config.iterations - 1) + (4 * config.iterations - 3)
     work = {
         "conv": 2 * math.prod(config.conv_grid) * network.conv.params["W"].size,
         "primary": 3 * math.prod(config.grid) * network.primary.conv.params["W"].size,
-        "capsules": 4 * votes + passes * lower * upper * size,
     }
+    for name, layer in network.capsule_layers().items():
+        lower, dimension, upper, size = layer.votes.params["W"].shape  # (I, D, J, E)
+        work[name] = (4 * dimension + passes) * lower * upper * size
     if network.decoder is not None:
         dense = [p.size for name, p in network.decoder.params.items() if name.endswith(".W")]
         work["decoder"] = 3 * sum(dense)

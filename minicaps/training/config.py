@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +23,9 @@ from minicaps.networks import (
     ROUTINGS,
     Network,
     build,
+    configure,
 )
+from minicaps.training.notation import as_layers, read_layers, read_size, write_layers
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 CONFIG = "config.json"  # in the folder of a run
@@ -32,7 +33,7 @@ MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
 OF_ROUTED = ("preset", "routing_iterations")  # options of networks that route
-OF_CAPSNETS = ("routing", "presence", "coupling", "decoder")  # options that no other network has
+OF_CAPSNETS = ("layers", "routing", "presence", "coupling", "decoder")  # options that no other network has
 
 
 class BadOption(ValueError):
@@ -42,15 +43,6 @@ class BadOption(ValueError):
 def options_without_effect(model: str) -> tuple[str, ...]:
     """Return the options that a network of this name does not have."""
     return (() if model in PRESETS_OF else OF_ROUTED) + (() if model == "capsnet" else OF_CAPSNETS)
-
-
-def read_size(text: str) -> int | tuple[int, int]:
-    """Return the size that is written as ``28`` or, height first, as ``60x80``."""
-    match = re.fullmatch(r"\s*(\d+)(?:\s*[xX×]\s*(\d+))?\s*", text)
-    if match is None:
-        raise ValueError(f"size is {text!r}, expected N or HEIGHTxWIDTH, such as 28 or 60x80")
-    height, width = match.groups()
-    return (int(height), int(width)) if width else int(height)
 
 
 def _option(
@@ -102,11 +94,19 @@ class TrainConfig:
     epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
-        None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
+        None,
+        "largest learning rate of Adam (default: 0.004, for the preset paper or with hidden layers 0.001)",
     )
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
+    layers: tuple[tuple[int, int], ...] | None = _option(
+        None,
+        "hidden capsule layers between the primary and the class capsules of the CapsNet, each routed to as "
+        "those are: capsules and dimension of each, such as 32x8,16x8 (default: none)",
+        metavar="NxD,...",
+        read=read_layers,
+    )
     routing: str = _option("dynamic", "routing of the CapsNet", *ROUTINGS)
     presence: str = _option(
         "own",
@@ -127,6 +127,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_size()
+        object.__setattr__(self, "layers", as_layers("train", self.layers))
         for name in ("limit", "routing_iterations"):
             if getattr(self, name) is not None:
                 check_whole("train", 1, **{name: getattr(self, name)})
@@ -165,6 +166,10 @@ class TrainConfig:
                     f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only {has} "
                     f"{'do' if ' and ' in has else 'does'}; leave it out"
                 )
+        if self.layers:
+            configure(
+                self.model, self.preset, layers=self.layers, coupling=self.coupling
+            )  # says what cannot be
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
             raise BadOption(
@@ -175,6 +180,8 @@ class TrainConfig:
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
         if isinstance(self.size, tuple):
             options["size"] = "{}x{}".format(*self.size)
+        if self.layers:
+            options["layers"] = write_layers(self.layers)
         return "  ".join(f"{name}={value}" for name, value in options.items())
 
     @property
@@ -182,7 +189,8 @@ class TrainConfig:
         """The learning rate that was chosen, or the one that suits the network."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 1e-3 if self.model == "capsnet" and self.preset == "paper" else 4e-3
+        slower = self.model == "capsnet" and (self.preset == "paper" or self.layers)
+        return 1e-3 if slower else 4e-3
 
     def network(self, dataset: Dataset) -> Network:
         """Build the network for images and classes like those of `dataset`, with first weights from the seed.
@@ -194,7 +202,7 @@ class TrainConfig:
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
         if self.model == "capsnet":
-            options |= {name: getattr(self, name) for name in OF_CAPSNETS}
+            options |= {name: getattr(self, name) for name in OF_CAPSNETS} | {"layers": self.layers or ()}
         if self.model in PRESETS_OF and self.routing_iterations is not None:
             options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])

@@ -1,0 +1,139 @@
+r"""Votes that are never built: û (B, I, J, E), by far the largest array of a capsule layer, by its factors.
+
+**Forward.** A routing asks for two things. In Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij the couplings can
+go to u, before one product over all i. And ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩. Either way there are D
+numbers for a pair of capsules where û has E: half, in the paper. Where all couplings are one number, s is
+a share of Σ_i u_i W_ij, without a product with c.
+
+**Backward.** Here dû is needed, for du_i = Σ_j dû_ij W_ijᵀ and dW_ij = Σ_B u_iᵀ dû_ij. But it is a sum of K
+outer products, such as c ⊗ ds, so it is made for a few lower capsules at a time, used while it is in the
+processor's cache, and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicaps.arrays import Array, get_xp
+from minicaps.capsules import Coupling, Frozen, Hard, Iteration, Leaky, Routing, Softmax, Stopped
+
+
+@dataclass(frozen=True)
+class FactoredVotes:
+    """û_ij = u_i W_ij by its factors. I stands last because it is the longest axis."""
+
+    u: Array  # (D, B, I)
+    W: Array  # (J, D, E, I)
+
+    @cached_property
+    def total(self) -> Array:
+        """Σ_i û_ij (B, J, E)."""
+        return self._times_W(self.u)
+
+    def combine(self, c: Array) -> Array:
+        """Return s_j = Σ_i (c_ij u_i) W_ij: c (B, I, J) -> s (B, J, E)."""
+        return self._times_W(self.u * c.transpose(2, 0, 1)[:, None])  # (D, B, I) (J, 1, B, I) -> (J, D, B, I)
+
+    def agree(self, v: Array) -> Array:
+        """Return the agreements ⟨u_i, W_ij v_j⟩: v (B, J, E) -> (B, I, J)."""
+        Wv = v.swapaxes(0, 1)[:, None] @ self.W  # (J, 1, B, E) @ (J, D, E, I) -> (J, D, B, I)
+        agreement = get_xp(v).einsum("dbi,jdbi->jbi", self.u, Wv)  # (J, B, I)
+        return agreement.transpose(1, 2, 0)  # (B, I, J)
+
+    def zero_logits(self) -> Array:
+        """Return the logits of 0 that a routing begins with (B, I, J), in the memory of one number."""
+        (_, B, I), J, xp = self.u.shape, len(self.W), get_xp(self.u)
+        return xp.broadcast_to(xp.zeros(1, dtype=self.u.dtype), (B, I, J))  # (B, I, J)
+
+    def _times_W(self, x: Array) -> Array:
+        """Return Σ_i x_i W_ij for x ([J,] D, B, I): (B, J, E)."""
+        products = x @ self.W.swapaxes(2, 3)  # ([J,] D, B, I) @ (J, D, I, E) -> (J, D, B, E)
+        return products.sum(axis=1).swapaxes(0, 1)  # (B, J, E)
+
+
+class OuterProducts(NamedTuple):
+    """The gradient dû_ij = Σ_k weights_kij · vectors_kj, a sum of K outer products."""
+
+    weights: Array  # (J, B, K, I)
+    vectors: Array  # (J, B, K, E)
+
+    def of_samples(self, samples: slice) -> OuterProducts:
+        """Return those of some samples, a view."""
+        return OuterProducts(self.weights[:, samples], self.vectors[:, samples])
+
+    def set_product(self, k: int, weights: Any, vectors: Array) -> None:
+        """Set outer product k: weights (B, I, J), vectors (B, J, E)."""
+        self.weights[:, :, k] = weights.transpose(2, 0, 1)  # (J, B, I)
+        self.vectors[:, :, k] = vectors.swapaxes(0, 1)  # (J, B, E)
+
+    def of_capsules(self, lower: slice) -> Array:
+        """Return dû of some lower capsules, by capsule: (i, B, J, E)."""
+        xp = get_xp(self.weights)
+        weights = self.weights[..., lower].swapaxes(2, 3)  # (J, B, i, K)
+        J, B, i, _ = weights.shape
+        du_hat = xp.empty((i, B, J, self.vectors.shape[3]), dtype=weights.dtype)  # (i, B, J, E)
+        xp.matmul(weights, self.vectors, out=du_hat.transpose(2, 1, 0, 3))  # (J, B, i, K) @ (J, B, K, E)
+        return du_hat
+
+
+class Factored(NamedTuple):
+    """How a family of routings works on votes by their factors.
+
+    ``route(routing, votes, share)`` does what the routing's forward does: it returns its output, and every
+    iteration; ``share`` is the ``even_share`` of its coupling. ``route_backward(routing, dy, votes,
+    iterations, gradient)`` does what its backward does, but sets dû as outer products, of which there are
+    ``count_products(routing, iterations)``.
+    """
+
+    plain: type[Routing]
+    route: Callable[[Any, FactoredVotes, float | None], tuple[Any, list[Iteration]]]
+    count_products: Callable[[Any, list[Iteration]], int]
+    route_backward: Callable[[Any, Any, FactoredVotes, list[Iteration], OuterProducts], None]
+
+    def does(self, routing: Routing) -> bool:
+        """Whether forward and backward of a routing are those of the definition."""
+        own, kind = ("forward", "backward"), type(routing)
+        return isinstance(routing, self.plain) and all(
+            getattr(kind, name) is getattr(self.plain, name) for name in own
+        )
+
+
+def couple(
+    coupling: Coupling, votes: FactoredVotes, b: Array, share: float | None = None
+) -> tuple[Array, Array, Any]:
+    """Return c (B, I, J) of logits b (B, I, J), s = Σ_i c û (B, J, E), and the cache of the coupling.
+
+    With a share all couplings are known to be this number; then there is no cache.
+    """
+    if share is None:
+        c, cache = coupling.forward(b)  # (B, I, J)
+        return c, votes.combine(c), cache
+    xp = get_xp(b)
+    c = xp.broadcast_to(xp.full(1, share, dtype=b.dtype), b.shape)  # (B, I, J)
+    return c, votes.total * share, None  # (B, I, J), (B, J, E)
+
+
+def is_constant(coupling: Coupling) -> bool:
+    """Whether the coupling's backward is known to return 0 whatever it is handed."""
+    if type(coupling) is Leaky:
+        return is_constant(coupling.inner)
+    return type(coupling).backward in (Hard.backward, Stopped.backward, Frozen.backward)
+
+
+def even_share(coupling: Coupling, b: Array) -> float | None:
+    """Return the coupling that logits b of 0 give, where it is one number for all pairs of capsules.
+
+    On a GPU a look at it would have to wait, so there each coupling is computed.
+    """
+    if type(coupling) is Softmax:
+        return 1 / b.shape[2]  # asked for in every forward, and known
+    if get_xp(b) is not np or coupling.params:
+        return None
+    c = coupling(b)  # (1, I, J)
+    share = float(c[0, 0, 0])
+    return share if (c == share).all() else None

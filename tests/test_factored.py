@@ -1,0 +1,149 @@
+"""Votes by their factors: no routing builds what it need not, and threads change no bit."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minicaps import (
+    CapsuleLayer,
+    DynamicRouting,
+    EMRouting,
+    Entmax,
+    Hard,
+    InvertedAttentionRouting,
+    LayerNorm,
+    Leaky,
+    Prior,
+    SelfAttentionRouting,
+    Sparsemax,
+    TopK,
+    capsules,
+)
+from minicaps.fast import capsule_layer as fast_capsule_layer
+from minicaps.fast import couplings as fast_couplings
+from minicaps.proof.routing_examples import drawn
+
+B, I, D, J, E = 19, 6, 2, 3, 4  # all different
+LINEAR = {
+    "dynamic": lambda I, J, E: DynamicRouting(3),
+    "dynamic, bias": lambda I, J, E: DynamicRouting(2, bias_shape=(J, E)),
+    "dynamic, prior": lambda I, J, E: DynamicRouting(3, coupling=Prior(I, J)),
+    "dynamic, top 2": lambda I, J, E: DynamicRouting(3, coupling=TopK(2)),
+    "dynamic, entmax": lambda I, J, E: DynamicRouting(2, coupling=Entmax()),
+    "dynamic, sparsemax, leaky": lambda I, J, E: DynamicRouting(2, coupling=Leaky(Sparsemax())),
+    "dynamic, LayerNorm": lambda I, J, E: DynamicRouting(3, squash=LayerNorm(E)),
+    "dynamic, more outputs": lambda I, J, E: DynamicRouting(3, outputs=("v", "c", "change")),
+    "dynamic, hard, change": lambda I, J, E: DynamicRouting(
+        3, coupling=Hard(), outputs=("v", "change")
+    ),
+    "self-attention": lambda I, J, E: SelfAttentionRouting(),
+    "self-attention, bias": lambda I, J, E: SelfAttentionRouting(bias_shape=(I, J)),
+    "self-attention, prior": lambda I, J, E: SelfAttentionRouting(coupling=Prior(I, J)),
+    "inverted attention": lambda I, J, E: InvertedAttentionRouting(E),
+    "inverted attention, prior": lambda I, J, E: InvertedAttentionRouting(
+        E, iterations=3, coupling=Prior(I, J)
+    ),
+}  # fmt: skip
+every_routing = pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR)
+
+
+def upstream(y, seed=1):
+    """Gradients for what a layer gave."""
+    rng = np.random.default_rng(seed)
+    one = lambda x: rng.normal(size=x.shape).astype(x.dtype)  # noqa: E731
+    return tuple(map(one, y)) if isinstance(y, tuple) else one(y)
+
+
+def peak(layer, *inputs):
+    """The most memory that forward and backward take, in bytes."""
+    tracemalloc.start()
+    y, cache = layer.forward(*inputs)
+    layer.backward(upstream(y), cache)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+@every_routing
+@pytest.mark.usefixtures("small_slices")
+def test_votes_are_never_built(make):
+    """With poses far longer than there are outer products, votes would be most of the memory."""
+    I, D, J, E = 200, 2, 3, 128
+    layer = CapsuleLayer(I, D, J, E, routing=make(I, J, E), rng=0)
+    u = np.random.default_rng(0).normal(size=(32, I, D)).astype(np.float32)
+    votes = u.itemsize * 32 * I * J * E
+    assert peak(layer, u) < votes / 2
+    plain = capsules.CapsuleLayer(I, D, J, E, routing=make(I, J, E), rng=0)
+    assert peak(plain, u) > 2 * votes  # û and dû: what the measure sees
+
+
+def test_em_routing_builds_them_since_it_asks_for_their_squares():
+    layer = CapsuleLayer(I, D, J, E, routing=EMRouting(J), rng=0)
+    u, a = np.ones((2, I, D), dtype=np.float32), np.ones((2, I), dtype=np.float32)
+    assert layer.forward(u, a)[1].routing.u_hat.shape == (2, I, J, E)
+
+
+@every_routing
+@pytest.mark.usefixtures("small_slices")
+def test_gradients_have_the_same_bits_whatever_the_order_of_threads(make, monkeypatch):
+    layer = CapsuleLayer(I, D, J, E, routing=drawn(make(I, J, E)), std=1.0, rng=0)
+    y, cache = layer.forward(np.random.default_rng(0).normal(size=(B, I, D)).astype(np.float32))
+    assert len(cache.slices) > 2
+    found = []
+    for parallel in (fast_capsule_layer.parallel, in_reverse, in_reverse):
+        monkeypatch.setattr(fast_capsule_layer, "parallel", parallel)
+        layer.zero_grad()
+        du = layer.backward(upstream(y), cache)
+        found.append([du, *(grad.copy() for grad in layer.grads.values())])
+    for arrays in zip(*found, strict=True):
+        for array in arrays[1:]:
+            np.testing.assert_array_equal(array, arrays[0])
+
+
+def in_reverse(work, items):
+    """Do what ``parallel`` does as threads might that come in another order."""
+    return [work(item) for item in reversed(items)][::-1]
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_a_routing_with_a_forward_of_its_own_is_asked_for_it():
+    class Halved(SelfAttentionRouting):
+        def forward(self, u_hat):
+            v, cache = super().forward(u_hat)
+            return v / 2, cache
+
+        def backward(self, dv, cache):
+            return super().backward(dv / 2, cache)
+
+    u = np.random.default_rng(0).normal(size=(B, I, D))
+    own, usual = (
+        CapsuleLayer(I, D, J, E, routing=kind(), std=1.0, rng=0, dtype=np.float64)
+        for kind in (Halved, SelfAttentionRouting)
+    )
+    np.testing.assert_allclose(own(u), usual(u) / 2, rtol=1e-9)
+    (v, cache), (_, other) = own.forward(u), usual.forward(u)
+    np.testing.assert_allclose(own.backward(v, cache), usual.backward(v / 2, other), rtol=1e-9)
+
+
+def test_as_many_gradients_as_outputs_are_asked_for():
+    layer = CapsuleLayer(I, D, J, E, routing=DynamicRouting(2, outputs=("v", "c")), rng=0)
+    (v, c), cache = layer.forward(np.ones((2, I, D), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"CapsuleLayer.backward: got 1 gradients, expected 2: one for"):
+        layer.backward(v, cache)
+    with pytest.raises(ValueError, match=r"CapsuleLayer.backward: dy has shape \(2, 3, 4\), expected \(2, 6"):
+        layer.backward((v, v), cache)
+    layer.backward((v, c), cache)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 10**6))
+def test_insertion_sorts(parents, count, ties, seed):
+    z = np.random.default_rng(seed).normal(size=(parents, 2, 5)).transpose(1, 2, 0)  # (B, I, J)
+    z = z.round() if ties else z
+    count = min(count, parents)
+    found = fast_couplings.largest(z, count)
+    np.testing.assert_array_equal(found, np.sort(z, axis=-1)[..., ::-1][..., :count])
+    np.testing.assert_allclose(fast_couplings.cumulated(z), np.cumsum(z, axis=-1), rtol=1e-12, atol=1e-12)
+    assert found.strides[-1] == max(found.strides) or count > fast_couplings.MAX_INSERTED or count == 1
