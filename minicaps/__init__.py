@@ -7,6 +7,7 @@ its definition, a few lines long and equal to rounding, is in ``minicaps.layers`
 from minicaps.capsules import (
     Coupling,
     CouplingEntropy,
+    DepthwisePrimaryCaps,
     Entmax,
     Frozen,
     Hard,
@@ -44,6 +45,7 @@ from minicaps.fast import (
     Squash,
 )
 from minicaps.layers import (
+    BatchNorm,
     CrossEntropyLoss,
     Example,
     Layer,
@@ -61,6 +63,8 @@ from minicaps.layers import (
 from minicaps.networks import (
     CapsNet,
     CapsNetConfig,
+    EfficientCapsNet,
+    EfficientCapsNetConfig,
     MatrixCapsNet,
     MatrixCapsNetConfig,
     build,
@@ -72,6 +76,7 @@ from minicaps.proof import gradcheck
 from minicaps.training import evaluate
 
 __all__ = [
+    "BatchNorm",
     "CapsNet",
     "CapsNetClassifier",
     "CapsNetConfig",
@@ -84,8 +89,11 @@ __all__ = [
     "CrossEntropyLoss",
     "Decoder",
     "Dense",
+    "DepthwisePrimaryCaps",
     "DynamicRouting",
     "EMRouting",
+    "EfficientCapsNet",
+    "EfficientCapsNetConfig",
     "Entmax",
     "Example",
     "ExponentialSquash",

@@ -4,6 +4,7 @@ from minicaps.capsules.capsule_layer import CapsuleLayer
 from minicaps.capsules.conv_capsules import ConvMatrixCaps
 from minicaps.capsules.couplings import LOGITS, Coupling, Frozen, Hard, Leaky, Prior, Softmax, Stopped
 from minicaps.capsules.decoder import Decoder, Mask
+from minicaps.capsules.depthwise import DepthwisePrimaryCaps
 from minicaps.capsules.dynamic_routing import DynamicRouting
 from minicaps.capsules.em_routing import TINY_MASS, EMCache, EMIteration, EMRouting, check_min_variance
 from minicaps.capsules.inverted_attention_routing import InvertedAttentionRouting
@@ -28,6 +29,7 @@ __all__ = [
     "Coupling",
     "CouplingEntropy",
     "Decoder",
+    "DepthwisePrimaryCaps",
     "DynamicRouting",
     "EMCache",
     "EMIteration",

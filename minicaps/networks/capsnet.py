@@ -8,20 +8,11 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Coupling, Mask
-from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU, length_and_direction
-from minicaps.layers import (
-    CrossEntropyLoss,
-    Layer,
-    Loss,
-    MarginLoss,
-    ReconstructionLoss,
-    Seed,
-    WeightedSum,
-    generator,
-    softmax,
-)
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU
+from minicaps.layers import Layer, Seed, generator
 from minicaps.networks.capsnet_config import CapsNetConfig
-from minicaps.networks.network import Network, check_images
+from minicaps.networks.network import check_images
+from minicaps.networks.vector_capsnet import VectorCapsNet
 
 
 class CapsNetCache(NamedTuple):
@@ -38,7 +29,7 @@ class CapsNetCache(NamedTuple):
     by_label: bool
 
 
-class CapsNet(Network):
+class CapsNet(VectorCapsNet):
     r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
 
     images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
@@ -72,7 +63,6 @@ class CapsNet(Network):
 
     Config = CapsNetConfig
     config: CapsNetConfig
-    decoder: Decoder | None
 
     def __init__(
         self,
@@ -129,25 +119,6 @@ class CapsNet(Network):
         reconstruction, mask, decoder = self.decode(v, shown)  # (B, H, W, C)
         return (y, reconstruction), CapsNetCache(*caches, mask, decoder, v, by_label)
 
-    def highest(self, z: Array) -> Array:
-        """Return the classes that the decoder shows of logits z (B, J), without labels: (B,)."""
-        return z.argmax(axis=1)
-
-    def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
-        """v (B, J, E), labels (B,) -> reconstruction (B, H, W, C), and the caches of mask and decoder."""
-        if self.decoder is None:
-            raise ValueError("CapsNet.decode: this network has no decoder; build it with decoder=True")
-        masked, mask = self.mask.forward(v, *([] if labels is None else [labels]))  # (B, J·E)
-        reconstruction, decoder = self.decoder.forward(masked)  # (B, H, W, C)
-        return reconstruction, mask, decoder
-
-    def decode_backward(self, dreconstruction: Array, cache: CapsNetCache) -> Array:
-        """dreconstruction (B, H, W, C) -> dv (B, J, E)."""
-        assert self.decoder is not None  # or there would be no such gradient
-        dmasked = self.decoder.backward(dreconstruction, cache.decoder)  # (B, J·E)
-        dv = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
-        return dv[0] if cache.mask.by_label else dv  # the labels have no gradient
-
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
         """dv (or dz), or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
         dimages = self.conv.backward(self._backward_to_conv(dy, cache), cache.conv)  # (B, H, W, C)
@@ -175,45 +146,6 @@ class CapsNet(Network):
             return y
         shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
         return y, self.decode(v, shown)[0]
-
-    # -- what training asks --------------------------------------------------------------------
-
-    def objective(self) -> Loss:
-        """Return the margin loss, or cross-entropy of logits, plus the reconstruction loss of a decoder."""
-        loss = MarginLoss() if self.presence is None else CrossEntropyLoss()
-        if self.decoder is None:
-            return loss
-        return WeightedSum([loss, ReconstructionLoss(scale=self.config.reconstruction_scale)])
-
-    def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
-        return (images,) if self.decoder is None else (images, labels)
-
-    def targets(self, images: Array, labels: Array) -> Any:
-        return labels if self.decoder is None else (labels, images)
-
-    def class_capsules(self, outputs: Any) -> Array:
-        """Return v (B, J, E) of the outputs; the cache of ``forward`` has it with every routing.
-
-        Raises
-        ------
-        ValueError
-            If the network gives logits in its place.
-        """
-        if self.presence is not None:
-            raise ValueError(
-                f"CapsNet.class_capsules: with {self.config.routing} routing the outputs are logits; take "
-                "v of the cache, network.forward(images)[1].v"
-            )
-        return self._first(outputs)
-
-    def _first(self, outputs: Any) -> Array:
-        return outputs if self.decoder is None else outputs[0]
-
-    def scores(self, outputs: Any) -> Array:
-        """Return the lengths of the class capsules (B, J), 0 to 1, or the softmax of logits."""
-        if self.presence is not None:
-            return softmax(self._first(outputs))  # (B, J)
-        return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
 
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, "capsules": self.capsules}

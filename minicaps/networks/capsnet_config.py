@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,8 @@ from minicaps.capsules import (
 from minicaps.checks import check_choice, check_flag, check_number, check_positive
 from minicaps.fast import DynamicRouting
 from minicaps.layers import Pair, Seed, as_pair
-from minicaps.networks.network import NetworkConfig, window_grid
+from minicaps.networks.network import window_grid
+from minicaps.networks.vector_capsnet import VectorCapsNetConfig
 
 MAX_ITERATIONS = 1000  # each takes time and memory, and three are enough
 COUPLINGS: dict[str, Callable[[], Coupling]] = {
@@ -45,7 +45,7 @@ ROUTINGS = ("dynamic", "self-attention", "inverted-attention")
 
 
 @dataclass(frozen=True)
-class CapsNetConfig(NetworkConfig):
+class CapsNetConfig(VectorCapsNetConfig):
     """The options of a CapsNet; the defaults are the network of the paper (Sabour et al. 2017, §4).
 
     Attributes
@@ -91,7 +91,6 @@ class CapsNetConfig(NetworkConfig):
     primary_dimension: int = 8
     primary_kernel: int | Pair = 9
     primary_stride: int | Pair = 2
-    class_dimension: int = 16
     routing: str = "dynamic"
     iterations: int = 3
     coupling: str = "softmax"
@@ -99,33 +98,22 @@ class CapsNetConfig(NetworkConfig):
     stopped_gradient: bool = False
     bias: bool = False
     std: float = 0.05
-    decoder: bool = True
-    decoder_hidden: Pair = (512, 1024)
-    reconstruction_scale: float = 0.0005
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
         check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
-        check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
+        check_positive("CapsNetConfig", iterations=self.iterations)
         if self.iterations > MAX_ITERATIONS:
             raise ValueError(
                 f"CapsNetConfig: iterations is {self.iterations:,}, expected at most {MAX_ITERATIONS:,}"
             )
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
-        check_flag("CapsNetConfig", prior=self.prior, decoder=self.decoder)
-        check_number("CapsNetConfig", std=self.std, reconstruction_scale=self.reconstruction_scale)
+        check_flag("CapsNetConfig", prior=self.prior)
+        check_number("CapsNetConfig", std=self.std)
         check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
         check_choice("CapsNetConfig", "routing", self.routing, ROUTINGS)
         self._check_combination()
-        if not isinstance(self.decoder_hidden, tuple) or len(self.decoder_hidden) != 2:
-            hidden = self.decoder_hidden
-            raise ValueError(
-                f"CapsNetConfig: decoder_hidden is {hidden!r}, expected the widths of two layers"
-            )
-        check_positive(
-            "CapsNetConfig", **{f"decoder_hidden {k}": n for k, n in enumerate(self.decoder_hidden)}
-        )
         _ = self.grid  # says why, where a kernel does not fit the image
 
     @property
@@ -196,7 +184,4 @@ class CapsNetConfig(NetworkConfig):
         count += pairs * self.prior + pairs * (self.routing == "self-attention")
         if self.routing == "inverted-attention":
             count += 3 * self.class_dimension  # LayerNorm and Line
-        if self.decoder:
-            widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
-            count += sum((n + 1) * m for n, m in pairwise(widths))
-        return count
+        return count + self.count_decoder_params()

@@ -15,15 +15,15 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, PRESETS_OF, ROUTINGS, Network, build
+from minicaps.networks import COUPLINGS, NETWORKS, PRESETS, ROUTINGS, Network, build
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
-OF_ROUTED = ("preset", "routing_iterations")  # options of networks that route
-OF_CAPSNETS = ("routing", "coupling", "decoder")  # options that no other network has
+OF_SOME = ("preset", "routing_iterations", "routing", "coupling", "decoder")  # not every network has them
+HAS = {"capsnet": OF_SOME, "efficient": ("preset", "decoder"), "matrix": ("preset", "routing_iterations")}
 
 
 class BadOption(ValueError):
@@ -32,7 +32,7 @@ class BadOption(ValueError):
 
 def options_without_effect(model: str) -> tuple[str, ...]:
     """Return the options that a network of this name does not have."""
-    return (() if model in PRESETS_OF else OF_ROUTED) + (() if model == "capsnet" else OF_CAPSNETS)
+    return tuple(name for name in OF_SOME if name not in HAS.get(model, ()))
 
 
 def read_size(text: str) -> int | tuple[int, int]:
@@ -70,7 +70,7 @@ class TrainConfig:
     """
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
-    preset: str = _option("small", "size of the CapsNet or of the matrix network", *PRESETS)
+    preset: str = _option("small", "size of a capsule network", *PRESETS)
     data: str | None = _option(
         None,
         "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
@@ -179,9 +179,9 @@ class TrainConfig:
             If the images are too small for it.
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
-        if self.model == "capsnet":
-            options |= {"decoder": self.decoder, "routing": self.routing, "coupling": self.coupling}
-        if self.model in PRESETS_OF and self.routing_iterations is not None:
+        own = HAS.get(self.model, ())
+        options |= {name: getattr(self, name) for name in ("decoder", "routing", "coupling") if name in own}
+        if self.routing_iterations is not None:
             options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
         return build(self.model, self.preset, rng=rng, **options)
