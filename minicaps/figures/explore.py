@@ -15,7 +15,7 @@ from minicaps.datasets import Dataset, to_float
 from minicaps.figures.capsules import couplings_over_image, couplings_per_iteration, dimension_grid
 from minicaps.figures.runs import learning_curves, of_test_images
 from minicaps.figures.style import save_or_warn
-from minicaps.networks import CapsNet, Network
+from minicaps.networks import Network, VectorCapsNet
 
 Figures: TypeAlias = dict[str, Callable[[], Figure]]  # what draws each, by name
 
@@ -23,23 +23,23 @@ OFFSETS = np.linspace(-0.25, 0.25, 11)  # Sabour et al. 2017, figure 4
 
 
 def check_capsnet(network: Network) -> None:
-    """Raise ValueError unless `network` is a CapsNet."""
-    if not isinstance(network, CapsNet):
+    """Raise ValueError unless `network` has vectors for its classes."""
+    if not isinstance(network, VectorCapsNet):
         raise ValueError(
-            f"explore: the network is of class {type(network).__name__}, expected CapsNet: "
-            "only its vectors and couplings are drawn"
+            f"explore: the network is of class {type(network).__name__}, expected CapsNet or "
+            "EfficientCapsNet: only its vectors and couplings are drawn"
         )
 
 
 # -- what the decoder makes --------------------------------------------------------------------
 
 
-def reconstruct_capsules(network: CapsNet, chosen: int, capsules: Array) -> Array:
+def reconstruct_capsules(network: VectorCapsNet, chosen: int, capsules: Array) -> Array:
     """Return the reconstructions from several values of one class's capsule.
 
     Parameters
     ----------
-    network : CapsNet
+    network : VectorCapsNet
         With a decoder.
     chosen : int
         The class, 0 to J - 1.
@@ -55,13 +55,13 @@ def reconstruct_capsules(network: CapsNet, chosen: int, capsules: Array) -> Arra
 
 
 def reconstruct_moved(
-    network: CapsNet, chosen: int, capsule: Array, offsets: Sequence[float] | Array = OFFSETS
+    network: VectorCapsNet, chosen: int, capsule: Array, offsets: Sequence[float] | Array = OFFSETS
 ) -> Array:
     """Return the reconstructions with every offset added to every dimension of a capsule in turn.
 
     Parameters
     ----------
-    network : CapsNet
+    network : VectorCapsNet
         With a decoder.
     chosen : int
         The class, 0 to J - 1.
@@ -82,7 +82,7 @@ def reconstruct_moved(
 
 
 def write_figures(
-    network: CapsNet,
+    network: VectorCapsNet,
     dataset: Dataset,
     class_names: Sequence[str],
     folder: str | Path,
@@ -97,7 +97,7 @@ def write_figures(
 
     Parameters
     ----------
-    network : CapsNet
+    network : VectorCapsNet
     dataset : Dataset
     class_names : sequence of str
     folder : path
@@ -138,9 +138,11 @@ def _of_the_run(metrics: Path | None) -> Figures:
     return {} if figure is None else {"learning_curves": lambda: figure}
 
 
-def _of_one_image(network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int) -> Figures:
+def _of_one_image(
+    network: VectorCapsNet, dataset: Dataset, class_names: Sequence[str], number: int
+) -> Figures:
     image = to_float(dataset.test_images[number : number + 1])  # (1, H, W, C)
-    outputs, cache = network.forward(image)
+    outputs, cache = network.for_inference().forward(image)
     c = [each[0] for each in cache.capsules.c]  # of every iteration, (I, J)
     figures: Figures = {
         "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),

@@ -16,7 +16,7 @@ from minicaps.datasets import Dataset, to_float
 from minicaps.figures.explore import OFFSETS, check_capsnet, reconstruct_capsules
 from minicaps.figures.style import COLOURS, MAX_NAMES, STYLE, as_picture, short_name, whole_numbers
 from minicaps.figures.text import as_text
-from minicaps.networks import CapsNet
+from minicaps.networks import VectorCapsNet
 
 WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")  # backends of matplotlib
 
@@ -31,7 +31,7 @@ class Explorer:
     ----------
     figure : matplotlib.figure.Figure
         Empty.
-    network : CapsNet
+    network : VectorCapsNet
         With a decoder.
     images : uint8 array (N, H, W, C)
     labels : integer array (N,)
@@ -63,7 +63,7 @@ class Explorer:
     def __init__(
         self,
         figure: Figure,
-        network: CapsNet,
+        network: VectorCapsNet,
         images: Array,
         labels: Array,
         class_names: Sequence[str],
@@ -74,7 +74,7 @@ class Explorer:
             raise ValueError(
                 "Explorer: the network has no decoder, expected one: it makes images of the capsules"
             )
-        self.figure, self.network, self.class_names = figure, network, class_names
+        self.figure, self.network, self.class_names = figure, network.for_inference(), class_names
         self.images, self.labels = images, labels
         self._look_at(number)
         with matplotlib.rc_context({**STYLE, "figure.constrained_layout.use": False}):
@@ -193,7 +193,7 @@ class Explorer:
         picture.axes.set_title(title, fontsize=8)
 
 
-def find_window(network: CapsNet) -> tuple[Any, str]:
+def find_window(network: VectorCapsNet) -> tuple[Any, str]:
     """Return matplotlib.pyplot if it can open a window here, else None and the reason."""
     if not getattr(network, "decoder", None):
         return None, "the network has no decoder, so there are no reconstructions to move"
@@ -210,7 +210,7 @@ def find_window(network: CapsNet) -> tuple[Any, str]:
 
 
 def open_window(
-    pyplot: Any, network: CapsNet, dataset: Dataset, class_names: Sequence[str], number: int = 0
+    pyplot: Any, network: VectorCapsNet, dataset: Dataset, class_names: Sequence[str], number: int = 0
 ) -> None:
     """Open the window with what ``find_window`` found, and return when it is closed."""
     of_screen: dict[Any, Any] = {

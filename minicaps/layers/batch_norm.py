@@ -144,14 +144,14 @@ class BatchNorm(Layer):
 
     def _add_batch(self, batch: BatchMoments) -> None:
         mean, variance, M = batch
-        self._added["count"] += M  # (1,)
-        self._added["sum"] += M * mean  # (N,)
-        self._added["squares"] += M * M / max(M - 1, 1) * variance  # (N,)
+        self.added["count"] += M  # (1,)
+        self.added["sum"] += M * mean  # (N,)
+        self.added["squares"] += M * M / max(M - 1, 1) * variance  # (N,)
 
     def after_step(self) -> None:
         """Let the running sums take in the batch; without one they stay."""
-        added = self._added["count"]  # (1,)
+        added = self.added["count"]  # (1,)
         keep = get_xp(added).where(added > 0, self.momentum, 1).astype(added.dtype)  # (1,)
-        for name, total in self._running.items():
+        for name, total in self.running.items():
             total *= keep
-            total += self._added[name]
+            total += self.added[name]

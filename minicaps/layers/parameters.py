@@ -83,7 +83,7 @@ class Parameters:
         """Make a copy of `value` a running sum: a state that follows the batches, and no gradient.
 
         It is copied, moved, saved and loaded with the parameters. ``forward`` leaves it alone; ``backward``
-        adds the batch's share to ``self._added[name]``, which is cleared, and added up over processes, as
+        adds the batch's share to ``self.added[name]``, which is cleared, and added up over processes, as
         gradients are; and ``after_step`` moves it.
 
         Raises
@@ -184,6 +184,11 @@ class Parameters:
     def running(self) -> Arrays:
         """The running sums, those of contained layers included: what is saved beside the parameters."""
         return self._collect("_running")
+
+    @property
+    def added(self) -> Arrays:
+        """What backward has added for running sums, with their keys, shapes and dtypes."""
+        return self._collect("_added")
 
     def _collect(self, which: str) -> Arrays:
         if not self._sublayers:

@@ -73,7 +73,6 @@ class CapsNet(VectorCapsNet):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__(config)
-        self.grid = config.grid
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
         self.conv = Conv2d(
             config.image_shape[2],

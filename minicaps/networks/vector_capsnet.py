@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -52,6 +53,11 @@ class VectorCapsNetConfig(NetworkConfig):
             )
         check_positive(where, **{f"decoder_hidden {k}": n for k, n in enumerate(self.decoder_hidden)})
 
+    @property
+    @abstractmethod
+    def grid(self) -> Pair:
+        """(P, Q), where the primary capsules stand."""
+
     def count_decoder_params(self) -> int:
         """Return how many weights the decoder has."""
         if not self.decoder:
@@ -71,6 +77,11 @@ class VectorCapsNet(Network):
     mask: Mask
     decoder: Decoder | None
     presence: Line | None
+
+    @property
+    def grid(self) -> Pair:
+        """(P, Q), where the primary capsules stand."""
+        return self.config.grid
 
     # -- the decoder ---------------------------------------------------------------------------
 

@@ -22,11 +22,13 @@ import numpy as np
 from minicaps.layers import Layer, Loss
 from minicaps.proof.cases import (
     Case,
+    answering,
     arrays_in,
     assert_close,
     assert_equal_bits,
     cases_of,
     map_arrays,
+    own_values,
     raising_floating_point_warnings,
     run,
     samples,
@@ -177,19 +179,6 @@ def check_forward_stores_nothing_on_the_layer(case: Case) -> None:
         assert texts[0] == texts[1], f"{name} has changed"
 
 
-def own_values(layer: Any) -> dict[str, Any]:
-    """Return what a layer keeps; of the layers in it, which they are."""
-
-    def marked(value: Any) -> Any:
-        if isinstance(value, (Layer, Loss)):
-            return type(value).__name__, id(value)
-        if isinstance(value, dict):
-            return {key: marked(part) for key, part in value.items()}
-        return [marked(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-    return {name: marked(value) for name, value in vars(layer).items()}
-
-
 def check_dtype_is_kept(case: Case) -> None:
     for dtype in (np.float32, np.float64):
         _, layer, inputs, *_ = case.make(dtype)
@@ -197,12 +186,6 @@ def check_dtype_is_kept(case: Case) -> None:
             assert array.dtype == dtype, f"{array.dtype} comes of {np.dtype(dtype)}"
         for array in arrays_in(layer.forward(*inputs)[1]):
             assert array.dtype.kind in "biu" or array.dtype == dtype, f"the cache holds {array.dtype}"
-
-
-def answering(layer: Any) -> Any:
-    """Return the layer, or if its samples act on each other in training, a snapshot for inference."""
-    mixes = isinstance(layer, Layer) and any(part.mixes_samples for _, part in layer.walk())
-    return layer.for_inference() if mixes else layer
 
 
 def check_call_gives_the_same_bits_as_forward(case: Case) -> None:

@@ -146,10 +146,10 @@ class TrainConfig:
     def _check_options_act(self) -> None:
         for name in options_without_effect(self.model):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                has = " and ".join(model for model in NETWORKS if name not in options_without_effect(model))
+                has = ", ".join(model for model in NETWORKS if name in HAS.get(model, ()))
+                value = getattr(self, name)
                 raise BadOption(
-                    f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only {has} "
-                    f"{'do' if ' and ' in has else 'does'}; leave it out"
+                    f"train: {name} is {value!r}, but {self.model} has none (these have: {has}); leave it out"
                 )
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
