@@ -30,7 +30,6 @@ from minicaps.training.processes import batch_slices
 
 RNG = np.random.default_rng(5)
 SHAPE = (6, 5, 3)  # two axes of vectors, then the features
-M = 30
 
 
 def images_of(count, seed=0, dtype=np.float32):
@@ -69,6 +68,11 @@ def test_numbers_worked_out_by_hand():
     layer = BatchNorm(1, epsilon=3.0, dtype=np.float64)
     y, _ = layer.forward(np.array([[1.0], [3.0]]))  # mean 2, variance 1, std √(1 + 3) = 2
     np.testing.assert_allclose(y, [[-0.5], [0.5]])
+    np.testing.assert_allclose(layer(np.array([[6.0]])), [[3.0]])  # by mean 0, variance 1: std 2 again
+    cache = BatchNorm(1).forward(np.zeros((2, 1), np.float32))[1]
+    np.testing.assert_allclose(cache.std, 1e-5**0.5)
+    layer = after_batches(BatchNorm(1), np.zeros((2, 1), np.float32))
+    np.testing.assert_allclose(layer.running["count"], 0.99 + 2)
 
 
 def test_a_feature_that_is_the_same_everywhere_becomes_its_bias():
@@ -131,11 +135,13 @@ def test_the_gradient_of_a_snapshot_takes_the_running_averages_for_constants():
 # -- running averages: what they are -----------------------------------------------------------
 
 
-def test_one_batch_without_memory_gives_its_mean_and_its_unbiased_variance():
-    x = RNG.normal(2, 3, size=SHAPE)
+@pytest.mark.parametrize("shape", [SHAPE, (2, 3), (3, 3)])
+def test_one_batch_without_memory_gives_its_mean_and_its_unbiased_variance(shape):
+    x = RNG.normal(2, 3, size=shape)
     layer = after_batches(BatchNorm(3, momentum=0, dtype=np.float64), x)
-    np.testing.assert_allclose(layer.mean, x.mean(axis=(0, 1)), rtol=1e-12)
-    np.testing.assert_allclose(layer.variance, x.var(axis=(0, 1), ddof=1), rtol=1e-12)  # M/(M - 1)
+    x = x.reshape(-1, 3)  # (M, N)
+    np.testing.assert_allclose(layer.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(layer.variance, x.var(axis=0, ddof=1), rtol=1e-12)  # M/(M - 1)
 
 
 def test_running_averages_are_weighted_sums_of_batches_each_by_its_size():

@@ -8,6 +8,9 @@
 
 Axis 0 is always the batch. A layer with several inputs takes ``forward(*inputs)`` and its backward
 returns a tuple, with None for integer inputs; one with several outputs takes a tuple ``dy``.
+
+What a layer learns without a gradient are running sums (``add_running``): backward adds to
+``layer.added`` what the batch has for them, and ``after_step`` moves them.
 """
 
 from __future__ import annotations

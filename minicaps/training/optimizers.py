@@ -224,8 +224,8 @@ class Adam(Optimizer):
 
 
 def owners_of(layer: Layer) -> list[tuple[str, Layer]]:
-    """Return the layers that have parameters of their own, with their prefixes."""
-    return [(prefix, part) for prefix, part in layer.walk() if part._params]
+    """Return the layers that have parameters or running sums of their own, with their prefixes."""
+    return [(prefix, part) for prefix, part in layer.walk() if part._params or part._running]
 
 
 def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:
