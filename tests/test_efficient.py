@@ -1,11 +1,20 @@
 """Batch normalisation with its running averages, and EfficientCapsNet, the network that is made of it."""
 
 import copy
+import itertools
 import pickle
+import signal
 
 import numpy as np
 import pytest
-from helpers import assert_the_objective_agrees_with_central_differences, interrupt_at, quiet, tiny_config
+from helpers import (
+    assert_the_objective_agrees_with_central_differences,
+    interrupt_at,
+    quiet,
+    small_dataset,
+    tiny_config,
+)
+from matplotlib.figure import Figure
 
 from minicaps import (
     BatchNorm,
@@ -13,15 +22,17 @@ from minicaps import (
     EfficientCapsNet,
     EfficientCapsNetConfig,
     Layer,
+    SelfAttentionRouting,
     Sequential,
     build,
+    figures,
     gradcheck,
     load,
     save,
 )
 from minicaps.capsules import ExponentialSquash
 from minicaps.fast import thread_count
-from minicaps.figures import Explorer
+from minicaps.figures import Explorer, explore
 from minicaps.layers import Dense
 from minicaps.networks import EFFICIENT_PRESETS, files, to_onnx
 from minicaps.proof.cases import assert_equal_bits, cases_of
@@ -292,6 +303,30 @@ def test_the_call_of_any_layer_around_it_answers_for_each_sample_alone():
     assert np.abs(block.forward(x)[0] - block(x)).max() > 0.1  # in training it is not so
 
 
+class Counter(Layer):
+    """A layer of one's own that learns nothing but how many samples it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_running("seen", np.zeros(1, np.float32))
+
+    def forward(self, x):
+        return x, x
+
+    def backward(self, dy, x):
+        self.added["seen"] += len(x)
+        return dy
+
+    def after_step(self):
+        self.running["seen"][...] += self.added["seen"]
+
+
+def test_a_layer_without_parameters_has_its_running_sums_moved_too():
+    layer, x = Sequential(fc=Dense(3, 3, rng=0), counter=Counter()), np.ones((5, 3), np.float32)
+    after_batches(layer, x, x[:2])
+    np.testing.assert_array_equal(layer.running["counter.seen"], [7])
+
+
 # -- depthwise primary capsules ----------------------------------------------------------------
 
 
@@ -324,6 +359,8 @@ def test_the_network_of_the_paper_has_161_824_parameters_without_its_decoder():
     assert (shapes["norm3"], shapes["norm4"]) == ((20, 20, 64), (9, 9, 128))
     assert (shapes["primary"], shapes["capsules"]) == ((16, 8), (10, 16))
     assert EfficientCapsNetConfig() == EFFICIENT_PRESETS["paper"] and EfficientCapsNetConfig().decoder
+    routing = network.capsules.routing
+    assert isinstance(routing, SelfAttentionRouting) and isinstance(routing.squash, ExponentialSquash)
     for line in ("norm4          BatchNorm      9 × 9 × 128              256", "161,824"):
         assert line in network.table()
 
@@ -415,13 +452,25 @@ def test_a_file_without_running_averages_is_refused_in_one_line(trained, tmp_pat
 
 
 def test_the_window_and_the_figures_show_what_the_network_answers(trained):
-    from matplotlib.figure import Figure
-
     images, labels = images_of(3)
     explorer = Explorer(Figure(), trained, (255 * images).astype(np.uint8), labels, list("0123456789"))
     expected = trained.scores(trained((255 * images[:1]).astype(np.uint8).astype(np.float32) / 255))[0]
     assert explorer.predicted == expected.argmax()
     np.testing.assert_allclose(np.linalg.norm(explorer.capsule), expected.max(), rtol=1e-4)
+
+
+def test_explore_draws_the_capsule_of_the_answer_and_says_what_it_cannot_draw(trained, tmp_path, monkeypatch):
+    drawn, said = [], []
+    monkeypatch.setattr(explore, "dimension_grid", lambda images, offsets: drawn.append(images) or Figure())
+    dataset = small_dataset(test=3)
+    paths = [path.stem for path in figures.write_figures(trained, dataset, list("0123456789"), tmp_path,
+                                                         say=said.append)]  # fmt: skip
+    assert {"couplings", "dimensions", "reconstructions"} <= set(paths)
+    (line,) = said
+    assert "couplings_over_image.png could not be drawn" in line and "sees the whole image" in line
+    v = trained(dataset.test_images[:1].astype(np.float32) / 255)[0][0]  # (J, E)
+    j = np.linalg.norm(v, axis=1).argmax()
+    np.testing.assert_allclose(drawn[0], figures.reconstruct_moved(trained, j, v[j]), rtol=1e-4)
 
 
 def test_onnx_says_that_it_cannot_hold_it(trained, tmp_path):
@@ -497,9 +546,6 @@ def test_a_run_that_was_stopped_in_an_epoch_ends_with_the_same_bits(small_folder
 
 def saving_at(count):
     """Return a progress line that presses Ctrl-C, after which the batch is finished and saved."""
-    import itertools
-    import signal
-
     calls = itertools.count(1)
     return lambda line: signal.raise_signal(signal.SIGINT) if next(calls) == count else None
 
