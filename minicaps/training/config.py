@@ -93,7 +93,7 @@ class TrainConfig:
     epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
-        None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
+        None, "largest learning rate of Adam (default: 0.004, for the CapsNet of the preset paper 0.001)"
     )
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
