@@ -11,6 +11,7 @@ from minicaps.capsules import (
     CouplingEntropy,
     DeconvCaps,
     DeconvVotes,
+    DepthwisePrimaryCaps,
     DynamicRouting3D,
     Frozen,
     Hard,
@@ -51,6 +52,7 @@ from minicaps.fast import (
     TopK,
 )
 from minicaps.layers import (
+    BatchNorm,
     CrossEntropyLoss,
     Example,
     Layer,
@@ -67,6 +69,8 @@ from minicaps.layers import (
 from minicaps.networks import (
     CapsNet,
     CapsNetConfig,
+    EfficientCapsNet,
+    EfficientCapsNetConfig,
     MatrixCapsNet,
     MatrixCapsNetConfig,
     build,
@@ -78,6 +82,7 @@ from minicaps.proof import gradcheck
 from minicaps.training import evaluate
 
 __all__ = [
+    "BatchNorm",
     "CapsNet",
     "CapsNetClassifier",
     "CapsNetConfig",
@@ -94,9 +99,12 @@ __all__ = [
     "DeconvCaps",
     "DeconvVotes",
     "Dense",
+    "DepthwisePrimaryCaps",
     "DynamicRouting",
     "DynamicRouting3D",
     "EMRouting",
+    "EfficientCapsNet",
+    "EfficientCapsNetConfig",
     "Entmax",
     "Example",
     "ExponentialSquash",

@@ -48,9 +48,11 @@ def twin(words: str) -> list[str]:
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
 CONV_CAPS = ["tests/test_conv_capsules.py"]
 FAMILIES, FACTORED = ["tests/test_routing_families.py"], ["tests/test_factored.py"]
+EFFICIENT = ["tests/test_efficient.py", "-k", "not processes and not a_run"]
 EM, MATRIX = ["tests/test_em_routing.py"], ["tests/test_matrix_capsules.py", "-k", "not network"]
 TESTS = {
     "layers/activations.py": [CONV, contract("ReLU", "Sigmoid", "Softmax"), ROUTING],
+    "layers/batch_norm.py": [EFFICIENT, contract("BatchNorm")],
     "layers/convolution.py": [CONV, contract("layers.Conv2d"), twin("Conv2d"), PITFALLS],
     "layers/dense.py": [contract("layers.Dense"), twin("Dense"), PITFALLS],
     "layers/losses.py": [["tests/test_losses.py"], contract("Loss", "WeightedSum"), PITFALLS],
@@ -68,6 +70,7 @@ TESTS = {
         contract("Softmax", "Leaky", "Hard", "Stopped", "Frozen", "Prior"),
     ],
     "capsules/decoder.py": [contract("Mask", "Decoder"), ["tests/test_checks.py", "-k", "option"], PITFALLS],
+    "capsules/depthwise.py": [EFFICIENT, contract("Depthwise")],
     "capsules/dynamic_routing.py": [ROUTING, FAMILIES, contract("DynamicRouting"), PITFALLS],
     "capsules/inverted_attention_routing.py": [FAMILIES, contract("InvertedAttention")],
     "capsules/presence.py": [FAMILIES, contract("Length", "Given", "Line")],

@@ -70,7 +70,7 @@ def test_any_array_round_trips_bit_for_bit(tmp_path, array):
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
-@pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "efficient", "matrix", "mlp"])
 def test_a_loaded_network_gives_identical_outputs(tmp_path, name):
     images = np.random.default_rng(0).random((5, 28, 28, 1), dtype=np.float32)
     network = build(name, "tiny", rng=3)

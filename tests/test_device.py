@@ -28,6 +28,7 @@ NETWORKS = {
     "capsnet": {"model": "capsnet"},
     "capsnet without decoder": {"model": "capsnet", "decoder": False},
     "cnn": {"model": "cnn"},
+    "efficient": {"model": "efficient"},
     "matrix": {"model": "matrix"},
     "mlp": {"model": "mlp"},
 }

@@ -29,7 +29,7 @@ def test_the_gradient_of_the_whole_objective_agrees_with_central_differences(dec
 
 @pytest.mark.parametrize("name, shape, classes", [
     ("capsnet", (32, 32, 3), 7), ("capsnet", (20, 28, 1), 2), ("cnn", (32, 30, 3), 7), ("mlp", (5, 4, 3), 2),
-    ("matrix", (20, 24, 3), 4)
+    ("matrix", (20, 24, 3), 4), ("efficient", (17, 30, 3), 4),
 ])  # fmt: skip
 def test_any_image_shape_and_number_of_classes(name, shape, classes):
     net = build(name, "tiny", image_shape=shape, classes=classes, rng=0)
@@ -41,7 +41,7 @@ def test_any_image_shape_and_number_of_classes(name, shape, classes):
     assert net.scores(net(images)).shape == (3, classes)
 
 
-@pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "efficient", "matrix", "mlp"])
 def test_scores_are_between_0_and_1(name):
     net = build(name, "tiny", rng=0)
     scores = net.scores(net(np.random.default_rng(0).random((4, 28, 28, 1), dtype=np.float32)))
@@ -92,7 +92,7 @@ def test_without_a_decoder_there_is_neither_image_nor_reconstruction_loss():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: build("resnet"), "model is 'resnet', expected one of capsnet, cnn, matrix, mlp"),
+        (lambda: build("resnet"), "model is 'resnet', expected one of capsnet, cnn, efficient, matrix, mlp"),
         (lambda: build("capsnet", "huge"), "preset is 'huge', expected one of tiny, small, paper"),
         (
             lambda: CapsNet(CapsNetConfig((16, 16, 1))),
@@ -116,7 +116,7 @@ def test_what_cannot_be_built_is_told(make, message):
         make()
 
 
-@pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "efficient", "matrix", "mlp"])
 def test_images_of_another_size_or_type_are_refused_with_the_cure(name):
     net = build(name, "tiny", rng=0)
     with pytest.raises(ValueError, match=r"axis 1 \(height H\) is 32, not 28"):
@@ -149,7 +149,7 @@ def float64_arrays_seen(work):
     return seen
 
 
-@pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
+@pytest.mark.parametrize("name", ["capsnet", "cnn", "efficient", "matrix", "mlp"])
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatch):
     monkeypatch.setattr(threads, "thread_count", lambda: 1)  # the profiler sees one thread only
@@ -168,7 +168,7 @@ def test_a_float32_training_step_makes_no_float64_array(name, preset, monkeypatc
     assert float64_arrays_seen(lambda: double(images.astype(np.float64)))
 
 
-@pytest.mark.parametrize("name, preset", [("capsnet", "small"), ("matrix", "tiny")])
+@pytest.mark.parametrize("name, preset", [("capsnet", "small"), ("efficient", "small"), ("matrix", "tiny")])
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_one_seed_gives_the_same_bits_whatever_the_threads(count, name, preset):
     code = (
@@ -181,7 +181,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_threads(count, name, preset):
         "x = np.random.default_rng(0).random((40, 28, 28, 1), dtype=np.float32)\n"
         "optimizer = Adam(net, 1e-2)\n"
         "for _ in range(3): train_step(OneProcess(net), optimizer, x, np.arange(40) % 10)\n"
-        "print(hashlib.sha256(b''.join(p.tobytes() for p in net.params.values())).hexdigest())\n"
+        "print(hashlib.sha256(b''.join(p.tobytes() for p in net.state().values())).hexdigest())\n"
     )
     digests = {
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "MINICAPS_THREADS": threads},

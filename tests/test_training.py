@@ -66,7 +66,7 @@ def without_clock(metrics):
 # -- learning ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model, steps", [("capsnet", 100), ("cnn", 40), ("mlp", 40)])
+@pytest.mark.parametrize("model, steps", [("capsnet", 100), ("cnn", 40), ("efficient", 60), ("mlp", 40)])
 def test_a_network_overfits_twenty_images(model, steps):
     images, labels = small_dataset().train_images[:20], small_dataset().train_labels[:20]
     config = tiny_config(model=model)
@@ -178,7 +178,7 @@ def test_the_margin_of_the_spread_loss_grows_evenly_over_the_whole_run(tmp_path,
     np.testing.assert_allclose(margins, 0.2 + 0.7 * np.arange(6) / 6)
 
 
-@pytest.mark.parametrize("model", ["cnn", "matrix", "mlp"])
+@pytest.mark.parametrize("model", ["cnn", "efficient", "matrix", "mlp"])
 def test_the_other_networks_resume_bit_for_bit_too(tmp_path, model):
     config = tiny_config(model=model, epochs=2, schedule="exponential", warmup=3)
     run_to_the_end(tmp_path / "straight", config)
@@ -475,7 +475,7 @@ def test_batches_are_a_permutation_cut_into_equal_groups(count, size, seed):
 # -- evaluation --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["capsnet", "cnn", "matrix", "mlp"])
+@pytest.mark.parametrize("model", ["capsnet", "cnn", "efficient", "matrix", "mlp"])
 def test_evaluation_does_not_depend_on_the_batch_size(model):
     network = tiny_config(model=model).network(small_dataset())
     images, labels = small_dataset().test_images, small_dataset().test_labels

@@ -6,6 +6,7 @@ from minicaps.capsules.conv_capsules import ConvMatrixCaps
 from minicaps.capsules.conv_votes import ConvVotes, DeconvVotes
 from minicaps.capsules.couplings import LOGITS, Coupling, Frozen, Hard, Leaky, Prior, Softmax, Stopped
 from minicaps.capsules.decoder import Decoder, Mask
+from minicaps.capsules.depthwise import DepthwisePrimaryCaps
 from minicaps.capsules.dynamic_routing import DynamicRouting
 from minicaps.capsules.dynamic_routing_3d import DynamicRouting3D, MapSquash
 from minicaps.capsules.em_routing import TINY_MASS, EMCache, EMIteration, EMRouting, check_min_variance
@@ -35,6 +36,7 @@ __all__ = [
     "Decoder",
     "DeconvCaps",
     "DeconvVotes",
+    "DepthwisePrimaryCaps",
     "DynamicRouting",
     "DynamicRouting3D",
     "EMCache",

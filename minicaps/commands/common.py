@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minicaps.datasets import Dataset, load
-from minicaps.networks import CapsNet, Network, find_pretrained, load_network
+from minicaps.networks import Network, VectorCapsNet, find_pretrained, load_network
 from minicaps.training import (
     PRETRAINED,
     as_path,
@@ -141,8 +141,8 @@ def load_run(path: Path) -> tuple[Network, tuple[str, ...]]:
     return load_network(find_weights(path))
 
 
-def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
-    """Load the CapsNet of a finished run, as ``load_run`` does.
+def load_capsnet(path: Path) -> tuple[VectorCapsNet, tuple[str, ...]]:
+    """Load the CapsNet or EfficientCapsNet of a finished run, as ``load_run`` does.
 
     Raises
     ------
@@ -150,10 +150,10 @@ def load_capsnet(path: Path) -> tuple[CapsNet, tuple[str, ...]]:
         If it is another network.
     """
     network, class_names = load_run(path)
-    if not isinstance(network, CapsNet):
+    if not isinstance(network, VectorCapsNet):
         raise ValueError(
-            f"{path}: the network is of class {type(network).__name__}, expected CapsNet: "
-            "only its vectors and couplings are drawn"
+            f"{path}: the network is of class {type(network).__name__}, expected CapsNet or "
+            "EfficientCapsNet: only its vectors and couplings are drawn"
         )
     return network, class_names
 

@@ -22,7 +22,7 @@ from minicaps.commands.common import (
 )
 from minicaps.datasets import Dataset
 from minicaps.experiments import EXPERIMENTS, Settings, Study, settings_of
-from minicaps.networks import PRESETS, CapsNet
+from minicaps.networks import PRESETS, VectorCapsNet
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +114,8 @@ def command(options: argparse.Namespace) -> int:
     return OK
 
 
-def load_trained(options: argparse.Namespace) -> tuple[CapsNet, Dataset]:
-    """Load the CapsNet of --run, and the data set of --data or of the run."""
+def load_trained(options: argparse.Namespace) -> tuple[VectorCapsNet, Dataset]:
+    """Load the capsule network of --run, and the data set of --data or of the run."""
     network, class_names = load_capsnet(options.run)
     dataset = load_data(options.data, options.run, network, class_names)
     print(f"data: {dataset.source}")

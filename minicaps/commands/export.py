@@ -30,5 +30,5 @@ def command(options: argparse.Namespace) -> int:
         print(f"written: {options.onnx} (ONNX; input images, outputs {outputs})")
     if options.safetensors is not None:
         save_network(options.safetensors, network, class_names)
-        print(f"written: {options.safetensors} ({len(network.params)} arrays)")
+        print(f"written: {options.safetensors} ({len(network.state())} arrays)")
     return OK

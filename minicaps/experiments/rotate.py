@@ -14,7 +14,7 @@ from minicaps.experiments.study import Study
 from minicaps.experiments.tables import table
 from minicaps.experiments.training import Row
 from minicaps.layers import length_and_direction
-from minicaps.networks import CapsNet
+from minicaps.networks import VectorCapsNet
 
 ANGLES = range(-60, 61, 10)  # degrees
 IMAGES = 2_000
@@ -26,7 +26,7 @@ def turned(images: Array, angle: float) -> Array:
     return augment.warp(images, Warps.none(len(images))._replace(angle=np.full(len(images), float(angle))))
 
 
-def class_capsules(network: CapsNet, images: Array) -> Array:
+def class_capsules(network: VectorCapsNet, images: Array) -> Array:
     """Return the class capsules v (N, J, E) of 8-bit images."""
     some = (network(to_float(images[k : k + BATCH])) for k in range(0, len(images), BATCH))
     return np.concatenate([network.class_capsules(outputs) for outputs in some])  # (N, J, E)
@@ -42,7 +42,7 @@ def angles_between(e: Array, f: Array) -> Array:
     return np.degrees(np.arccos((e * f).sum(axis=-1).clip(-1, 1)))
 
 
-def rotate(study: Study, network: CapsNet, dataset: Dataset) -> None:
+def rotate(study: Study, network: VectorCapsNet, dataset: Dataset) -> None:
     """Turn test images from -60° to 60° and follow the capsule that won when they stood upright."""
     few = first(dataset.test_labels, IMAGES)
     images, labels = dataset.test_images[few], dataset.test_labels[few]
@@ -83,7 +83,7 @@ def compare_with(upright: Array, v: Array, labels: Array) -> Row:
     }
 
 
-def one_digit(network: CapsNet, dataset: Dataset) -> Figure:
+def one_digit(network: VectorCapsNet, dataset: Dataset) -> Figure:
     """Draw the first test image at every angle, and the capsule of its label."""
     images = np.concatenate([turned(dataset.test_images[:1], angle) for angle in ANGLES])  # (A, H, W, C)
     v = class_capsules(network, images)  # (A, J, E)

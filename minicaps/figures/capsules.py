@@ -156,11 +156,16 @@ def couplings_over_image(
     Raises
     ------
     ValueError
-        If a shape is another, or I is no multiple of P·Q.
+        If a shape is another, or I is no multiple of P·Q, or the grid has one position only.
     """
     c, classes, positions = np.asarray(c), len(class_names), grid[0] * grid[1]
     check_shape("couplings_over_image", "image", image, *IMAGE)
     check_shape("couplings_over_image", "c", c, ("lower capsules I", None), ("classes J", classes))
+    if positions == 1:
+        raise ValueError(
+            "couplings_over_image: the grid is 1 × 1, expected a larger one: every lower capsule sees the "
+            "whole image, so there is no place that a coupling comes from"
+        )
     if len(c) % positions:
         raise ValueError(
             f"couplings_over_image: c has {len(c)} lower capsules, expected a multiple of "

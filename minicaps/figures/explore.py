@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,20 +17,20 @@ from minicaps.figures.capsules import couplings_over_image, couplings_per_iterat
 from minicaps.figures.matrices import activations, poses
 from minicaps.figures.runs import learning_curves, of_test_images
 from minicaps.figures.style import save_or_warn
-from minicaps.networks import CapsNet, CapsNetCache, MatrixCapsNet, Network
+from minicaps.networks import MatrixCapsNet, Network, VectorCapsNet
 
 Figures: TypeAlias = dict[str, Callable[[], Figure]]  # what draws each, by name
 
-EXPLORABLE = CapsNet, MatrixCapsNet
+EXPLORABLE = VectorCapsNet, MatrixCapsNet
 OFFSETS = np.linspace(-0.25, 0.25, 11)  # Sabour et al. 2017, figure 4
 
 
-def check_capsnet(network: Network) -> CapsNet:
-    """Return the network; raise ValueError unless it is a CapsNet."""
-    if not isinstance(network, CapsNet):
+def check_capsnet(network: Network) -> VectorCapsNet:
+    """Return the network; raise ValueError unless it has a vector for every class."""
+    if not isinstance(network, VectorCapsNet):
         raise ValueError(
-            f"explore: the network is of class {type(network).__name__}, expected CapsNet: "
-            "only a vector has dimensions that a slider can move"
+            f"explore: the network is of class {type(network).__name__}, expected CapsNet or "
+            "EfficientCapsNet: only a vector has dimensions that a slider can move"
         )
     return network
 
@@ -38,22 +38,21 @@ def check_capsnet(network: Network) -> CapsNet:
 def check_explorable(where: str, network: Network) -> None:
     """Raise ValueError unless there is something inside the network that ``explore`` can draw."""
     if not isinstance(network, EXPLORABLE):
-        names = " or ".join(each.__name__ for each in EXPLORABLE)
         raise ValueError(
-            f"{where}: the network is of class {type(network).__name__}, expected {names}: "
-            "only capsules and their couplings are drawn"
+            f"{where}: the network is of class {type(network).__name__}, expected CapsNet, EfficientCapsNet "
+            "or MatrixCapsNet: only capsules and their couplings are drawn"
         )
 
 
 # -- what the decoder makes --------------------------------------------------------------------
 
 
-def reconstruct_capsules(network: CapsNet, chosen: int, capsules: Array) -> Array:
+def reconstruct_capsules(network: VectorCapsNet, chosen: int, capsules: Array) -> Array:
     """Return the reconstructions from several values of one class's capsule.
 
     Parameters
     ----------
-    network : CapsNet
+    network : VectorCapsNet
         With a decoder.
     chosen : int
         The class, 0 to J - 1.
@@ -69,13 +68,13 @@ def reconstruct_capsules(network: CapsNet, chosen: int, capsules: Array) -> Arra
 
 
 def reconstruct_moved(
-    network: CapsNet, chosen: int, capsule: Array, offsets: Sequence[float] | Array = OFFSETS
+    network: VectorCapsNet, chosen: int, capsule: Array, offsets: Sequence[float] | Array = OFFSETS
 ) -> Array:
     """Return the reconstructions with every offset added to every dimension of a capsule in turn.
 
     Parameters
     ----------
-    network : CapsNet
+    network : VectorCapsNet
         With a decoder.
     chosen : int
         The class, 0 to J - 1.
@@ -111,7 +110,7 @@ def write_figures(
 
     Parameters
     ----------
-    network : CapsNet or MatrixCapsNet
+    network : CapsNet, EfficientCapsNet or MatrixCapsNet
     dataset : Dataset
     class_names : sequence of str
     folder : path
@@ -154,7 +153,7 @@ def _of_the_run(metrics: Path | None) -> Figures:
 
 
 def _of_capsule_layers(
-    network: CapsNet, image: Array, cache: CapsNetCache, class_names: Sequence[str]
+    network: VectorCapsNet, image: Array, cache: Any, class_names: Sequence[str]
 ) -> Figures:
     """Return the figures of the couplings of an image (H, W, C).
 
@@ -164,7 +163,7 @@ def _of_capsule_layers(
     layers = {
         name: [each[0] for each in kept.c] for name, kept in cache.capsule_layers().items()
     }  # (I, J) each
-    if not network.hidden:
+    if len(layers) == 1:
         c = layers["capsules"]
         return {
             "couplings": lambda: couplings_per_iteration(c, upper_names=class_names),
@@ -191,8 +190,8 @@ def _of_one_image(network: Network, dataset: Dataset, class_names: Sequence[str]
     return _of_vectors(check_capsnet(network), image, class_names)
 
 
-def _of_vectors(network: CapsNet, image: Array, class_names: Sequence[str]) -> Figures:
-    outputs, cache = network.forward(image)
+def _of_vectors(network: VectorCapsNet, image: Array, class_names: Sequence[str]) -> Figures:
+    outputs, cache = network.for_inference().forward(image)
     figures = _of_capsule_layers(network, image[0], cache, class_names)
     if network.decoder is not None:
         chosen = int(network.scores(outputs)[0].argmax())

@@ -31,7 +31,7 @@ class Explorer:
     ----------
     figure : matplotlib.figure.Figure
         Empty.
-    network : CapsNet
+    network : VectorCapsNet
         With a decoder.
     images : uint8 array (N, H, W, C)
     labels : integer array (N,)
@@ -69,7 +69,7 @@ class Explorer:
         class_names: Sequence[str],
         number: int = 0,
     ) -> None:
-        self.network = check_capsnet(network)
+        self.network = check_capsnet(network).for_inference()
         if self.network.decoder is None:
             raise ValueError(
                 "Explorer: the network has no decoder, expected one: it makes images of the capsules"

@@ -1,6 +1,7 @@
 """What every network has: the layer contract, and the plain definitions of the common layers."""
 
 from minicaps.layers.activations import ReLU, ReLUCache, Sigmoid, softmax, softmax_backward
+from minicaps.layers.batch_norm import BatchNorm
 from minicaps.layers.contract import Example, Layer, Loss
 from minicaps.layers.convolution import Conv2d, col2im, im2col
 from minicaps.layers.dense import Dense, DenseCache
@@ -21,6 +22,7 @@ from minicaps.layers.vectors import length_and_direction
 from minicaps.layers.windows import Pair, as_pair, output_size, transposed_size
 
 __all__ = [
+    "BatchNorm",
     "Conv2d",
     "CrossEntropyLoss",
     "Dense",

@@ -8,13 +8,16 @@
 
 Axis 0 is always the batch. A layer with several inputs takes ``forward(*inputs)`` and its backward
 returns a tuple, with None for integer inputs; one with several outputs takes a tuple ``dy``.
+
+What a layer learns without a gradient are running sums (``add_running``): backward adds to
+``layer.added`` what the batch has for them, and ``after_step`` moves them.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from minicaps.arrays import Array
 from minicaps.layers.storage import Storage
@@ -59,6 +62,9 @@ class Layer(Storage, ABC):
         The parameters, those of contained layers included. They change in place only.
     grads : mapping of str to array
         The accumulated gradients, with the keys, shapes and dtypes of `params`.
+    mixes_samples : bool
+        Whether ``forward`` lets the samples of a batch act on each other, as ``BatchNorm`` does. The call
+        and snapshots for inference never do: they answer for each sample alone.
 
     Examples
     --------
@@ -79,6 +85,8 @@ class Layer(Storage, ABC):
     True
     """
 
+    mixes_samples: ClassVar[bool] = False
+
     @abstractmethod
     def forward(self, *inputs: Any, **options: Any) -> tuple[Any, Any]:
         """Return the output and the cache that ``backward`` needs."""
@@ -91,9 +99,13 @@ class Layer(Storage, ABC):
         """As ``backward``, where nobody asks for the gradient of the inputs: for a first layer."""
         self.backward(dy, cache)
 
+    def after_step(self) -> None:
+        """Move the running sums: an optimizer calls it once it has updated the layer's parameters."""
+
     def __call__(self, *inputs: Any) -> Any:
-        """Return the output alone."""
-        return self.forward(*inputs)[0]
+        """Return the output alone, as a snapshot for inference gives it."""
+        mixes = not self._is_snapshot and any(layer.mixes_samples for _, layer in self.walk())
+        return (self.for_inference() if mixes else self).forward(*inputs)[0]
 
 
 class Loss(ABC):

@@ -11,7 +11,8 @@ from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_float
 
 Self = TypeVar("Self", bound="Parameters")
-OWN = ("_params", "_grads", "_sublayers")  # the attributes in which a layer holds what it holds
+# the attributes in which a layer holds what it holds
+OWN = ("_params", "_grads", "_sublayers", "_running", "_added")
 
 
 class Arrays(Mapping[str, Array]):
@@ -48,6 +49,8 @@ class Parameters:
     _params: dict[str, Array]
     _grads: dict[str, Array]
     _sublayers: dict[str, Any]  # what is a layer, and what can hold some
+    _running: dict[str, Array]  # running sums, which follow the batches and no gradient
+    _added: dict[str, Array]  # what backward has added for them since zero_grad, as it adds to _grads
 
     def __init__(self) -> None:
         if "_sublayers" not in self.__dict__:  # a second call, by a second base class, takes nothing away
@@ -74,16 +77,35 @@ class Parameters:
         ValueError
             If there is a parameter or a layer of this name already, or a dot in it.
         """
+        self._add("parameter", name, value, self._params, self._grads)
+
+    def add_running(self, name: str, value: Array) -> None:
+        """Make a copy of `value` a running sum: a state that follows the batches, and no gradient.
+
+        It is copied, moved, saved and loaded with the parameters. ``forward`` leaves it alone; ``backward``
+        adds the batch's share to ``self.added[name]``, which is cleared, and added up over processes, as
+        gradients are; and ``after_step`` moves it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``add_param``.
+        """
+        self._add("running sum", name, value, self._running, self._added)
+
+    def _add(
+        self, what: str, name: str, value: Array, values: dict[str, Array], added: dict[str, Array]
+    ) -> None:
         where = type(self).__name__
         try:
             xp = get_xp(value)
         except TypeError as error:
-            raise TypeError(f"{where}: the parameter {name}: {error}") from None
-        check_float(where, f"the parameter {name}", value.dtype)
+            raise TypeError(f"{where}: the {what} {name}: {error}") from None
+        check_float(where, f"the {what} {name}", value.dtype)
         layers = [held for held, value in self._sublayers.items() if any(layers_in(held, value))]
-        self._check_name("parameter", name, [*self._params, *layers])
-        self._params[name] = xp.array(value, order="C")
-        self._grads[name] = xp.zeros_like(self._params[name])
+        self._check_name(what, name, [*self._params, *self._running, *layers])
+        values[name] = xp.array(value, order="C")
+        added[name] = xp.zeros_like(values[name])
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Contain `value` if it is a layer, or something that can hold some.
@@ -104,7 +126,7 @@ class Parameters:
         super().__setattr__(name, value)
 
     def _contain(self, name: str, value: Any) -> None:
-        self._check_name("layer", name, self._params)
+        self._check_name("layer", name, [*self._params, *self._running])
         hidden = inspect.getattr_static(type(self), name, None)
         if name in OWN or callable(hidden) or isinstance(hidden, property):
             raise ValueError(
@@ -158,6 +180,16 @@ class Parameters:
         """The accumulated gradients, with the keys, shapes and dtypes of `params`."""
         return self._collect("_grads")
 
+    @property
+    def running(self) -> Arrays:
+        """The running sums, those of contained layers included: what is saved beside the parameters."""
+        return self._collect("_running")
+
+    @property
+    def added(self) -> Arrays:
+        """What backward has added for running sums, with their keys, shapes and dtypes."""
+        return self._collect("_added")
+
     def _collect(self, which: str) -> Arrays:
         if not self._sublayers:
             return Arrays(vars(self)[which])
@@ -192,10 +224,11 @@ class Parameters:
         return get_xp(self.first_param)
 
     def zero_grad(self) -> None:
-        """Set every gradient to zero, in place."""
+        """Set every gradient to zero, in place, and what is added for running sums."""
         for _, layer in self.walk():
-            for grad in layer._grads.values():
-                grad[...] = 0
+            for arrays in (layer._grads, layer._added):
+                for array in arrays.values():
+                    array[...] = 0
 
     def count_params(self) -> int:
         """Return how many numbers the layer learns."""

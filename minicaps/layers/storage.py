@@ -40,9 +40,9 @@ class Storage(Parameters):
         return snapshot
 
     def _make_read_only(self) -> None:
-        for param in self._params.values():
-            if get_xp(param) is np:
-                param.flags.writeable = False
+        for array in (*self._params.values(), *self._running.values()):
+            if get_xp(array) is np:
+                array.flags.writeable = False
 
     def _kept(self, key: Any, source: Array, make: Callable[[], Array]) -> Array:
         """Return make(), an array derived from the parameter `source`; a snapshot for inference keeps it.
@@ -88,21 +88,22 @@ class Storage(Parameters):
     def use_memory(self, *, params: Array | None = None, grads: Array | None = None) -> None:
         """Make the parameters, the gradients or both views of one vector (N,), in their order.
 
-        The numbers become those of the vector. For memory that several processes share.
+        The numbers become those of the vector. For memory that several processes share. After the
+        gradients the vector holds what is added for running sums, which is added up as they are.
 
         Raises
         ------
         ValueError
-            If a vector has another length than there are parameters, or another dtype, or if this is a
+            If a vector has another length than there are numbers, or another dtype, or if this is a
             snapshot for inference.
         """
         layers = [layer for _, layer in self.walk()]
         if any(layer._is_snapshot for layer in layers):
             self.refuse_snapshot(f"{type(self).__name__}.use_memory")
-        for vector, which in ((params, "_params"), (grads, "_grads")):
+        for vector, stores in ((params, ("_params",)), (grads, ("_grads", "_added"))):
             if vector is None:
                 continue
-            owners = [own for layer in layers if (own := vars(layer)[which])]
+            owners = [own for which in stores for layer in layers if (own := vars(layer)[which])]
             arrays = [(own, name, array) for own in owners for name, array in own.items()]
             count = sum(array.size for _, _, array in arrays)
             dtype = arrays[0][2].dtype if arrays else self.first_param.dtype
@@ -119,7 +120,7 @@ class Storage(Parameters):
 
     def _convert(self, convert: Callable[[Array], Array]) -> None:
         """Replace this layer's own arrays, those of contained layers not included."""
-        for arrays in (self._params, self._grads):
+        for arrays in (self._params, self._grads, self._running, self._added):
             for name, array in arrays.items():
                 arrays[name] = convert(array)
         self._derived.clear()
@@ -160,11 +161,15 @@ class Storage(Parameters):
         return self._convert_all(lambda x: x.astype(dtype))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return a copy of every parameter, on the host."""
-        return {name: to_numpy(param).copy() for name, param in self.params.items()}
+        """Return a copy of every parameter, and of every running sum, on the host."""
+        return {name: to_numpy(array).copy() for name, array in self._held().items()}
+
+    def _held(self) -> dict[str, Array]:
+        """Return what is saved and loaded, by name: the parameters and the running sums."""
+        return {**self.params, **self.running}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Set every parameter, in place, from what ``state`` returned.
+        """Set every parameter and running sum, in place, from what ``state`` returned.
 
         Raises
         ------
@@ -174,7 +179,7 @@ class Storage(Parameters):
             If a name is missing or unknown, or a shape is another one, or this is a snapshot for
             inference.
         """
-        params, where = self.params, f"{type(self).__name__}.load_state"
+        held, where = self._held(), f"{type(self).__name__}.load_state"
         self.refuse_snapshot(where)
         if not isinstance(state, Mapping):
             raise TypeError(
@@ -182,12 +187,12 @@ class Storage(Parameters):
                 "the order of params make one with dict(zip(layer.params, arrays))"
             )
         files = " (a file of save_network is read by load_network)" if "description" in state else ""
-        for word, names in (("lacks", params.keys() - state), ("has unknown", state.keys() - params.keys())):
+        for word, names in (("lacks", held.keys() - state), ("has unknown", state.keys() - held.keys())):
             if names:
                 raise ValueError(f"{where}: the state {word} {', '.join(sorted(map(str, names)))}{files}")
-        arrays = {name: as_param(f"{where}: {name}", state[name], param) for name, param in params.items()}
-        for name, param in params.items():
-            param[...] = to_backend(arrays[name], get_xp(param))
+        arrays = {name: as_param(f"{where}: {name}", state[name], array) for name, array in held.items()}
+        for name, array in held.items():
+            array[...] = to_backend(arrays[name], get_xp(array))
 
 
 def as_param(what: str, value: Any, param: Array) -> np.ndarray:

@@ -3,6 +3,7 @@
 from minicaps.networks.baselines import CNN, MLP, Chain, CNNConfig, MLPConfig
 from minicaps.networks.capsnet import CapsNet, CapsNetCache
 from minicaps.networks.capsnet_config import COUPLINGS, PRESENCES, ROUTINGS, CapsNetConfig
+from minicaps.networks.efficient import EfficientCapsNet, EfficientCapsNetConfig
 from minicaps.networks.export import to_onnx
 from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import (
@@ -14,12 +15,22 @@ from minicaps.networks.network import (
     window_grid,
 )
 from minicaps.networks.pairs import OverlapCapsNet, OverlapCNN, highest_two
-from minicaps.networks.registry import MATRIX_PRESETS, NETWORKS, PRESETS, PRESETS_OF, build, configure
+from minicaps.networks.registry import (
+    EFFICIENT_PRESETS,
+    MATRIX_PRESETS,
+    NETWORKS,
+    PRESETS,
+    PRESETS_OF,
+    build,
+    configure,
+)
+from minicaps.networks.vector_capsnet import VectorCapsNet
 from minicaps.networks.weights import find_pretrained, load, load_network, load_pretrained, save_network
 
 __all__ = [
     "CNN",
     "COUPLINGS",
+    "EFFICIENT_PRESETS",
     "MATRIX_PRESETS",
     "MLP",
     "NETWORKS",
@@ -32,6 +43,8 @@ __all__ = [
     "CapsNetCache",
     "CapsNetConfig",
     "Chain",
+    "EfficientCapsNet",
+    "EfficientCapsNetConfig",
     "MLPConfig",
     "MatrixCapsNet",
     "MatrixCapsNetConfig",
@@ -39,6 +52,7 @@ __all__ = [
     "NetworkConfig",
     "OverlapCNN",
     "OverlapCapsNet",
+    "VectorCapsNet",
     "build",
     "check_images",
     "check_network_labels",

@@ -9,20 +9,11 @@ import numpy as np
 
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Coupling, Given, Mask
-from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU, length_and_direction
-from minicaps.layers import (
-    CrossEntropyLoss,
-    Layer,
-    Loss,
-    MarginLoss,
-    ReconstructionLoss,
-    Seed,
-    WeightedSum,
-    generator,
-    softmax,
-)
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, PrimaryCaps, ReLU
+from minicaps.layers import Layer, Seed, generator
 from minicaps.networks.capsnet_config import CapsNetConfig, LayerSizes
-from minicaps.networks.network import Network, check_images
+from minicaps.networks.network import check_images
+from minicaps.networks.vector_capsnet import VectorCapsNet
 
 
 class CapsNetCache(NamedTuple):
@@ -44,7 +35,7 @@ class CapsNetCache(NamedTuple):
         return {**{f"hidden.{k}": cache for k, cache in enumerate(self.hidden)}, "capsules": self.capsules}
 
 
-class CapsNet(Network):
+class CapsNet(VectorCapsNet):
     r"""The capsule network (Sabour et al. 2017, §4 and figure 1).
 
     images -> Conv2d, ReLU -> PrimaryCaps -> CapsuleLayer -> v, one capsule for every class; its
@@ -81,7 +72,6 @@ class CapsNet(Network):
 
     Config = CapsNetConfig
     config: CapsNetConfig
-    decoder: Decoder | None
 
     def __init__(
         self,
@@ -92,7 +82,6 @@ class CapsNet(Network):
         dtype: Any = np.float32,
     ) -> None:
         super().__init__(config)
-        self.grid = config.grid
         options: dict[str, Any] = {"rng": generator(rng), "dtype": dtype}
         self.conv = Conv2d(
             config.image_shape[2],
@@ -158,25 +147,6 @@ class CapsNet(Network):
             return (above,)
         return above if isinstance(self.presence, Given) else above[:1]
 
-    def highest(self, z: Array) -> Array:
-        """Return the classes that the decoder shows of logits or activations (B, J), without labels: (B,)."""
-        return z.argmax(axis=1)
-
-    def decode(self, v: Array, labels: Array | None = None) -> tuple[Array, Any, Any]:
-        """v (B, J, E), labels (B,) -> reconstruction (B, H, W, C), and the caches of mask and decoder."""
-        if self.decoder is None:
-            raise ValueError("CapsNet.decode: this network has no decoder; build it with decoder=True")
-        masked, mask = self.mask.forward(v, *([] if labels is None else [labels]))  # (B, J·E)
-        reconstruction, decoder = self.decoder.forward(masked)  # (B, H, W, C)
-        return reconstruction, mask, decoder
-
-    def decode_backward(self, dreconstruction: Array, cache: CapsNetCache) -> Array:
-        """dreconstruction (B, H, W, C) -> dv (B, J, E)."""
-        assert self.decoder is not None  # or there would be no such gradient
-        dmasked = self.decoder.backward(dreconstruction, cache.decoder)  # (B, J·E)
-        dv = self.mask.backward(dmasked, cache.mask)  # (B, J, E)
-        return dv[0] if cache.mask.by_label else dv  # the labels have no gradient
-
     def backward(self, dy: Any, cache: CapsNetCache) -> Any:
         """dv (dz, da), or with a decoder (dv, dreconstruction) -> dimages, or (dimages, None) with labels."""
         dimages = self.conv.backward(self._backward_to_conv(dy, cache), cache.conv)  # (B, H, W, C)
@@ -213,59 +183,13 @@ class CapsNet(Network):
         shown = self.highest(y) if labels is None and self.presence is not None else labels  # (B,)
         return y, self.decode(v, shown)[0]
 
-    # -- what training asks --------------------------------------------------------------------
-
-    def objective(self) -> Loss:
-        """Return the margin loss, or cross-entropy of logits, plus the reconstruction loss of a decoder."""
-        loss = CrossEntropyLoss() if self.config.has_line else MarginLoss()
-        if self.decoder is None:
-            return loss
-        return WeightedSum([loss, ReconstructionLoss(scale=self.config.reconstruction_scale)])
-
-    def training_inputs(self, images: Array, labels: Array) -> tuple[Array, ...]:
-        return (images,) if self.decoder is None else (images, labels)
-
-    def targets(self, images: Array, labels: Array) -> Any:
-        return labels if self.decoder is None else (labels, images)
-
-    def class_capsules(self, outputs: Any) -> Array:
-        """Return v (B, J, E) of the outputs; the cache of ``forward`` has it with every routing.
-
-        Raises
-        ------
-        ValueError
-            If the network gives logits or activations in its place.
-        """
-        if self.presence is not None:
-            kind = "logits" if self.config.has_line else "activations"
-            raise ValueError(
-                f"CapsNet.class_capsules: with {self.config.routing} routing the outputs are {kind}; take "
-                "v of the cache, network.forward(images)[1].v"
-            )
-        return self._first(outputs)
-
-    @property
-    def score_name(self) -> str:
-        return "probability" if self.config.has_line else "length" if self.presence is None else "activation"
-
-    def _first(self, outputs: Any) -> Array:
-        return outputs if self.decoder is None else outputs[0]
-
-    def scores(self, outputs: Any) -> Array:
-        """Return lengths or activations of the class capsules (B, J), 0 to 1, or the softmax of logits."""
-        if self.config.has_line:
-            return softmax(self._first(outputs))  # (B, J)
-        if self.presence is not None:
-            return self._first(outputs)  # (B, J), as given
-        return length_and_direction(self._first(outputs))[0][..., 0]  # (B, J)
-
     def capsule_layers(self) -> dict[str, CapsuleLayer]:
         """Return the capsule layers by name, in order; the last is that of the class capsules."""
         return {**{f"hidden.{k}": layer for k, layer in enumerate(self.hidden)}, "capsules": self.capsules}
 
     def stages(self) -> list[tuple[str, Layer]]:
         parts = {"conv": self.conv, "relu": self.relu, "primary": self.primary, **self.capsule_layers()}
-        branches = {"decoder": self.decoder, "presence": self.presence if self.config.has_line else None}
+        branches = {"decoder": self.decoder, "presence": self.presence if self.has_line else None}
         return [*parts.items(), *((name, layer) for name, layer in branches.items() if layer is not None)]
 
     def stage_input(self, name: str, x: Array) -> Array:

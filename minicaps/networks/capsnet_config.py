@@ -32,7 +32,8 @@ from minicaps.fast import (
     TopK,
 )
 from minicaps.layers import Pair, Seed, as_pair
-from minicaps.networks.network import NetworkConfig, window_grid
+from minicaps.networks.network import window_grid
+from minicaps.networks.vector_capsnet import VectorCapsNetConfig
 
 MAX_ITERATIONS = 1000  # each takes time and memory, and three are enough
 COUPLINGS: dict[str, Callable[[], Coupling]] = {
@@ -68,7 +69,7 @@ class LayerSizes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CapsNetConfig(NetworkConfig):
+class CapsNetConfig(VectorCapsNetConfig):
     """The options of a CapsNet; the defaults are the network of the paper (Sabour et al. 2017, §4).
 
     Attributes
@@ -123,7 +124,6 @@ class CapsNetConfig(NetworkConfig):
     primary_dimension: int = 8
     primary_kernel: int | Pair = 9
     primary_stride: int | Pair = 2
-    class_dimension: int = 16
     layers: tuple[Pair, ...] = ()
     routing: str = "dynamic"
     presence: str = "own"
@@ -134,23 +134,19 @@ class CapsNetConfig(NetworkConfig):
     bias: bool = False
     inverse_temperature: float = 0.1
     std: float | None = None
-    decoder: bool = True
-    decoder_hidden: Pair = (512, 1024)
-    reconstruction_scale: float = 0.0005
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("CapsNetConfig", conv_channels=self.conv_channels, primary_types=self.primary_types)
         check_positive("CapsNetConfig", primary_dimension=self.primary_dimension)
-        check_positive("CapsNetConfig", class_dimension=self.class_dimension, iterations=self.iterations)
+        check_positive("CapsNetConfig", iterations=self.iterations)
         if self.iterations > MAX_ITERATIONS:
             raise ValueError(
                 f"CapsNetConfig: iterations is {self.iterations:,}, expected at most {MAX_ITERATIONS:,}"
             )
         self._check_layers()
         check_flag("CapsNetConfig", stopped_gradient=self.stopped_gradient, bias=self.bias)
-        check_flag("CapsNetConfig", prior=self.prior, decoder=self.decoder)
-        check_number("CapsNetConfig", reconstruction_scale=self.reconstruction_scale)
+        check_flag("CapsNetConfig", prior=self.prior)
         if self.std is not None:
             check_number("CapsNetConfig", std=self.std)
         check_choice("CapsNetConfig", "coupling", self.coupling, tuple(COUPLINGS))
@@ -158,14 +154,6 @@ class CapsNetConfig(NetworkConfig):
         check_choice("CapsNetConfig", "presence", self.presence, PRESENCES)
         check_number("CapsNetConfig", inverse_temperature=self.inverse_temperature)
         self._check_combination()
-        if not isinstance(self.decoder_hidden, tuple) or len(self.decoder_hidden) != 2:
-            hidden = self.decoder_hidden
-            raise ValueError(
-                f"CapsNetConfig: decoder_hidden is {hidden!r}, expected the widths of two layers"
-            )
-        check_positive(
-            "CapsNetConfig", **{f"decoder_hidden {k}": n for k, n in enumerate(self.decoder_hidden)}
-        )
         _ = self.grid  # says why, where a kernel does not fit the image
 
     @property
@@ -292,10 +280,6 @@ class CapsNetConfig(NetworkConfig):
         channels, outputs = self.conv_channels, self.primary_types * self.primary_dimension
         conv_window = math.prod(as_pair("CapsNet", "conv_kernel", self.conv_kernel)) * self.image_shape[2]
         primary_window = math.prod(as_pair("CapsNet", "primary_kernel", self.primary_kernel)) * channels
-        upper = self.classes * self.class_dimension
         count = (conv_window + 1) * channels + (primary_window + 1) * outputs
         count += sum(map(self.count_routed, self.capsule_layers)) + self.class_dimension * self.has_line
-        if self.decoder:
-            widths = (upper, *self.decoder_hidden, math.prod(self.image_shape))
-            count += sum((n + 1) * m for n, m in pairwise(widths))
-        return count
+        return count + self.count_decoder_params()

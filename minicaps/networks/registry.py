@@ -12,10 +12,17 @@ from minicaps.layers import Seed
 from minicaps.networks.baselines import CNN, MLP
 from minicaps.networks.capsnet import CapsNet
 from minicaps.networks.capsnet_config import CapsNetConfig
+from minicaps.networks.efficient import EfficientCapsNet, EfficientCapsNetConfig
 from minicaps.networks.matrix import MatrixCapsNet, MatrixCapsNetConfig
 from minicaps.networks.network import Network, NetworkConfig
 
-NETWORKS: dict[str, type[Network]] = {"capsnet": CapsNet, "cnn": CNN, "matrix": MatrixCapsNet, "mlp": MLP}
+NETWORKS: dict[str, type[Network]] = {
+    "capsnet": CapsNet,
+    "cnn": CNN,
+    "efficient": EfficientCapsNet,
+    "matrix": MatrixCapsNet,
+    "mlp": MLP,
+}
 PRESETS: dict[str, CapsNetConfig] = {
     "tiny": CapsNetConfig(
         conv_channels=8, conv_kernel=5, conv_stride=2, primary_types=4, primary_dimension=4, primary_kernel=5,
@@ -33,7 +40,19 @@ MATRIX_PRESETS: dict[str, MatrixCapsNetConfig] = {
     "small": MatrixCapsNetConfig(conv_channels=32, primary_types=8, types=(16, 16), **SHORT),
     "paper": MatrixCapsNetConfig(),
 }
-PRESETS_OF: dict[str, Mapping[str, NetworkConfig]] = {"capsnet": PRESETS, "matrix": MATRIX_PRESETS}
+EFFICIENT_PRESETS: dict[str, EfficientCapsNetConfig] = {
+    "tiny": EfficientCapsNetConfig(
+        conv_channels=(8, 8, 16, 16), conv_strides=(2, 1, 1, 1), primary_dimension=4, class_dimension=8,
+        decoder_hidden=(32, 64),
+    ),
+    "small": EfficientCapsNetConfig(conv_strides=(2, 1, 1, 1), decoder_hidden=(128, 256)),
+    "paper": EfficientCapsNetConfig(),
+}  # fmt: skip
+PRESETS_OF: dict[str, Mapping[str, NetworkConfig]] = {
+    "capsnet": PRESETS,
+    "efficient": EFFICIENT_PRESETS,
+    "matrix": MATRIX_PRESETS,
+}
 
 
 def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig:
@@ -56,9 +75,9 @@ def build(
 
     Parameters
     ----------
-    name : {"capsnet", "cnn", "matrix", "mlp"}
+    name : {"capsnet", "cnn", "efficient", "matrix", "mlp"}
     preset : {"tiny", "small", "paper"}
-        Sizes of the CapsNet and of the MatrixCapsNet; the others have one size.
+        Sizes of the capsule networks; the others have one size.
     rng : numpy.random.Generator or int, optional
         Source of the first weights.
     dtype : float32 or float64

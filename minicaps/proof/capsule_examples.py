@@ -10,7 +10,7 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.capsules import Hard, Leaky, Softmax, Stopped
 from minicaps.layers import Example
-from minicaps.proof.examples import examples_of
+from minicaps.proof.examples import examples_of, trained
 from minicaps.proof.routing_examples import more_ways_to_route, routings, with_outputs
 
 # -- capsules ---------------------------------------------------------------------------------
@@ -157,6 +157,42 @@ def cnn(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
 def capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     images = rng.uniform(size=(2, 9, 8, 3)).astype(dtype)
     yield from capsnets(cls, images, np.array([3, 1]), rng, dtype)
+
+
+@examples_of("DepthwisePrimaryCaps")
+def depthwise_primary_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    x = rng.normal(size=(2, 4, 3, 10)).astype(dtype)  # (B, P, Q, C)
+    yield Example("5 of 2", cls((4, 3), 5, 2, rng=rng, dtype=dtype), (x,))
+    yield Example("2 of 5", cls((4, 3), 2, 5, rng=rng, dtype=dtype), (x,))
+
+
+@examples_of("EfficientCapsNet")
+def efficient_capsnet(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    images, labels = rng.uniform(size=(4, 9, 8, 3)).astype(dtype), np.array([3, 1, 4, 0])
+    small: dict[str, Any] = {
+        "image_shape": (9, 8, 3), "classes": 5, "conv_channels": (3, 4, 2, 6), "conv_kernels": (3, 2, 2, 2),
+        "conv_strides": (1, 1, 1, 2), "primary_dimension": 3, "class_dimension": 6, "decoder_hidden": (7, 11),
+        "std": 1.0,
+    }  # fmt: skip
+    cases: dict[str, tuple[dict[str, Any], tuple[Array, ...]]] = {
+        "by label": ({}, (images, labels)),
+        "longest": ({"reconstruction_scale": 0.01}, (images,)),
+        "no decoder": (
+            {"decoder": False, "conv_strides": (2, 1, 1, 1), "conv_kernels": (2, 2, 2, 1), "std": 0.7},
+            (images,),
+        ),
+        "other sizes": (
+            {
+                "conv_channels": (2, 3, 5, 4), "conv_kernels": (2, 3, 1, 2), "primary_dimension": 2,
+                "class_dimension": 4, "decoder_hidden": (6, 5),
+            },
+            (images, labels),
+        ),
+    }  # fmt: skip
+    for name, (options, inputs) in cases.items():
+        yield Example(
+            name, trained(cls(cls.Config(**{**small, **options}), rng=rng, dtype=dtype), rng), inputs
+        )
 
 
 @examples_of("OverlapCapsNet")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.layers import Example, Loss
+from minicaps.layers import Example, Layer, Loss
 from minicaps.proof.discovery import find_examples
 
 
@@ -104,6 +104,25 @@ def assert_close(found: Any, expected: Any, tolerance: float) -> None:
         scale = max(np.abs(one).max(), np.abs(other).max())
         difference = np.abs(one - other).max()
         assert difference <= tolerance * scale, f"they differ by {difference:.1e} of {scale:.1e}"
+
+
+def answering(layer: Any) -> Any:
+    """Return a layer, or a snapshot for inference of one whose samples act on each other in training."""
+    mixes = isinstance(layer, Layer) and any(part.mixes_samples for _, part in layer.walk())
+    return layer.for_inference() if mixes else layer
+
+
+def own_values(layer: Any) -> dict[str, Any]:
+    """Return what a layer keeps; of the layers in it, which they are."""
+
+    def marked(value: Any) -> Any:
+        if isinstance(value, (Layer, Loss)):
+            return type(value).__name__, id(value)
+        if isinstance(value, dict):
+            return {key: marked(part) for key, part in value.items()}
+        return [marked(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return {name: marked(value) for name, value in vars(layer).items()}
 
 
 def samples(value: Any) -> Iterator[Any]:

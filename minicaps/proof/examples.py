@@ -91,6 +91,29 @@ def conv2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
         yield Example(name, cls(channels, filters, rng=rng, dtype=dtype, **options), (x,))
 
 
+@examples_of("BatchNorm")
+def batch_norm(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    shapes: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+        "features": ((5, 3), {}),
+        "images": ((2, 4, 5, 3), {}),
+        "large ε": ((4, 5, 3), {"epsilon": 0.5}),
+        "short memory": ((5, 4, 3), {"momentum": 0.5}),
+    }
+    for name, (shape, options) in shapes.items():
+        layer, x = cls(3, **options, dtype=dtype), rng.normal(0.3, 2, size=shape).astype(dtype)
+        yield Example(name, trained(layer, rng), (x,))
+
+
+def trained(layer: Any, rng: np.random.Generator) -> Any:
+    """Return the layer with gains, biases and running sums as of a training: they begin at 0 and 1."""
+    for name, array in {**layer.params, **layer.running}.items():
+        if name.endswith(("gain", "count", "squares")):
+            array[...] = rng.uniform(1, 3, size=array.shape)
+        elif not array.any():
+            array[...] = 0.3 * rng.normal(size=array.shape)
+    return layer
+
+
 @examples_of("MaxPool2d")
 def max_pool2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     numbers = rng.permutation(2 * 7 * 6 * 3)  # all different, so no window is near a tie

@@ -14,17 +14,7 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import (
-    COUPLINGS,
-    NETWORKS,
-    PRESENCES,
-    PRESETS,
-    PRESETS_OF,
-    ROUTINGS,
-    Network,
-    build,
-    configure,
-)
+from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, ROUTINGS, Network, build, configure
 from minicaps.training.notation import as_layers, read_layers, read_size, write_layers
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
@@ -32,8 +22,9 @@ CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
-OF_ROUTED = ("preset", "routing_iterations")  # options of networks that route
-OF_CAPSNETS = ("layers", "routing", "presence", "coupling", "decoder")  # options that no other network has
+OF_CAPSNETS = ("layers", "routing", "presence", "coupling")  # options that no other network has
+OF_SOME = ("preset", "routing_iterations", *OF_CAPSNETS, "decoder")  # not every network has them
+HAS = {"capsnet": OF_SOME, "efficient": ("preset", "decoder"), "matrix": ("preset", "routing_iterations")}
 
 
 class BadOption(ValueError):
@@ -42,7 +33,7 @@ class BadOption(ValueError):
 
 def options_without_effect(model: str) -> tuple[str, ...]:
     """Return the options that a network of this name does not have."""
-    return (() if model in PRESETS_OF else OF_ROUTED) + (() if model == "capsnet" else OF_CAPSNETS)
+    return tuple(name for name in OF_SOME if name not in HAS.get(model, ()))
 
 
 def _option(
@@ -71,7 +62,7 @@ class TrainConfig:
     """
 
     model: str = _option("capsnet", "network to train", *NETWORKS)
-    preset: str = _option("small", "size of the CapsNet or of the matrix network", *PRESETS)
+    preset: str = _option("small", "size of a capsule network", *PRESETS)
     data: str | None = _option(
         None,
         "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
@@ -95,7 +86,8 @@ class TrainConfig:
     batch_size: int = _option(100, "images in one step")
     learning_rate: float | None = _option(
         None,
-        "largest learning rate of Adam (default: 0.004, for the preset paper or with hidden layers 0.001)",
+        "largest learning rate of Adam (default: 0.004; 0.001 for the CapsNet of the preset paper or with "
+        "hidden layers)",
     )
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
@@ -161,10 +153,10 @@ class TrainConfig:
     def _check_options_act(self) -> None:
         for name in options_without_effect(self.model):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                has = " and ".join(model for model in NETWORKS if name not in options_without_effect(model))
+                has = ", ".join(model for model in NETWORKS if name in HAS.get(model, ()))
+                value = getattr(self, name)
                 raise BadOption(
-                    f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only {has} "
-                    f"{'do' if ' and ' in has else 'does'}; leave it out"
+                    f"train: {name} is {value!r}, but {self.model} has none (these have: {has}); leave it out"
                 )
         if self.layers:
             configure(
@@ -201,9 +193,11 @@ class TrainConfig:
             If the images are too small for it.
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
-        if self.model == "capsnet":
-            options |= {name: getattr(self, name) for name in OF_CAPSNETS} | {"layers": self.layers or ()}
-        if self.model in PRESETS_OF and self.routing_iterations is not None:
+        own = HAS.get(self.model, ())
+        options |= {name: getattr(self, name) for name in (*OF_CAPSNETS, "decoder") if name in own}
+        if "layers" in options:
+            options["layers"] = self.layers or ()
+        if self.routing_iterations is not None:
             options["iterations"] = self.routing_iterations
         rng = np.random.default_rng([self.seed, 0])
         return build(self.model, self.preset, rng=rng, **options)

@@ -58,7 +58,7 @@ class Optimizer(ABC):
         }
 
     def step(self) -> None:
-        """Update every parameter once.
+        """Update every parameter once, and let the layers move their running sums.
 
         Raises
         ------
@@ -79,6 +79,8 @@ class Optimizer(ABC):
                 work(block)
         else:
             parallel(work, blocks)
+        for _, layer in self._owners:
+            layer.after_step()
 
     def _arrays(self) -> Iterator[tuple[Array, ...]]:
         """Return each parameter with its gradient and its averages.
@@ -222,8 +224,8 @@ class Adam(Optimizer):
 
 
 def owners_of(layer: Layer) -> list[tuple[str, Layer]]:
-    """Return the layers that have parameters of their own, with their prefixes."""
-    return [(prefix, part) for prefix, part in layer.walk() if part._params]
+    """Return the layers that have parameters or running sums of their own, with their prefixes."""
+    return [(prefix, part) for prefix, part in layer.walk() if part._params or part._running]
 
 
 def in_blocks(arrays: tuple[Array, ...]) -> list[tuple[Array, ...]]:

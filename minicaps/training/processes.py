@@ -77,7 +77,8 @@ class DataParallel:
         memory = mmap.mmap(file, size) if file is not None else None
         self.shared, _ = shared_arrays(network, batch_size, memory)
         self.shared.params[...] = np.concatenate([p.reshape(-1) for p in network.params.values()])  # (N,)
-        self.shared.grads[0] = np.concatenate([g.reshape(-1) for g in network.grads.values()])  # (N,)
+        grads = np.concatenate([g.reshape(-1) for g in network.grads.values()])  # (N,)
+        self.shared.grads[0, : len(grads)] = grads
         network.use_memory(params=self.shared.params, grads=self.shared.grads[0])
         if file is not None:
             self.workers = [Worker(file, message, thread_count() // processes) for _ in range(processes - 1)]
@@ -117,7 +118,7 @@ class DataParallel:
 
     def gradient(self) -> Collection[Array]:
         """Return the memory in which the network's ``grads`` lie, one after another."""
-        return self.network.grads.values() if self.shared is None else [self.shared.grads[0]]  # (N,)
+        return self.network.grads.values() if self.shared is None else [self.shared.grads[0]]  # (N + M,)
 
     def _compute(self, slices: list[slice], shared: Shared, count: int) -> None:
         """Deal the slices out, compute our own, and wait for the others."""

@@ -33,10 +33,10 @@ def batch_slices(network: Network, batch_size: int) -> list[slice]:
 
 
 class Shared(NamedTuple):
-    """What lies in the memory that all processes see, for S slices of a batch and N parameters."""
+    """What lies in the memory that all processes see: S batch slices, N parameters, M running sums."""
 
     params: Array  # (N,), all parameters one after another
-    grads: Array  # (S, N)
+    grads: Array  # (S, N + M), after the gradients what is added for running sums
     images: Array  # (B, H, W, C), or what else the network's ``sample_shapes`` says
     labels: Array  # (B,)
     results: Array  # (S, 2), the loss of a slice and how many of its images are classified correctly
@@ -45,10 +45,11 @@ class Shared(NamedTuple):
 def shared_arrays(network: Network, batch_size: int, memory: Any = None) -> tuple[Shared, int]:
     """Return the arrays in `memory` (without one: in memory of this process) and their bytes."""
     count, numbers = len(batch_slices(network, batch_size)), network.count_params()
+    sums = sum(array.size for array in network.running.values())
     dtype, (image, label) = network.first_param.dtype, network.sample_shapes()
     layout: list[tuple[tuple[int, ...], Any]] = [
         ((numbers,), dtype),
-        ((count, numbers), dtype),
+        ((count, numbers + sums), dtype),
         ((batch_size, *image), dtype),
         ((batch_size, *label), np.int64),
         ((count, 2), np.float64),
