@@ -224,7 +224,7 @@ def test_without_a_decoder_the_other_figures_are_drawn_and_the_window_is_left_ou
 def test_a_network_without_capsules_ends_with_1(call, data, tmp_path):
     code, output, errors = call(save(tmp_path / "mlp.npz", build("mlp", rng=0)), "--data", data)
     assert (code, output) == (1, "")
-    assert "class MLP, expected CapsNet or MatrixCapsNet" in errors and errors.count("\n") == 1
+    assert "class MLP, expected CapsNet, EfficientCapsNet or MatrixCapsNet" in errors and errors.count("\n") == 1
 
 
 OF_MATRICES = ["activations", "couplings", "couplings_over_image", "poses", "confusion_matrix", "mistakes"]
@@ -302,7 +302,7 @@ def test_every_routing_of_a_capsnet_is_explored(options, dataset, tmp_path):
 
 
 def test_figures_of_a_network_without_capsules_are_refused_before_a_folder_is_made(dataset, tmp_path):
-    with pytest.raises(ValueError, match="write_figures: the network is of class CNN, expected CapsNet or"):
+    with pytest.raises(ValueError, match="write_figures: the network is of class CNN, expected CapsNet, Eff"):
         next(figures.write_figures(build("cnn", rng=0), dataset, DIGITS, tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array
-from minicaps.capsules import DepthwisePrimaryCaps, Mask, SelfAttentionRouting
+from minicaps.capsules import DepthwisePrimaryCaps, Mask
 from minicaps.checks import check_number, check_positive
-from minicaps.fast import CapsuleLayer, Conv2d, Decoder, ExponentialSquash, ReLU
+from minicaps.fast import CapsuleLayer, Conv2d, Decoder, ExponentialSquash, ReLU, SelfAttentionRouting
 from minicaps.layers import BatchNorm, Layer, Pair, Seed, Sequential, generator
 from minicaps.networks.network import check_images, window_grid
 from minicaps.networks.vector_capsnet import VectorCapsNet, VectorCapsNetConfig
