@@ -92,6 +92,11 @@ class TrainConfig:
     )
     epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
+    slices: int | None = _option(
+        None,
+        "batch slices of a step, which processes or the ranks of MPI share; another number changes the last "
+        "bits (default: 1, 2, 4, … of 40 images or more; 1 for more than two million parameters)",
+    )
     learning_rate: float | None = _option(
         None, "largest learning rate of Adam (default: 0.004, for the preset paper 0.001)"
     )
@@ -113,7 +118,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self._check_size()
-        for name in ("limit", "routing_iterations"):
+        for name in ("limit", "routing_iterations", "slices"):
             if getattr(self, name) is not None:
                 check_whole("train", 1, **{name: getattr(self, name)})
         check_whole("train", 1, epochs=self.epochs, batch_size=self.batch_size)
@@ -151,6 +156,13 @@ class TrainConfig:
                     f"train: {name} is {getattr(self, name)!r}, but {self.model} has none: only {has} "
                     f"{'do' if ' and ' in has else 'does'}; leave it out"
                 )
+        if self.slices is not None and (self.slices > self.batch_size or self.backend == "cupy"):
+            reason = (
+                "a batch is not sliced on a GPU"
+                if self.backend == "cupy"
+                else (f"a batch has {self.batch_size} images")
+            )
+            raise BadOption(f"train: slices is {self.slices}, but {reason}; leave it out")
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
             raise BadOption(
