@@ -196,7 +196,7 @@ def _find_ranks() -> Ranks:
 
 
 def check_launch() -> None:
-    """Raise RuntimeError if a launcher of MPI has started several processes that do not know of each other."""
+    """Raise RuntimeError if MPI has started several processes that do not know of each other."""
     if _current.size > 1:
         return
     for name in SIZES:
