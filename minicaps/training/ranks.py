@@ -158,8 +158,8 @@ def in_first_rank(function: Function) -> Function:
     """Let the first rank do it, and all of them have its result or its error."""
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        return current_ranks().decide(lambda: function(*arguments))
+    def call(*arguments: Any, **options: Any) -> Any:
+        return current_ranks().decide(lambda: function(*arguments, **options))
 
     return call  # type: ignore[return-value]
 
