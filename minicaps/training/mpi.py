@@ -23,7 +23,7 @@ from minicaps.layers import Loss
 from minicaps.networks import Network
 from minicaps.training.processes import DataParallel
 from minicaps.training.ranks import Ranks, current_ranks
-from minicaps.training.shared import batch_slices, check_batch
+from minicaps.training.shared import batch_slices, check_batch, result_of
 from minicaps.training.step import Result, backpropagate
 
 COMPARE_EVERY = 50  # steps; then the ranks compare their weights, which takes 1 ms for 2 MB
@@ -121,9 +121,7 @@ class MPIParallel:
             self._add_up(len(there), first == 0)
         self.ranks.world.Allgather(self._sum, self._grads)
         self.steps += 1
-        found = self._share(results, labels, error)[:, : len(slices)]  # (2, S)
-        shares = [(k.stop - k.start) / len(images) for k in slices]  # (S,)
-        return Result(np.dot(shares, found[0]), found[1].sum())
+        return result_of(slices, self._share(results, labels, error)[: len(slices)])
 
     def _add_up(self, count: int, begin: bool) -> None:
         """Add our part of the gradients of the first `count` ranks, in their order, to the sum."""
@@ -138,9 +136,9 @@ class MPIParallel:
             self._sum += part  # in order: the same bits for any number of ranks
 
     def _share(self, results: Array, labels: Array, error: Exception | None) -> Array:
-        """Return loss and correct of all slices (2, S); check that no rank failed, and that all are alike."""
+        """Return loss and correct of all slices (S, 2); check that no rank failed, and that all are alike."""
         compared = zlib.crc32(self._params.data) if self.steps % COMPARE_EVERY == 1 else 0
-        own = np.array([error is not None, zlib.crc32(labels.tobytes()), compared, *results.T.flat])
+        own = np.array([error is not None, zlib.crc32(labels.tobytes()), compared, *results.flat])
         every = np.empty((self.ranks.size, own.size))  # (P, 3 + 2 rows)
         self.ranks.world.Allgather(own, every)
         if every[:, 0].any():
@@ -152,7 +150,8 @@ class MPIParallel:
                     f"rank {others[0]} of {self.ranks.size} has other {what} than rank 0 at step "
                     f"{self.steps}; all ranks must do the same"
                 )
-        return every[:, 3:].reshape(self.ranks.size, 2, -1).transpose(1, 2, 0).reshape(2, -1)
+        by_rank = every[:, 3:].reshape(self.ranks.size, -1, 2)  # (P, rows, 2)
+        return by_rank.transpose(1, 0, 2).reshape(-1, 2)  # (S, 2), and some zeros
 
     def _raise_first(self, error: Exception | None) -> None:
         """Raise in all ranks what the first one of those that failed says."""

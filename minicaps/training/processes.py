@@ -30,6 +30,7 @@ from minicaps.training.shared import (
     backpropagate_slices,
     batch_slices,
     check_batch,
+    result_of,
     shared_arrays,
     shared_file,
 )
@@ -123,9 +124,7 @@ class DataParallel:
         self._compute(slices, shared, count)
         for grad in shared.grads[1 : len(slices)]:
             shared.grads[0] += grad  # in order: the same bits each time
-        shares = [(k.stop - k.start) / count for k in slices]  # (S,)
-        results = shared.results[: len(slices)]  # (S, 2)
-        return Result(np.dot(shares, results[:, 0]), results[:, 1].sum())
+        return result_of(slices, shared.results[: len(slices)])
 
     def gradient(self) -> Collection[Array]:
         """Return the memory in which the network's ``grads`` lie, one after another."""

@@ -13,7 +13,7 @@ from minicaps.checks import check_array
 from minicaps.fast import slices_of
 from minicaps.layers import Loss
 from minicaps.networks import Network, check_network_labels
-from minicaps.training.step import backpropagate
+from minicaps.training.step import Result, backpropagate
 
 MIN_IMAGES = 40  # of a batch slice; what does not depend on their number would be repeated for too few
 MAX_PARAMETERS = 2_000_000  # beyond it a step works on weights and gradients as much as on images
@@ -87,6 +87,13 @@ def backpropagate_slices(
         network.use_memory(grads=shared.grads[k])
         images, labels = shared.images[batch_slice], shared.labels[batch_slice]  # (b, H, W, C), (b,)
         shared.results[k] = backpropagate(network, objective, images, labels, len(images) / count)
+
+
+def result_of(slices: list[slice], results: Array) -> Result:
+    """Return the result of a batch from those of its slices (S, 2)."""
+    count = slices[-1].stop
+    shares = [(k.stop - k.start) / count for k in slices]  # (S,)
+    return Result(np.dot(shares, results[:, 0]), results[:, 1].sum())
 
 
 def shared_file(size: int) -> int:
