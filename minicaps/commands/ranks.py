@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from minicaps.commands.common import FAILED, OK
+from minicaps.commands.common import FAILED
 from minicaps.commands.streams import silent_streams
 from minicaps.training import Ranks
 
@@ -30,7 +30,7 @@ def run_as_rank(ranks: Ranks, name: str | None, run: Callable[[], int]) -> int:
     """
     with nullcontext() if ranks.first else silent_streams() as complaints:
         try:
-            code = run() if ranks.first or name in OF_ALL else OK
+            code = run() if name in OF_ALL else ranks.decide(run)
         except Exception:  # with --debug
             traceback.print_exc()
             code = FAILED
