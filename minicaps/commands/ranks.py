@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from minicaps.commands.common import FAILED
+from minicaps.commands.common import FAILED, complain
 from minicaps.commands.streams import silent_streams
 from minicaps.training import Ranks
 
@@ -37,7 +36,12 @@ def run_as_rank(ranks: Ranks, name: str | None, run: Callable[[], int]) -> int:
     if ranks.end(code):
         return code
     if complaints is not None:
-        said = complaints.getvalue().strip().removeprefix("minicaps: ")
-        print(f"minicaps: {ranks}: {said}", file=sys.stderr)
+        complain(f"{ranks}: {_reason(complaints.getvalue())}")
     ranks.abort(code)
     return code
+
+
+def _reason(text: str) -> str:
+    """Return what a rank said is wrong, without its warnings and progress; with --debug, all of it."""
+    lines = [line for line in text.splitlines() if line.startswith("minicaps: ")]
+    return lines[-1].removeprefix("minicaps: ") if lines else text.strip()
