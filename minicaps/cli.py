@@ -11,6 +11,7 @@ from minicaps import __version__
 from minicaps.commands import (
     FAILED,
     INTERRUPTED,
+    OF_ALL,
     OK,
     WRONG_USE,
     UsageError,
@@ -18,10 +19,11 @@ from minicaps.commands import (
     complain,
     end_quietly,
     one_line,
+    run_as_rank,
     usable_streams,
 )
 from minicaps.fast import keep_freed_memory, own_the_cores
-from minicaps.training import BadOption
+from minicaps.training import BadOption, all_ranks, check_launch
 
 __all__ = ["COMMANDS", "FAILED", "INTERRUPTED", "OK", "WRONG_USE", "UsageError", "build_parser", "main"]
 
@@ -46,13 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     own_the_cores()
     keep_freed_memory()
-    with usable_streams():
-        try:
-            code = run_command(list(sys.argv[1:] if arguments is None else arguments))
-            return flush_output(code)
-        except BrokenPipeError:  # the reader of our output has left, as in `… | head`
-            end_quietly()
-            return FAILED
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with usable_streams(), all_ranks() as ranks:
+        if ranks.size > 1:
+            return run_as_rank(ranks, command_of(given), lambda: run_and_flush(given))
+        return run_and_flush(given)
+
+
+def run_and_flush(arguments: Sequence[str]) -> int:
+    """Run one command, bring its output where it goes, and return the exit code."""
+    try:
+        return flush_output(run_command(arguments))
+    except BrokenPipeError:  # the reader of our output has left, as in `… | head`
+        end_quietly()
+        return FAILED
+
+
+def command_of(arguments: Sequence[str]) -> str | None:
+    """Return the name of the command."""
+    return next((word for word in arguments if not word.startswith("-")), None)
 
 
 def flush_output(code: int) -> int:
@@ -72,6 +86,8 @@ def run_command(arguments: Sequence[str]) -> int:
     options = argparse.Namespace(debug=False)
     try:
         build_parser(arguments).parse_args(arguments, options)
+        if command_of(arguments) in OF_ALL:
+            check_launch()
         return options.command(options)
     except SystemExit as ending:  # argparse has said what is wrong, or has shown the help
         return int(ending.code or 0)
@@ -98,7 +114,7 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minicaps {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    named = next((word for word in arguments if not word.startswith("-")), None)
+    named = command_of(arguments)
     for name, text in COMMANDS.items():
         own = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_debug(own)

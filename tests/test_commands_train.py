@@ -58,6 +58,7 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "limit": 40,
         "epochs": 1,
         "batch_size": 20,
+        "slices": 2,
         "learning_rate": 0.01,
         "schedule": "exponential",
         "warmup": 2,

@@ -224,7 +224,9 @@ def test_without_a_decoder_the_other_figures_are_drawn_and_the_window_is_left_ou
 def test_a_network_without_capsules_ends_with_1(call, data, tmp_path):
     code, output, errors = call(save(tmp_path / "mlp.npz", build("mlp", rng=0)), "--data", data)
     assert (code, output) == (1, "")
-    assert "class MLP, expected CapsNet, EfficientCapsNet or MatrixCapsNet" in errors and errors.count("\n") == 1
+    assert (
+        "class MLP, expected CapsNet, EfficientCapsNet or MatrixCapsNet" in errors and errors.count("\n") == 1
+    )
 
 
 OF_MATRICES = ["activations", "couplings", "couplings_over_image", "poses", "confusion_matrix", "mistakes"]

@@ -14,11 +14,13 @@ from minicaps.commands.common import (
     complain,
     one_line,
 )
+from minicaps.commands.ranks import OF_ALL, run_as_rank
 from minicaps.commands.streams import end_quietly, usable_streams
 
 __all__ = [
     "FAILED",
     "INTERRUPTED",
+    "OF_ALL",
     "OK",
     "WRONG_USE",
     "UsageError",
@@ -26,5 +28,6 @@ __all__ = [
     "complain",
     "end_quietly",
     "one_line",
+    "run_as_rank",
     "usable_streams",
 ]

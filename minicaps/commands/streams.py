@@ -26,6 +26,15 @@ def usable_streams() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def silent_streams() -> Iterator[io.StringIO]:
+    """Within it, what is printed to stdout goes nowhere, and what goes to stderr is kept: the result."""
+    complaints = io.StringIO()
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        with redirect_stdout(nowhere), redirect_stderr(complaints):
+            yield complaints
+
+
 def end_quietly() -> None:
     """Let what is still to be written go nowhere, once the reader of an output has left, or it is full."""
     for stream in (sys.stdout, sys.stderr):

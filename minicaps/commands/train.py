@@ -19,7 +19,7 @@ from minicaps.commands.common import (
     complain,
     path_of,
 )
-from minicaps.training import MAY_CHANGE, Evaluation, Run, TrainConfig
+from minicaps.training import MAY_CHANGE, Evaluation, Run, TrainConfig, current_ranks, in_first_rank
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def command(options: argparse.Namespace) -> int:
     """Train a new run, or what is left of one; after Ctrl-C say how to go on."""
     progress = ProgressLine()
     run = prepare(options, progress)
-    if options.resume is not None and run.finished:
+    if options.resume is not None and in_first_rank(lambda: run.finished)():
         print(f"{run.folder}: this run is complete; see summary.json")
         return OK
     describe(run, resumed=options.resume is not None)
@@ -140,6 +140,8 @@ def describe(run: Run, resumed: bool) -> None:
         print(f"warning: {line}")
     if run.start is not None:
         print(f"start: {run.start}")
+    if (ranks := current_ranks().size) > 1:
+        print(f"ranks: {ranks}")
     print(run.network.table())
     print(f"run: {run.folder}" + (f", {run.kept}" if resumed else ""), flush=True)
 

@@ -22,7 +22,7 @@ from minicaps.experiments.tables import percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
 from minicaps.layers import Example, softmax, softmax_backward
 from minicaps.networks import PRESETS, CapsNet, Network
-from minicaps.training import Adam, Constant, Diverged
+from minicaps.training import Adam, Constant, Diverged, in_first_rank
 
 TRAIN_IMAGES = 10_000
 WARMUP = 0.1  # of the steps
@@ -165,7 +165,12 @@ class Ablation:
         except Diverged as error:  # a result too, of one variant
             self.study.say(f"{number}  {error}")
             seconds = time.perf_counter() - began
-            found = {"step": adam.steps, "seconds": seconds, **self.examine(network), "diverged": True}
+            found = {
+                "step": adam.steps,
+                "seconds": seconds,
+                **in_first_rank(self.examine)(network),
+                "diverged": True,
+            }
         return {"parameters": network.count_params(), **found}
 
     def examine(self, network: Network) -> Row:

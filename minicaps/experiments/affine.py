@@ -19,7 +19,7 @@ from minicaps.experiments.tables import percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, accuracy, endless, learn
 from minicaps.fast import slices_of
 from minicaps.networks import Network, files
-from minicaps.training import Adam, Cosine, Optimizer, evaluate
+from minicaps.training import Adam, Cosine, Optimizer, evaluate, in_first_rank
 
 FRAME = 40  # pixels
 KERNEL = 9  # of the CapsNet's first convolution; in a larger frame a step is faster than with the 7 of small
@@ -109,16 +109,16 @@ class Affine:
 def affine(study: Study) -> None:
     """Train three networks to one accuracy on placed digits, and test them on warped ones."""
     experiment = Affine(study)
-    (study.folder / "weights").mkdir(exist_ok=True)
+    in_first_rank((study.folder / "weights").mkdir)(exist_ok=True)
     study.draw("images", pictures.samples, *warped_test(experiment.dataset.test_images[:24]))
     for seed in study.seeds:
         for name in NETWORKS:
             study.row(experiment.train, "training", network=name, seed=seed)
         for name in NETWORKS:
-            study.row(experiment.find, "moment", network=name, seed=seed)
-            row = study.row(experiment.test, "test", network=name, seed=seed)
+            study.row(in_first_rank(experiment.find), "moment", network=name, seed=seed)
+            row = study.row(in_first_rank(experiment.test), "test", network=name, seed=seed)
             study.say(in_words(study, row))
-        tidy(study, seed)
+        in_first_rank(tidy)(study, seed)
     study.draw("sweeps", figures.sweeps, by_network(study, "test", "sweeps"), SWEEPS)
     study.draw("validation_curves", curves, study)
     gaps, apart = gaps_of(study), validation_apart(study)

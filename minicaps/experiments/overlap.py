@@ -16,7 +16,7 @@ from minicaps.experiments.study import Study
 from minicaps.experiments.tables import NAMES, percent, seeds_in_words, table
 from minicaps.experiments.training import Batches, Row, learn
 from minicaps.networks import PRESETS, CNNConfig, Network, OverlapCapsNet, OverlapCNN, highest_two
-from minicaps.training import Adam, Cosine, to_batch
+from minicaps.training import Adam, Cosine, in_first_rank, to_batch
 
 FRAME = 36  # pixels: 28 and up to 4 to each side
 # In this frame longer strides make a step faster, and the time saved is better spent on more channels.
@@ -96,7 +96,7 @@ class Overlap:
         return {
             "parameters": trained.count_params(),
             "seconds": curve[-1]["seconds"],
-            **examine(trained, self.test_pairs(TEST_PAIRS)),
+            **in_first_rank(examine)(trained, self.test_pairs(TEST_PAIRS)),
             "curve": curve,
         }
 

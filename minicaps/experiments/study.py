@@ -19,7 +19,7 @@ from minicaps.datasets import Dataset, load
 from minicaps.experiments.needs import Needs, check_needs
 from minicaps.experiments.training import Batches, Row, fit, prepared, seconds_per_step
 from minicaps.networks import PRESETS, Network, build, files
-from minicaps.training import Adam
+from minicaps.training import Adam, in_first_rank, load_together
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Study:
     """An experiment's folder: ``result.json``, ``table.md`` and figures.
 
     ``result.json`` is written after every training. A study in a folder that holds the result of the
-    same settings goes on where that one ended.
+    same settings goes on where that one ended. Among several ranks the first one reads and writes there,
+    and all have its rows.
 
     Parameters
     ----------
@@ -107,11 +108,16 @@ class Study:
         self.say, self.progress = say, progress
         described = as_in_file(asdict(settings))
         self.result: dict[str, Any] = {"experiment": name, "settings": described, "steps": None, "rows": []}
-        if (self.folder / "result.json").exists():
-            self._continue(described)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if before := self._begin(described):
+            self.result = before
+            self.say(f"{self.folder}: {len(before['rows'])} finished trainings are taken over")
 
-    def _continue(self, described: dict[str, Any]) -> None:
+    @in_first_rank
+    def _begin(self, described: dict[str, Any]) -> dict[str, Any] | None:
+        """Make the folder, or return the result that it holds."""
+        if not (self.folder / "result.json").exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return None
         path = self.folder / "result.json"
         try:
             before = json.loads(path.read_text())
@@ -119,7 +125,8 @@ class Study:
                 as_in_file(asdict(Settings())) | before["settings"]
             )  # an older one has not all of today's
             same = before["experiment"] == self.name and settings == described
-            count = len(before["rows"])
+            if not isinstance(before["rows"], list):
+                raise TypeError("it has no list of rows")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged, or of another version ({error})") from None
         if not same:
@@ -127,8 +134,7 @@ class Study:
                 f"{self.folder}: holds the result of other settings; name another folder with --out, "
                 "or repeat the settings to go on"
             )
-        self.result = before
-        self.say(f"{self.folder}: {count} finished trainings are taken over")
+        return before
 
     @property
     def seeds(self) -> range:
@@ -144,7 +150,7 @@ class Study:
         ValueError
             If it has not what the experiment needs, or if a network cannot look at images of its size.
         """
-        dataset = load(self.settings.data)
+        dataset = load_together(lambda: load(self.settings.data))
         check_needs(self.name, dataset, needs)
         if needs.frame is None:  # else the networks look at the frame
             for name in self.settings.networks or ("capsnet",):
@@ -222,10 +228,15 @@ class Study:
             raise ValueError(  # such a row would not be found again
                 f"Study.row: the work returned another {' and '.join(changed)} than the row is known by"
             )
-        row = as_in_file({**label, **found})
+        row = self._agree({**label, **found})
         self.result["rows"].append(row)
         self.save()
         return row
+
+    @in_first_rank
+    def _agree(self, row: Row) -> Row:
+        """Return the row of the first rank, as it is read from the file; clocks differ."""
+        return as_in_file(row)
 
     def rows(self, **key: Any) -> list[Row]:
         """Return the rows that agree with the key."""
@@ -236,10 +247,12 @@ class Study:
         """Return what the rows that agree with the key say under `name`."""
         return [row[name] for row in self.rows(**key)]
 
+    @in_first_rank
     def save(self) -> None:
         """Write ``result.json``."""
         files.write_text(self.folder / "result.json", json.dumps(self.result, indent=1) + "\n")
 
+    @in_first_rank
     def draw(self, name: str, draw: Callable[..., Figure], *arguments: Any) -> None:
         """Save the figure that ``draw(*arguments)`` returns into the folder; one that fails is a warning."""
         figures.save_or_warn(self.folder / f"{name}.png", partial(draw, *arguments), self.say)
@@ -248,7 +261,7 @@ class Study:
         """Record the summary, write the table, a Markdown text, and say it."""
         self.result |= as_in_file(summary)
         self.save()
-        files.write_text(self.folder / "table.md", text + "\n")
+        in_first_rank(files.write_text)(self.folder / "table.md", text + "\n")
         self.say(text)
 
 

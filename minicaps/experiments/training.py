@@ -12,7 +12,15 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.networks import Network
-from minicaps.training import DataParallel, Optimizer, evaluate, to_batch, train_step
+from minicaps.training import (
+    GradientSource,
+    Optimizer,
+    evaluate,
+    gradient_source,
+    in_first_rank,
+    to_batch,
+    train_step,
+)
 from minicaps.training import batches as numbers_in_batches
 
 Batches: TypeAlias = Iterator[tuple[Array, Array]]  # 8-bit images (B, H, W, C), and labels (B,)
@@ -20,15 +28,15 @@ Row: TypeAlias = dict[str, Any]  # of JSON's types
 
 
 @contextmanager
-def prepared(network: Network, batches: Batches) -> Iterator[tuple[DataParallel, Batches]]:
+def prepared(network: Network, batches: Batches) -> Iterator[tuple[GradientSource, Batches]]:
     """Yield what trains `network` on batches no larger than the first, and the batches."""
     first = next(batches)
-    with DataParallel(network, network.objective(), len(first[1])) as source:
+    with gradient_source(network, network.objective(), len(first[1])) as source:
         yield source, chain([first], batches)
 
 
 def fit(
-    source: DataParallel,
+    source: GradientSource,
     optimizer: Optimizer,
     batches: Batches,
     steps: int,
@@ -38,8 +46,8 @@ def fit(
 
     Parameters
     ----------
-    source : DataParallel
-        Of the gradients, as ``prepared`` yields it.
+    source : GradientSource
+        As ``prepared`` yields it.
     optimizer : Optimizer
         Of its network.
     batches : iterator of (images, labels)
@@ -132,7 +140,7 @@ def learn(
             watch.go_on()
             loss = fit(source, optimizer, batches, steps * k // rounds - optimizer.steps, watch.note)
             point = {"step": optimizer.steps, "seconds": watch.seconds, "loss": loss}
-            curve.append({**point, **examine(network)})
+            curve.append({**point, **in_first_rank(examine)(network)})
     return curve
 
 
@@ -158,7 +166,8 @@ def seconds_per_step(train: Callable[[int], Any], minimum: float = 2.0) -> float
     """Time `train`, which makes as many steps as it is told, for `minimum` seconds or more."""
     train(3)  # the first steps allocate
     steps, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < minimum:
+    clock = in_first_rank(lambda: time.perf_counter() - start)
+    while (spent := clock()) < minimum:
         train(5)
         steps += 5
     return spent / steps

@@ -8,12 +8,15 @@ from minicaps.training.fast_adam import Adam
 from minicaps.training.files import fingerprint
 from minicaps.training.fit import fit_epochs
 from minicaps.training.folder import Origin, as_path, data_may_have_moved, find_weights, run_of, trained_on
+from minicaps.training.machine import load_together
+from minicaps.training.mpi import MPIParallel, gradient_source
 from minicaps.training.optimizers import SGD, Optimizer
 from minicaps.training.processes import DataParallel
+from minicaps.training.ranks import Ranks, all_ranks, check_launch, current_ranks, in_first_rank
 from minicaps.training.run import Run
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 from minicaps.training.start import Start, start_from
-from minicaps.training.step import Diverged, OneProcess, Result, backpropagate, train_step
+from minicaps.training.step import Diverged, GradientSource, OneProcess, Result, backpropagate, train_step
 
 __all__ = [
     "MAY_CHANGE",
@@ -28,23 +31,32 @@ __all__ = [
     "Diverged",
     "Evaluation",
     "Exponential",
+    "GradientSource",
+    "MPIParallel",
     "OneProcess",
     "Optimizer",
     "Origin",
+    "Ranks",
     "Result",
     "Run",
     "Schedule",
     "Start",
     "TrainConfig",
+    "all_ranks",
     "as_path",
     "backpropagate",
     "batches",
     "bench",
+    "check_launch",
+    "current_ranks",
     "data_may_have_moved",
     "evaluate",
     "find_weights",
     "fingerprint",
     "fit_epochs",
+    "gradient_source",
+    "in_first_rank",
+    "load_together",
     "read_config",
     "run_of",
     "start_from",

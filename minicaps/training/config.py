@@ -84,6 +84,11 @@ class TrainConfig:
     )
     epochs: int = _option(6, "passes over the training images")
     batch_size: int = _option(100, "images in one step")
+    slices: int | None = _option(
+        None,
+        "batch slices of a step, which processes or the ranks of MPI share; another number changes the last "
+        "bits (default: 1, 2, 4, … of 40 images or more; 1 for more than two million parameters)",
+    )
     learning_rate: float | None = _option(
         None,
         "largest learning rate of Adam (default: 0.004; 0.001 for the CapsNet of the preset paper or with "
@@ -120,7 +125,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_size()
         object.__setattr__(self, "layers", as_layers("train", self.layers))
-        for name in ("limit", "routing_iterations"):
+        for name in ("limit", "routing_iterations", "slices"):
             if getattr(self, name) is not None:
                 check_whole("train", 1, **{name: getattr(self, name)})
         check_whole("train", 1, epochs=self.epochs, batch_size=self.batch_size)
@@ -162,6 +167,10 @@ class TrainConfig:
             configure(
                 self.model, self.preset, layers=self.layers, coupling=self.coupling
             )  # says what cannot be
+        if self.slices is not None and (self.slices > self.batch_size or self.backend == "cupy"):
+            on_gpu = self.backend == "cupy"
+            reason = "a batch is not sliced on a GPU" if on_gpu else f"a batch has {self.batch_size} images"
+            raise BadOption(f"train: slices is {self.slices}, but {reason}; leave it out")
         if self.routing == "self-attention" and self.routing_iterations is not None:
             count = self.routing_iterations
             raise BadOption(

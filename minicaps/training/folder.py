@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minicaps.networks import PRESETS_OF, Network, files, save_network
-from minicaps.training.config import CONFIG, TrainConfig
+from minicaps.training.config import CONFIG, TrainConfig, read_config
 from minicaps.training.files import (
     BEST,
     CHECKPOINT,
@@ -26,6 +26,7 @@ from minicaps.training.files import (
 )
 from minicaps.training.guards import FolderLock
 from minicaps.training.progress import best_epoch
+from minicaps.training.ranks import in_first_rank
 
 
 def as_path(name: str, path: str | Path) -> Path:
@@ -44,6 +45,7 @@ def as_path(name: str, path: str | Path) -> Path:
 # -- where a run may begin ---------------------------------------------------------------------
 
 
+@in_first_rank
 def take_new_folder(config: TrainConfig) -> Path:
     """Make the first of runs/MODEL-PRESET-001, -002, … that is not there, and return it.
 
@@ -59,6 +61,7 @@ def take_new_folder(config: TrainConfig) -> Path:
     return folder
 
 
+@in_first_rank
 def check_unused(folder: Path) -> None:
     """Raise FileExistsError if a run has trained in the folder; one that only began there is none."""
     if any((folder / name).exists() for name in (MODEL, SUMMARY)) or _has_progress(folder / CHECKPOINT):
@@ -82,7 +85,7 @@ def _has_progress(path: Path) -> bool:
 
 
 class RunFolder:
-    """The folder of a run and its files, for the run itself.
+    """The folder of a run and its files, for the run itself. Only the first rank reads and writes there.
 
     Between two calls others may use the folder: ``check_alone`` tells whether they have.
 
@@ -94,9 +97,29 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] = print) -> None:
-        self.path, self.lock = path, FolderLock(path, say)
+        self.path, self._lock = path, FolderLock(path, say)
         self._seen: Any = None
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it, nobody else trains in the folder.
+
+        Raises
+        ------
+        RuntimeError
+            If somebody does.
+        """
+        self._take()
+        try:
+            yield
+        finally:
+            self._lock.__exit__()
+
+    @in_first_rank
+    def _take(self) -> None:
+        self._lock.__enter__()
+
+    @in_first_rank
     def begin(self, config: TrainConfig) -> None:
         """Take the folder for a new run, and remove what one left behind that only began.
 
@@ -108,20 +131,22 @@ class RunFolder:
             If one trains there now.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with self.lock:
+        with self._lock:
             check_unused(self.path)  # by another process, meanwhile
             for name in (CHECKPOINT, METRICS, BEST):
                 (self.path / name).unlink(missing_ok=True)
-            self.write_config(config)
+            self._write_config(config)
 
+    @in_first_rank
     def resume(self) -> Checkpoint | None:
         """Return the run's checkpoint, if there is one yet."""
         path = self.path / CHECKPOINT
-        with self.lock:
+        with self._lock:
             remove_leftovers(self.path)
             self._look()
             return Checkpoint.read(path) if path.exists() else None
 
+    @in_first_rank
     def check_alone(self) -> None:
         """Raise RuntimeError if somebody else has written into the folder since this run did, or read it."""
         if self._seen != self._stamps():
@@ -140,6 +165,11 @@ class RunFolder:
             stamps.append(about and (about.st_ino, about.st_mtime_ns, about.st_size))
         return stamps
 
+    @in_first_rank
+    def holds_checkpoint(self) -> bool:
+        return (self.path / CHECKPOINT).exists()
+
+    @in_first_rank
     def save(self, checkpoint: Checkpoint, network: Network, class_names: tuple[str, ...]) -> None:
         """Write the checkpoint and the metrics, and the weights if the epoch that has ended is the best."""
         epochs = checkpoint.epochs
@@ -147,17 +177,24 @@ class RunFolder:
             save_network(self.path / BEST, network, class_names)
         checkpoint.write(self.path / CHECKPOINT)  # last, since a run that is resumed makes no epoch again
         self._look()
-        self.write_metrics(epochs)
+        self._write_metrics(epochs)
 
     def best_epoch(self, epochs: list[dict[str, Any]]) -> int | None:
         """Return which epoch the best weights are of; None if there are none, as older runs had none."""
         return best_epoch(epochs) if (self.path / BEST).exists() else None
 
-    def write_config(self, config: TrainConfig) -> None:
+    @in_first_rank
+    def update(self, config: TrainConfig, epochs: list[dict[str, Any]]) -> None:
+        """Write the configuration if it is another one; cut off metrics that the checkpoint does not have."""
+        if config != read_config(self.path):
+            self._write_config(config)
+        self._write_metrics(epochs)
+
+    def _write_config(self, config: TrainConfig) -> None:
         files.write_text(self.path / CONFIG, json.dumps(asdict(config), indent=2) + "\n")
         self._look()
 
-    def write_metrics(self, epochs: list[dict[str, Any]]) -> None:
+    def _write_metrics(self, epochs: list[dict[str, Any]]) -> None:
         files.write_text(self.path / METRICS, "".join(json.dumps(metrics) + "\n" for metrics in epochs))
 
     def write_summary(self, summary: dict[str, Any]) -> None:

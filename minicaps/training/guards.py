@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minicaps.training.ranks import current_ranks
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -93,23 +95,31 @@ def _not_locked(folder: Path, error: OSError) -> Exception:
 class CtrlC:
     """Makes the first Ctrl-C a wish, noted in `pressed`; the second stops at once, as it always does.
 
-    Outside of the main thread, and where Ctrl-C has another meaning already, it changes nothing.
+    Outside of the main thread, and where Ctrl-C has another meaning already, it changes nothing. Among
+    several ranks SIGTERM is such a wish, too: Open MPI turns Ctrl-C into it.
     """
 
     def __init__(self) -> None:
-        self.pressed = self._ours = False
+        self.pressed = False
+        self._usual: dict[int, Any] = {}  # signal -> what it does outside
 
     def __enter__(self) -> CtrlC:
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        self._ours = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._ours:
-            signal.signal(signal.SIGINT, self._note)
+        usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+        if current_ranks().size > 1:
+            usual[signal.SIGTERM] = signal.SIG_DFL
+        if threading.current_thread() is threading.main_thread():
+            self._usual = {number: does for number, does in usual.items() if signal.getsignal(number) is does}
+        for number in self._usual:
+            signal.signal(number, self._note)
         return self
 
     def _note(self, number: int, frame: Any) -> None:
         self.pressed = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._end()
+
+    def _end(self) -> None:
+        for number, usual in self._usual.items():
+            signal.signal(number, usual)
 
     def __exit__(self, *error: object) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._end()

@@ -22,11 +22,18 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 
 from minicaps.arrays import Array
-from minicaps.checks import check_array
 from minicaps.fast import beside_other_processes, keep_freed_memory, own_the_cores, thread_count
 from minicaps.layers import Loss
-from minicaps.networks import Network, check_network_labels
-from minicaps.training.shared import Shared, backpropagate_slices, batch_slices, shared_arrays, shared_file
+from minicaps.networks import Network
+from minicaps.training.shared import (
+    Shared,
+    backpropagate_slices,
+    batch_slices,
+    check_batch,
+    result_of,
+    shared_arrays,
+    shared_file,
+)
 from minicaps.training.step import Result, backpropagate
 from minicaps.training.workers import Worker
 
@@ -47,6 +54,9 @@ class DataParallel:
     objective : Loss
     batch_size : int
         The largest batch to come.
+    slices : int, optional
+        Of every batch; other numbers of them give other last bits. By default 1, 2, 4, … of at least 40
+        images, and one where the network has more than two million parameters. One on a GPU.
 
     Examples
     --------
@@ -56,26 +66,27 @@ class DataParallel:
             loss, correct = train_step(source, optimizer, images, labels)
     """
 
-    def __init__(self, network: Network, objective: Loss, batch_size: int) -> None:
+    def __init__(self, network: Network, objective: Loss, batch_size: int, slices: int | None = None) -> None:
         own_the_cores()
         keep_freed_memory()
         self.network, self.objective, self.batch_size = network, objective, batch_size
+        self._asked = slices
         self.workers: list[Worker] = []
         self.shared: Shared | None = None  # where one slice is all, nothing is shared
-        self.slices = batch_slices(network, batch_size)
+        self.slices = batch_slices(network, batch_size, slices)
         count = len(self.slices)
         if count > 1:
             self._share(min(count, thread_count()) if os.name == "posix" and sys.executable else 1)
 
     def _share(self, processes: int) -> None:
         """Move the network into memory that so many processes share, and start the others."""
-        network, batch_size = self.network, self.batch_size
+        network, sizes = self.network, (self.batch_size, self._asked)
         message = self._message() if processes > 1 else b""
         processes = processes if message else 1
-        _, size = shared_arrays(network, batch_size)
+        _, size = shared_arrays(network, *sizes)
         file = shared_file(size) if processes > 1 else None
         memory = mmap.mmap(file, size) if file is not None else None
-        self.shared, _ = shared_arrays(network, batch_size, memory)
+        self.shared, _ = shared_arrays(network, *sizes, memory)
         self.shared.params[...] = np.concatenate([p.reshape(-1) for p in network.params.values()])  # (N,)
         grads = np.concatenate([g.reshape(-1) for g in network.grads.values()])  # (N,)
         self.shared.grads[0, : len(grads)] = grads
@@ -87,7 +98,7 @@ class DataParallel:
     def _message(self) -> bytes:
         """Return what another process is told, or nothing if that cannot be told."""
         try:
-            return bytes(ForkingPickler.dumps((self.network, self.objective, self.batch_size)))
+            return bytes(ForkingPickler.dumps((self.network, self.objective, self.batch_size, self._asked)))
         except Exception as error:  # whatever a class of one's own raises
             warn_of_one_process(f"{type(error).__name__}: {error}")
             return b""
@@ -103,18 +114,18 @@ class DataParallel:
         RuntimeError
             If another process was ended. An error in it is raised here, with its traceback as cause.
         """
-        count, shared = len(images), self.shared
-        slices = self.slices if count == self.batch_size else batch_slices(self.network, count)
+        where, count, shared = "DataParallel.backpropagate", len(images), self.shared
+        slices = self.slices if count == self.batch_size else batch_slices(self.network, count, self._asked)
         if shared is None or len(slices) == 1:
             return backpropagate(self.network, self.objective, images, labels)
-        self._check(images, labels, shared)  # copying would convert and cut in silence
+        check_batch(
+            where, images, labels, self.network, self.batch_size
+        )  # copying would convert and cut in silence
         shared.images[:count], shared.labels[:count] = images, labels
         self._compute(slices, shared, count)
         for grad in shared.grads[1 : len(slices)]:
             shared.grads[0] += grad  # in order: the same bits each time
-        shares = [(k.stop - k.start) / count for k in slices]  # (S,)
-        results = shared.results[: len(slices)]  # (S, 2)
-        return Result(np.dot(shares, results[:, 0]), results[:, 1].sum())
+        return result_of(slices, shared.results[: len(slices)])
 
     def gradient(self) -> Collection[Array]:
         """Return the memory in which the network's ``grads`` lie, one after another."""
@@ -149,16 +160,6 @@ class DataParallel:
         for worker in self.workers:
             worker.close()
         self.workers = []
-
-    def _check(self, images: Array, labels: Array, shared: Shared) -> None:
-        where = "DataParallel.backpropagate"
-        if len(images) > self.batch_size:
-            raise ValueError(
-                f"{where}: {len(images)} images, expected at most {self.batch_size}, the batch_size"
-            )
-        axes = [(f"axis {k}", n) for k, n in enumerate(shared.images.shape[1:], 1)]
-        check_array(where, "images", images, ("batch B", None), *axes, like=shared.params)
-        check_network_labels(where, labels, self.network, len(images))
 
     def close(self) -> None:
         """End the other processes. The network can be used on."""

@@ -24,10 +24,12 @@ from minicaps.training.files import CHECKPOINT, MODEL, Checkpoint, fingerprint, 
 from minicaps.training.finite import all_finite
 from minicaps.training.folder import RunFolder, as_path, check_unused, data_may_have_moved, take_new_folder
 from minicaps.training.guards import CtrlC
-from minicaps.training.processes import DataParallel
+from minicaps.training.machine import load_together
+from minicaps.training.mpi import gradient_source
 from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line, position
+from minicaps.training.ranks import in_first_rank
 from minicaps.training.start import Start, start_from
-from minicaps.training.step import Diverged, smaller_may_help, train_step
+from minicaps.training.step import Diverged, GradientSource, smaller_may_help, train_step
 from minicaps.training.summary import changes_of, summarize
 
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
@@ -36,7 +38,7 @@ Draw = Callable[["Run", Evaluation], None]
 
 
 class Run:
-    """A training run and its folder.
+    """A training run and its folder. Within ``all_ranks`` the ranks of MPI share it.
 
     The folder holds ``config.json``, ``metrics.jsonl`` (one object for every epoch),
     ``checkpoint.npz`` (what resuming needs; written after every epoch, and within one every
@@ -96,7 +98,7 @@ class Run:
             check_unused(given)
         own_the_cores()
         with data_may_have_moved() if resume else nullcontext():
-            self.dataset = load(config.data, config.size, config.channels)
+            self.dataset = load_together(lambda: load(config.data, config.size, config.channels))
         self.images, self.labels, *validation = self.dataset.split(config.limit)
         self.validation = validation[0], validation[1]
         self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
@@ -105,8 +107,8 @@ class Run:
             config.check_fits(steps, self.dataset.image_shape)
         self.network = config.network(self.dataset)
         self.start: Start | None = None
-        if config.init is not None and not (given and (given / CHECKPOINT).exists()):
-            self.start = start_from(self.network, config.init, self.dataset.class_names)
+        if config.init is not None and not (given and in_first_rank((given / CHECKPOINT).exists)()):
+            self.start = in_first_rank(start_from)(self.network, config.init, self.dataset.class_names)
         self.network.to(resolve(config.backend))
         self.objective = self.network.objective()
         self.optimizer = Adam(self.network, config.learning_rates(steps))
@@ -132,7 +134,7 @@ class Run:
         is that of a run of so many epochs: with the schedules constant and exponential, it ends with the
         bits of one. It raises what ``Run`` does, and FileNotFoundError if the folder holds no run.
         """
-        config = read_config(folder).but_for(**changes)
+        config = in_first_rank(read_config)(folder).but_for(**changes)
         return cls(config, folder, resume=True, say=say, progress=progress)
 
     @property
@@ -172,24 +174,24 @@ class Run:
         OSError
             If a file cannot be written; the last checkpoint stays.
         """
-        with self._files.lock:
+        with self._files.locked():
             self._files.check_alone()
-            self._note_changes()
-            if not (self.folder / CHECKPOINT).exists():
+            for line in self._changes:
+                self.say(line)
+            self._changes.clear()
+            self._files.update(self.config, self.epochs)
+            if not self._files.holds_checkpoint():
                 self.save()  # says from the start what data the run began with
-            self._files.write_metrics(self.epochs)  # a resumed run may have ended between its two files
-            with (
-                DataParallel(self.network, self.objective, self.config.batch_size) as source,
-                CtrlC() as ctrl_c,
-            ):
+            sizes = self.config.batch_size, self.config.slices
+            with gradient_source(self.network, self.objective, *sizes) as source, CtrlC() as ctrl_c:
                 while len(self.epochs) < self.config.epochs:
                     self._train_epoch(source, ctrl_c)
                     self._complete_epoch()
-                if ctrl_c.pressed:
+                if in_first_rank(lambda: ctrl_c.pressed)():
                     raise KeyboardInterrupt
             return self._finish(draw)
 
-    def _train_epoch(self, source: DataParallel, ctrl_c: CtrlC) -> None:
+    def _train_epoch(self, source: GradientSource, ctrl_c: CtrlC) -> None:
         """Train what is left of the epoch, saving now and then."""
         config, current, epoch = self.config, self.current, len(self.epochs) + 1
         start = time.perf_counter() - current.seconds
@@ -205,16 +207,23 @@ class Run:
             current.add(result, len(chosen))
             current.seconds = time.perf_counter() - start
             self.progress(current.line(epoch, config.epochs, len(self.images)))
-            if ctrl_c.pressed or time.monotonic() - self._saved >= SAVE_EVERY:
+            stop, save = self._wishes(ctrl_c)
+            if save:
                 self.save()
-            if ctrl_c.pressed:
+            if stop:
                 raise KeyboardInterrupt
+
+    @in_first_rank
+    def _wishes(self, ctrl_c: CtrlC) -> tuple[bool, bool]:
+        """Return whether to stop now, and whether to save."""
+        stop = ctrl_c.pressed
+        return stop, stop or time.monotonic() - self._saved >= SAVE_EVERY
 
     def _complete_epoch(self) -> None:
         """Validate, note the epoch's numbers, and save."""
         current, optimizer, start = self.current, self.optimizer, time.perf_counter()
         with np.errstate(over="ignore", invalid="ignore"):  # told in words, below
-            validation = evaluate(self.network, *self.validation, self.config.batch_size)
+            validation = in_first_rank(evaluate)(self.network, *self.validation, self.config.batch_size)
         if not math.isfinite(validation.loss):
             raise self._diverged(f"the validation loss is {validation.loss} after step {optimizer.steps}")
         learning_rate = optimizer.schedule(optimizer.steps - 1)  # of the last step
@@ -247,14 +256,6 @@ class Run:
             self.config, checkpoint.config, self.optimizer, len(self.epochs), self.current
         )
 
-    def _note_changes(self) -> None:
-        """Say what has changed, and keep it."""
-        for line in self._changes:
-            self.say(line)
-        self._changes.clear()
-        if self.config != read_config(self.folder):
-            self._files.write_config(self.config)
-
     def save(self) -> None:
         """Write the checkpoint and the metrics of all epochs so far, and the weights if they are the best.
 
@@ -276,6 +277,7 @@ class Run:
 
     # -- the end -------------------------------------------------------------------------------
 
+    @in_first_rank
     def _finish(self, draw: Draw | None) -> dict[str, Any]:
         """Look at the test set, once; write the weights and the summary; then draw."""
         config, dataset = self.config, self.dataset

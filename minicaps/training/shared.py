@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array
+from minicaps.checks import check_array
 from minicaps.fast import slices_of
 from minicaps.layers import Loss
-from minicaps.networks import Network
-from minicaps.training.step import backpropagate
+from minicaps.networks import Network, check_network_labels
+from minicaps.training.step import Result, backpropagate
 
 MIN_IMAGES = 40  # of a batch slice; what does not depend on their number would be repeated for too few
 MAX_PARAMETERS = 2_000_000  # beyond it a step works on weights and gradients as much as on images
@@ -20,13 +21,16 @@ MAX_PARAMETERS = 2_000_000  # beyond it a step works on weights and gradients as
 NumberedSlices = list[tuple[int, slice]]  # some of a batch's slices, each with its number
 
 
-def batch_slices(network: Network, batch_size: int) -> list[slice]:
-    """Slice a batch into 1, 2, 4, … slices of at least MIN_IMAGES images.
+def batch_slices(network: Network, batch_size: int, slices: int | None = None) -> list[slice]:
+    """Slice a batch into `slices` slices, or fewer if they would have no image each.
 
-    It stays whole on a GPU and where the network has more than MAX_PARAMETERS parameters.
+    By default into 1, 2, 4, … slices of at least MIN_IMAGES images; a network of more than MAX_PARAMETERS
+    parameters has one. On a GPU a batch stays whole.
     """
     count = 1
-    if network.xp is np and network.count_params() <= MAX_PARAMETERS:
+    if network.xp is np and slices is not None:
+        count = slices
+    elif network.xp is np and network.count_params() <= MAX_PARAMETERS:
         while 2 * count * MIN_IMAGES <= batch_size:
             count *= 2
     return slices_of(batch_size, -(-batch_size // count))
@@ -42,9 +46,20 @@ class Shared(NamedTuple):
     results: Array  # (S, 2), the loss of a slice and how many of its images are classified correctly
 
 
-def shared_arrays(network: Network, batch_size: int, memory: Any = None) -> tuple[Shared, int]:
+def check_batch(where: str, images: Array, labels: Array, network: Network, batch_size: int) -> None:
+    """Check that a batch, of `batch_size` images at most, is what `network` learns."""
+    if len(images) > batch_size:
+        raise ValueError(f"{where}: {len(images)} images, expected at most {batch_size}, the batch_size")
+    axes = [(f"axis {k}", n) for k, n in enumerate(network.sample_shapes()[0], 1)]
+    check_array(where, "images", images, ("batch B", None), *axes, like=network.first_param)
+    check_network_labels(where, labels, network, len(images))
+
+
+def shared_arrays(
+    network: Network, batch_size: int, slices: int | None = None, memory: Any = None
+) -> tuple[Shared, int]:
     """Return the arrays in `memory` (without one: in memory of this process) and their bytes."""
-    count, numbers = len(batch_slices(network, batch_size)), network.count_params()
+    count, numbers = len(batch_slices(network, batch_size, slices)), network.count_params()
     sums = sum(array.size for array in network.running.values())
     dtype, (image, label) = network.first_param.dtype, network.sample_shapes()
     layout: list[tuple[tuple[int, ...], Any]] = [
@@ -73,6 +88,13 @@ def backpropagate_slices(
         network.use_memory(grads=shared.grads[k])
         images, labels = shared.images[batch_slice], shared.labels[batch_slice]  # (b, H, W, C), (b,)
         shared.results[k] = backpropagate(network, objective, images, labels, len(images) / count)
+
+
+def result_of(slices: list[slice], results: Array) -> Result:
+    """Return the result of a batch from those of its slices (S, 2)."""
+    count = slices[-1].stop
+    shares = [(k.stop - k.start) / count for k in slices]  # (S,)
+    return Result(np.dot(shares, results[:, 0]), results[:, 1].sum())
 
 
 def shared_file(size: int) -> int:

@@ -62,7 +62,7 @@ def backpropagate(
 
 
 class GradientSource(Protocol):
-    """What ``train_step`` takes gradients from: ``OneProcess``, or ``DataParallel``."""
+    """What ``train_step`` takes gradients from: ``OneProcess``, ``DataParallel`` or ``MPIParallel``."""
 
     network: Network
     objective: Loss
@@ -104,7 +104,7 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
 
     Parameters
     ----------
-    source : OneProcess or DataParallel
+    source : OneProcess, DataParallel or MPIParallel
         Holds the network and what it is trained for.
     optimizer : Optimizer
         Of that network.

@@ -50,7 +50,7 @@ class Worker:
     file : int
         Descriptor of the shared memory.
     message : bytes
-        The pickled network, objective and batch size.
+        The pickled network, objective, batch size and number of slices.
     its_threads : int
     """
 
@@ -114,14 +114,14 @@ def serve(file: int, descriptor: int) -> None:
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         try:
-            network, objective, batch_size = connection.recv()
+            network, objective, batch_size, slices = connection.recv()
         except (EOFError, ConnectionError):
             raise
         except Exception as error:  # its class is where only the first process finds it
             connection.send(f"{type(error).__name__}: {error}")
             return
         connection.send("")
-        shared, _ = shared_arrays(network, batch_size, mmap.mmap(file, 0))
+        shared, _ = shared_arrays(network, batch_size, slices, mmap.mmap(file, 0))
         network.use_memory(params=shared.params)
         while True:
             own, count, changed, error_state = connection.recv()
