@@ -13,7 +13,7 @@ from typing import Any
 from minicaps.arrays import Array
 from minicaps.commands.common import complain
 from minicaps.datasets import border_is_light, fit_picture, like_mnist, remark_on
-from minicaps.networks import CapsNet, MatrixCapsNet, Network, find_pretrained
+from minicaps.networks import Network, find_pretrained
 from minicaps.training import run_of, trained_on
 
 MNIST = "3e40acb8391f0db71eb5ce8f43a61208ad32eec96bd662902e2a01d63b423fa5"  # its fingerprint
@@ -113,12 +113,6 @@ def learnt_mnist(run: Path) -> bool:
 
 
 # -- what is printed --------------------------------------------------------------------------
-
-
-def name_of_scores(network: Network) -> str:
-    """Return what the scores of a network are: "length" or "activation" of its capsules, or "probability"."""
-    words = {CapsNet: "length", MatrixCapsNet: "activation"}
-    return next((word for kind, word in words.items() if isinstance(network, kind)), "probability")
 
 
 def print_json(document: dict[str, Any]) -> None:

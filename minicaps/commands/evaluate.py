@@ -14,7 +14,6 @@ from minicaps.commands.answers import (
     add_forms,
     add_views,
     by_name,
-    name_of_scores,
     print_json,
 )
 from minicaps.commands.common import (
@@ -70,7 +69,7 @@ def command(options: argparse.Namespace) -> int:
     if options.csv:
         _print_csv(result, test, class_names)
     elif options.json:
-        told = {"run": str(run), "scores": name_of_scores(network)}
+        told = {"run": str(run), "scores": network.score_name}
         print_json(told | _as_json(result, test, class_names))
     else:
         _print_report(result, test, class_names)

@@ -16,7 +16,6 @@ from minicaps.commands.answers import (
     add_forms,
     add_views,
     by_name,
-    name_of_scores,
     print_json,
 )
 from minicaps.commands.common import FAILED, OK, WRONG_USE, add_run, complain, load_run, one_line
@@ -62,9 +61,9 @@ def command(options: argparse.Namespace) -> int:
         elif answer.scores is not None and lines:
             lines.add((answer.name, class_names[int(answer.scores.argmax())]), answer.scores)
         elif answer.scores is not None:
-            print(f"{answer.name}: {_in_words(answer.scores, class_names, name_of_scores(network))}")
+            print(f"{answer.name}: {_in_words(answer.scores, class_names, network.score_name)}")
     if options.json:
-        print_json({"run": str(options.run), "scores": name_of_scores(network), "predictions": told})
+        print_json({"run": str(options.run), "scores": network.score_name, "predictions": told})
     view.tell()
     return code
 

@@ -13,7 +13,9 @@ from minicaps.figures.explore import (
     reconstruct_moved,
     write_figures,
 )
+from minicaps.figures.report import write_report
 from minicaps.figures.runs import confusion_matrix, draw_run, learning_curves, mistakes, reconstructions
+from minicaps.figures.scores import calibration, interval, scores_by_class
 from minicaps.figures.style import (
     COLOURS,
     HEAT,
@@ -41,6 +43,7 @@ __all__ = [
     "Explorer",
     "as_picture",
     "as_text",
+    "calibration",
     "check_capsnet",
     "confusion_matrix",
     "couplings_over_image",
@@ -50,6 +53,7 @@ __all__ = [
     "draw_run",
     "find_window",
     "headline",
+    "interval",
     "learning_curves",
     "line_style",
     "mistakes",
@@ -61,7 +65,9 @@ __all__ = [
     "reconstructions",
     "save",
     "save_or_warn",
+    "scores_by_class",
     "show",
     "squash_curve",
     "write_figures",
+    "write_report",
 ]

@@ -209,6 +209,10 @@ class CapsNet(Network):
     def _first(self, outputs: Any) -> Array:
         return outputs if self.decoder is None else outputs[0]
 
+    @property
+    def score_name(self) -> str:
+        return "length" if self.presence is None else "probability"
+
     def scores(self, outputs: Any) -> Array:
         """Return the lengths of the class capsules (B, J), 0 to 1, or the softmax of logits."""
         if self.presence is not None:

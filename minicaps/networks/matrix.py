@@ -206,6 +206,10 @@ class MatrixCapsNet(Network):
         """Return the spread loss."""
         return SpreadLoss()
 
+    @property
+    def score_name(self) -> str:
+        return "activation"
+
     def scores(self, outputs: Array) -> Array:
         """Return the activations of the class capsules (B, J), 0 to 1."""
         return outputs

@@ -77,6 +77,11 @@ class Network(Layer):
     def classes(self) -> int:
         return self.config.classes
 
+    @property
+    def score_name(self) -> str:
+        """What ``scores`` are, in a word: here the probabilities of a softmax."""
+        return "probability"
+
     # -- what training asks --------------------------------------------------------------------
 
     def objective(self) -> Loss:

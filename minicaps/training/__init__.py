@@ -7,17 +7,28 @@ from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.fast_adam import Adam
 from minicaps.training.files import fingerprint
 from minicaps.training.fit import fit_epochs
-from minicaps.training.folder import Origin, as_path, data_may_have_moved, find_weights, run_of, trained_on
+from minicaps.training.folder import (
+    RUNS,
+    Origin,
+    as_path,
+    data_may_have_moved,
+    find_weights,
+    run_of,
+    trained_on,
+)
 from minicaps.training.optimizers import SGD, Optimizer
 from minicaps.training.processes import DataParallel
+from minicaps.training.records import RunRecord, differing_options, find_runs, read_record
 from minicaps.training.run import Run
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, OneProcess, Result, backpropagate, train_step
+from minicaps.training.summary import command_of, flag
 
 __all__ = [
     "MAY_CHANGE",
     "PRETRAINED",
+    "RUNS",
     "SGD",
     "Adam",
     "BadOption",
@@ -33,6 +44,7 @@ __all__ = [
     "Origin",
     "Result",
     "Run",
+    "RunRecord",
     "Schedule",
     "Start",
     "TrainConfig",
@@ -40,12 +52,17 @@ __all__ = [
     "backpropagate",
     "batches",
     "bench",
+    "command_of",
     "data_may_have_moved",
+    "differing_options",
     "evaluate",
+    "find_runs",
     "find_weights",
     "fingerprint",
     "fit_epochs",
+    "flag",
     "read_config",
+    "read_record",
     "run_of",
     "start_from",
     "to_batch",

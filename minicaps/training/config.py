@@ -158,10 +158,14 @@ class TrainConfig:
             )
 
     def __str__(self) -> str:
+        return "  ".join(f"{name}={value}" for name, value in self.options().items())
+
+    def options(self) -> dict[str, Any]:
+        """Return all options as they are written, with the learning rate that is used."""
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
         if isinstance(self.size, tuple):
             options["size"] = "{}x{}".format(*self.size)
-        return "  ".join(f"{name}={value}" for name, value in options.items())
+        return options
 
     @property
     def largest_learning_rate(self) -> float:

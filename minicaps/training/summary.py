@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from minicaps.datasets import Dataset
@@ -36,6 +38,22 @@ def summarize(
         "preset": config.preset if config.model in PRESETS_OF else None,
         "data": dataset.source,
     }
+
+
+def flag(name: str, value: object = None) -> str:
+    """Return the flag of ``train`` that sets an option (to this value)."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
+
+
+def command_of(config: TrainConfig, **changes: Any) -> str:
+    """Return the command that trains a run of this configuration, for a shell; `changes` win over it."""
+    words = ["python", "-m", "minicaps", "train"]
+    written = config.options() | {"learning_rate": config.learning_rate} | changes
+    for option in fields(config):
+        value = written[option.name]
+        if value != option.default:
+            words += [flag(option.name, value)] + [str(value)] * (value is not False)
+    return shlex.join(words)
 
 
 def changes_of(
