@@ -47,6 +47,9 @@ NAMED = {
     "confusion_matrix": lambda names: figures.confusion_matrix(
         np.arange(len(names)), np.roll(np.arange(len(names)), 1), names
     ),
+    "scores_by_class": lambda names: figures.scores_by_class(
+        couplings(24, len(names)), np.arange(24) % len(names), names, "length"
+    ),
     "couplings_per_iteration": lambda names: figures.couplings_per_iteration(
         couplings(2, 12, len(names)), names[:12], names
     ),
@@ -230,6 +233,8 @@ LARGE = {
     "reconstructions": lambda: figures.reconstructions(
         images(300, 5, 5, 1), images(300, 5, 5, 1), np.zeros(300, int), np.zeros(300, int), DIGITS
     ),
+    "scores_by_class, 964 classes": lambda: NAMED["scores_by_class"](MANY),
+    "scores_by_class, one class": lambda: NAMED["scores_by_class"](MANY[:1]),
     "turning": lambda: NAMED["turning"](MANY),
     "learning_curves": lambda: figures.learning_curves([{**EPOCHS[0], "epoch": k} for k in range(3000)]),
 }
@@ -314,6 +319,7 @@ STYLED = {
     "mistakes": lambda: NAMED["mistakes"](DIGITS),
     "confusion_matrix": lambda: NAMED["confusion_matrix"](DIGITS),
     "learning_curves": lambda: figures.learning_curves(EPOCHS),
+    "scores_by_class": lambda: NAMED["scores_by_class"](DIGITS),
     "curves": lambda: of_experiments.curves({"CNN": [curve]}, x="step", y="accuracy", xlabel="x", ylabel="y"),
     "folds": lambda: of_experiments.folds({0: [0.9, 0.8, 0.85], 1: [0.9, 0.82, 0.8]}),
     "samples": lambda: pictures.samples(*np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2, 1)),
@@ -360,13 +366,14 @@ def test_a_figure_of_a_run_fails_on_its_own(tmp_path, monkeypatch):
         CapsNetConfig((28, 28, 1), len(ODD), conv_channels=4, primary_types=2, decoder_hidden=(16, 16)), rng=0
     )
     monkeypatch.setattr(runs, "confusion_matrix", fail)
-    test = types.SimpleNamespace(predictions=np.roll(data.test_labels, 1))
+    test = types.SimpleNamespace(predictions=np.roll(data.test_labels, 1), scores=couplings(24, len(ODD)))
+    (tmp_path / "confusion_matrix.png").write_text("an old one")
     figures.draw_run(tmp_path, epochs=EPOCHS, network=network, dataset=data, test=test, say=lines.append)
     assert lines == [
         f"warning: {tmp_path / 'confusion_matrix.png'} could not be drawn (RuntimeError: a wall of text)"
     ]
     found = {path.stem for path in tmp_path.iterdir()}
-    assert found == {"learning_curves", "mistakes", "reconstructions"}
+    assert found == {"learning_curves", "mistakes", "reconstructions", "scores"}
 
 
 def test_a_figure_of_explore_fails_on_its_own(tmp_path, monkeypatch):

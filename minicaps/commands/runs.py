@@ -30,10 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Print a line for each run, the one trained last at the end; what is no run is told on stderr."""
     folder = options.folder or Path(RUNS)
-    if options.folder is None and not folder.exists():
-        records, others = [], {}
-    else:
-        records, others = find_runs(folder)
+    none_yet = options.folder is None and not folder.exists()
+    records, others = ([], {}) if none_yet else find_runs(folder)
     reasons = {str(path): one_line(error) for path, error in others.items()}
     if options.json:
         found = [_as_json(record) for record in records]

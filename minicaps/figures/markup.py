@@ -8,23 +8,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 CONTENT = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the policy: no script, no network
-WIDEST_CELL = 40  # characters of a cell that is kept in one line
+SHORT = 20  # characters of a cell that is kept in one line
 CSS = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #666; --line: #ddd; --box: #f4f4f2 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --paper: #161616; --faint: #a3a3a3; --line: #3a3a3a; --box: #222 }
 }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 60rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
-  background: var(--paper); overflow-wrap: anywhere }
+body { margin: 0 auto; padding: 1rem; max-width: 60rem; font: 16px/1.5 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); overflow-wrap: anywhere }
 h1 { font-size: 1.5rem; line-height: 1.25 } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 p, li { max-width: 45rem } .faint { color: var(--faint) }
-pre { padding: .75rem; background: var(--box); overflow-x: auto; white-space: pre-wrap }
+pre { padding: .75rem; background: var(--box); overflow-x: auto }
 .wide { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem }
 th, td { padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
-td.short { overflow-wrap: normal }
+th, td.short { overflow-wrap: normal } td.short { white-space: nowrap }
 figure { margin: 1rem 0 } figure img { display: block; height: auto; width: 100%; min-width: 34rem;
   max-width: 54rem; background: #fff; padding: .5rem; border-radius: .25rem }
 @media print { body { max-width: none } figure img { min-width: 0 } }
@@ -60,7 +60,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequen
     """Return a table; the columns of these numbers are set to the right. Without a head it has none."""
 
     def look(k: int, cell: object) -> str:
-        return "number" if k in numbers else "short" if len(str(cell)) < WIDEST_CELL else "long"
+        return "number" if k in numbers else "short" if len(str(cell)) < SHORT else "long"
 
     def row(kind: str, cells: Sequence[object]) -> Markup:
         return element("tr", *(element(kind, cell, class_=look(k, cell)) for k, cell in enumerate(cells)))

@@ -13,11 +13,11 @@ import numpy as np
 
 from minicaps.datasets import Dataset
 from minicaps.figures.machine import versions_and_machine
-from minicaps.figures.markup import Markup, document, element, joined, picture, table
+from minicaps.figures.markup import Markup, document, element, picture, table
 from minicaps.figures.scores import calibration, interval
 from minicaps.figures.style import foremost, write_or_warn
 from minicaps.networks import Network, files
-from minicaps.training import RunRecord, command_of, read_record
+from minicaps.training import RunRecord, commands_of, read_record
 
 if TYPE_CHECKING:
     from minicaps.training import Evaluation
@@ -143,10 +143,11 @@ def use_and_limits(facts: Facts) -> Iterable[object]:
         "them, and no score says that an image is of another kind.",
         "Its accuracy is that of test images of the same origin as the training images. How it does on "
         "others (another camera, hand, scale or light) was not tested.",
-        f"From {len(facts.correct):,} test images, the accuracy is known to lie between {_percent(low)} and "
-        f"{_percent(high)} (95 % interval, Wilson 1927). It is that of one training with one seed.",
-        f"A {network.score_name} is not the probability of being right before that was checked: see "
-        "“Calibration” below.",
+        f"{len(facts.correct):,} test images tell the accuracy on such images no closer than "
+        f"{_percent(low)} to {_percent(high)} (95 % interval, Wilson 1927); and it is that of one "
+        "training with one seed.",
+        f"A {network.score_name} is no probability of being right; how the two go together stands "
+        "below, under “Calibration”.",
         "No groups of people were compared, and nothing was tested on images that were changed to deceive "
         "it: it is not made for decisions about people.",
     ]
@@ -180,7 +181,7 @@ def data(facts: Facts) -> Iterable[object]:
 def training(facts: Facts) -> Iterable[object]:
     record, summary = facts.record, facts.record.summary
     yield element("p", "The command that repeats it, to the bit with the same versions and processor:")
-    yield element("pre", "\n".join(_commands(record)))
+    yield element("pre", "\n".join(commands_of(record.config, record.epochs)))
     best = f"{summary['best_epoch']} of {len(record.epochs)}" if summary.get("best_epoch") else "unknown"
     rows = [
         ("time", f"{record.seconds:,.1f} s of training and validation, {len(record.epochs)} epochs"),
@@ -215,7 +216,7 @@ def results(facts: Facts) -> Iterable[object]:
 
 
 def scores(facts: Facts) -> Iterable[object]:
-    network, name = facts.network, facts.network.score_name
+    name = facts.network.score_name
     if name == "probability":
         yield element(
             "p", "This network has no capsule whose length or activation is read; its scores are a softmax."
@@ -237,7 +238,7 @@ def scores(facts: Facts) -> Iterable[object]:
         )
         for each in bins
     ]
-    head = (f"highest {name}", "test images", f"its mean, × 100", "classified correctly")
+    head = (f"highest {name}", "test images", "its mean, × 100", "classified correctly")
     yield table(head, rows, numbers=(1, 2, 3))
 
 
@@ -267,19 +268,6 @@ def _scores(network: Network) -> str:
     """Return what the scores are, as a title."""
     names = {"length": "Capsule lengths", "activation": "Capsule activations"}
     return names.get(network.score_name, "Probabilities")
-
-
-def _commands(record: RunRecord) -> list[str]:
-    """Return the commands that repeat a run: more than one, if it was trained further."""
-    goals = [row.get("epochs", record.config.epochs) for row in record.epochs]  # that it had in each epoch
-    if len(set(goals)) < 2:
-        return [command_of(record.config)]
-    first, ends = goals[0], [k for k in range(1, len(goals)) if goals[k] != goals[k - 1]]
-    lines = [command_of(record.config, epochs=first) + " --out RUN"]
-    for end in ends:
-        when = "" if goals[end - 1] == end else f"  # when that was stopped after epoch {end}"
-        lines.append(f"python -m minicaps train --resume RUN --epochs {goals[end]}{when}")
-    return lines
 
 
 def _picture(facts: Facts, name: str, text: str) -> Markup:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from minicaps.arrays import Array
 from minicaps.checks import check_labels
-from minicaps.figures.style import COLOURS, STYLE, foremost, headline, shown_of
+from minicaps.figures.style import COLOURS, LINES, MARKERS, STYLE, foremost, headline, shown_of
 from minicaps.figures.text import as_text
 
 BINS = 10  # of the highest score, for the calibration
@@ -44,9 +44,8 @@ def scores_by_class(scores: Array, labels: Array, class_names: Sequence[str], na
         for k, values in enumerate((own, others) if len(class_names) > 1 else (own,)):
             spread = np.array([_percentiles(values[labels == j]) for j in shown])  # (j, 3)
             y = np.arange(len(shown)) + 0.3 * k - 0.15  # (j,)
-            style = {"color": COLOURS[k + 1], "linestyle": ("-", (0, (3, 1)))[k]}
-            axes.hlines(y, spread[:, 0], spread[:, 2], **style)
-            axes.plot(spread[:, 1], y, "os"[k], color=COLOURS[k + 1], markersize=4, label=SERIES[k])
+            axes.hlines(y, spread[:, 0], spread[:, 2], color=COLOURS[k + 1], linestyle=LINES[k])
+            axes.plot(spread[:, 1], y, MARKERS[k], color=COLOURS[k + 1], markersize=4, label=SERIES[k])
         axes.set_yticks(range(len(shown)), [as_text(class_names[j]) for j in shown])
         axes.set(xlabel=name.capitalize(), ylabel="True class", xlim=(-0.02, 1.02))
         axes.invert_yaxis()

@@ -23,7 +23,7 @@ from minicaps.training.run import Run
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, OneProcess, Result, backpropagate, train_step
-from minicaps.training.summary import command_of, flag
+from minicaps.training.summary import commands_of, flag
 
 __all__ = [
     "MAY_CHANGE",
@@ -52,7 +52,7 @@ __all__ = [
     "backpropagate",
     "batches",
     "bench",
-    "command_of",
+    "commands_of",
     "data_may_have_moved",
     "differing_options",
     "evaluate",
