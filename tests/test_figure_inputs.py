@@ -18,7 +18,7 @@ from minicaps import figures
 from minicaps.datasets import Dataset
 from minicaps.experiments import figures as of_experiments
 from minicaps.experiments import pictures
-from minicaps.figures import as_picture, as_text, capsules, runs, text, window
+from minicaps.figures import as_picture, as_text, capsules, runs, scores, text, window
 from minicaps.networks import CapsNet, CapsNetConfig
 
 ODD = (
@@ -122,7 +122,7 @@ def test_text_is_drawn_with_fonts_that_are_installed():
 
 def test_every_figure_with_names_is_known_here():
     found = set()
-    for module in (capsules, runs, of_experiments, pictures):
+    for module in (capsules, runs, scores, of_experiments, pictures):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and name[0] != "_":
                 parameters = set(inspect.signature(function).parameters)
