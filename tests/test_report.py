@@ -235,6 +235,14 @@ def test_a_folder_without_a_run_is_a_warning(page):
     assert len(lines) == 1 and "absent: holds no run" in lines[0]
 
 
+def test_half_a_report_is_removed_when_its_run_is_resumed(page, tmp_path, monkeypatch):
+    shutil.copytree(page[0], tmp_path / "run")
+    (tmp_path / "run" / ".report.html.0123456789abcdef.tmp").write_text("<!DOC")
+    monkeypatch.setattr(runs, "load", lambda *given: small_dataset())
+    Run.resume(tmp_path / "run", say=quiet)
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
 # -- the commands that repeat it -------------------------------------------------------------------
 
 

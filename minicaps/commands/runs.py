@@ -10,10 +10,9 @@ from typing import Any
 
 from minicaps.commands.answers import print_json
 from minicaps.commands.common import OK, complain, one_line, path_of
-from minicaps.training import RUNS, RunRecord, differing_options, find_runs, flag
+from minicaps.training import REPORT, RUNS, RunRecord, differing_options, find_runs, flag
 
 NUMBERS = ("accuracy", "epochs", "seconds")  # columns that are set to the right
-REPORT = "report.html"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

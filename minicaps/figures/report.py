@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from minicaps.arrays import Array
 from minicaps.datasets import Dataset
 from minicaps.figures.machine import versions_and_machine
 from minicaps.figures.markup import Markup, document, element, picture, table
 from minicaps.figures.scores import calibration, interval
 from minicaps.figures.style import foremost, write_or_warn
 from minicaps.networks import Network, files
-from minicaps.training import RunRecord, commands_of, read_record
+from minicaps.training import REPORT, RunRecord, commands_of, read_record
 
 if TYPE_CHECKING:
     from minicaps.training import Evaluation
 
-REPORT = "report.html"
 MAX_ROWS = 100  # classes in a table; of more, those with the most mistakes
 FEW_IMAGES = 30  # in the test of a class: its accuracy is hardly known
 FILES = {
@@ -49,7 +49,7 @@ class Facts(NamedTuple):
     test: Evaluation
 
     @property
-    def correct(self) -> Any:
+    def correct(self) -> Array:
         """Which test images are classified correctly: boolean (N,)."""
         return self.test.predictions == self.dataset.test_labels
 

@@ -5,7 +5,7 @@ from minicaps.training.bench import Bench, bench
 from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig, read_config
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.fast_adam import Adam
-from minicaps.training.files import fingerprint
+from minicaps.training.files import REPORT, fingerprint
 from minicaps.training.fit import fit_epochs
 from minicaps.training.folder import (
     RUNS,
@@ -28,6 +28,7 @@ from minicaps.training.summary import commands_of, flag
 __all__ = [
     "MAY_CHANGE",
     "PRETRAINED",
+    "REPORT",
     "RUNS",
     "SGD",
     "Adam",
