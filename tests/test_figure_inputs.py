@@ -113,6 +113,12 @@ def test_characters_that_no_font_has_are_told_apart_and_those_of_a_font_are_draw
     assert as_text("狗" * 11) == "狗" * 9 + "…"  # wide characters count twice
 
 
+def test_a_name_of_any_length_is_looked_through_a_few_times_only(monkeypatch):
+    looks, width = [], text._width
+    monkeypatch.setattr(text, "_width", lambda piece: looks.append(piece) or width(piece))
+    assert as_text("x" * 3000) == "x" * 19 + "…" and len(looks) <= 3 * 3000
+
+
 def test_text_is_drawn_with_fonts_that_are_installed():
     assert text.font_families()[0] == "DejaVu Sans"
     installed = set(matplotlib.font_manager.get_font_names())
