@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -73,15 +74,23 @@ def _uncommented(body: str) -> str:
 
 
 def run(notebook: Notebook) -> Notebook:
-    """Return the notebook with what its cells print and draw, run in an empty folder that is then removed."""
+    """Return the notebook with what its cells print and draw, run in a folder that is then removed."""
     import nbformat
     from nbconvert.preprocessors import ExecutePreprocessor
 
     os.environ.pop("MINICAPS_FIGURES", None)  # so that every notebook names its figures alike
     with tempfile.TemporaryDirectory() as folder:
+        copy_results(Path(folder))
         runner = ExecutePreprocessor(timeout=None, kernel_name="python3")
         done, _ = runner.preprocess(nbformat.from_dict(notebook), {"metadata": {"path": folder}})
     return dict(done)
+
+
+def copy_results(folder: Path) -> None:
+    """Put stored results where a notebook, which does not know its file, looks for them: in lessons/."""
+    (folder / "lessons").mkdir()
+    for result in HERE.glob("*.json"):
+        shutil.copy(result, folder / "lessons")
 
 
 # -- the command -----------------------------------------------------------------------------------

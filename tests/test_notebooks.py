@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def test_the_cells_are_those_of_jupytext(path):
 def test_a_cell_of_text_with_code_in_it_is_refused():
     with pytest.raises(ValueError, match="the line 'x = 1', expected a comment"):
         notebooks.to_notebook("# %% [markdown]\n# text\nx = 1\n")
+
+
+def test_what_lessons_read_beside_them_is_where_a_notebook_looks(tmp_path):
+    notebooks.copy_results(tmp_path)
+    named = {
+        name for path in notebooks.lessons() for name in re.findall(r"\w+\.json", path.read_text("utf-8"))
+    }
+    assert "12_full_result.json" in named
+    assert named <= {path.name for path in (tmp_path / "lessons").iterdir()}
 
 
 def test_all_are_written_without_running_where_nothing_is_installed(main, tmp_path, monkeypatch):
