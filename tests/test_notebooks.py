@@ -111,7 +111,7 @@ def test_a_cell_of_text_with_code_in_it_is_refused():
 def test_what_lessons_read_beside_them_is_where_a_notebook_looks(tmp_path):
     notebooks.copy_results(tmp_path)
     named = {
-        name for path in notebooks.lessons() for name in re.findall(r"\w+\.json", path.read_text("utf-8"))
+        name for path in notebooks.lessons() for name in re.findall(r"\d\d_\w+\.json", path.read_text("utf-8"))
     }
     assert "12_full_result.json" in named
     assert named <= {path.name for path in (tmp_path / "lessons").iterdir()}
