@@ -29,6 +29,7 @@ __all__ = ["COMMANDS", "FAILED", "INTERRUPTED", "OK", "WRONG_USE", "UsageError",
 
 COMMANDS = {  # its name, which is that of its file in minicaps/commands too: what it does
     "train": "train a network and test it once",
+    "runs": "list the runs in a folder, and what differs between them",
     "evaluate": "test a trained network again",
     "predict": "say what images show",
     "explore": "draw what a trained capsule network does; open a window, or write a page, to play with it",

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr(figures, "draw_run", lambda folder, **shown: None)
+    for name in ("draw_run", "write_report"):
+        monkeypatch.setattr(figures, name, lambda folder, **shown: None)
 
 
 QUICK = ["train", "--preset", "tiny", "--epochs", 1, "--limit", 50]
@@ -38,6 +39,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, small_folder, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         *("config.json", "metrics.jsonl", "model.npz", "best.npz", "checkpoint.npz", "summary.json", ".lock"),
         *("learning_curves.png", "mistakes.png", "confusion_matrix.png", "reconstructions.png"),
+        *("scores.png", "report.html"),
     }
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["seed"] == 3 and summary["preset"] == "tiny" and summary["train_images"] == 50

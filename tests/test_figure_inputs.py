@@ -18,7 +18,7 @@ from minicaps import figures
 from minicaps.datasets import Dataset
 from minicaps.experiments import figures as of_experiments
 from minicaps.experiments import pictures
-from minicaps.figures import as_picture, as_text, capsules, matrices, runs, text, window
+from minicaps.figures import as_picture, as_text, capsules, matrices, runs, scores, text, window
 from minicaps.networks import CapsNet, CapsNetConfig
 
 ODD = (
@@ -46,6 +46,9 @@ NAMED = {
     ),
     "confusion_matrix": lambda names: figures.confusion_matrix(
         np.arange(len(names)), np.roll(np.arange(len(names)), 1), names
+    ),
+    "scores_by_class": lambda names: figures.scores_by_class(
+        couplings(24, len(names)), np.arange(24) % len(names), names, "length"
     ),
     "couplings_per_iteration": lambda names: figures.couplings_per_iteration(
         couplings(2, 12, len(names)), names[:12], names
@@ -112,6 +115,12 @@ def test_characters_that_no_font_has_are_told_apart_and_those_of_a_font_are_draw
     assert as_text("狗" * 11) == "狗" * 9 + "…"  # wide characters count twice
 
 
+def test_a_name_of_any_length_is_looked_through_a_few_times_only(monkeypatch):
+    looks, width = [], text._width
+    monkeypatch.setattr(text, "_width", lambda piece: looks.append(piece) or width(piece))
+    assert as_text("x" * 3000) == "x" * 19 + "…" and len(looks) <= 3 * 3000
+
+
 def test_text_is_drawn_with_fonts_that_are_installed():
     assert text.font_families()[0] == "DejaVu Sans"
     installed = set(matplotlib.font_manager.get_font_names())
@@ -121,7 +130,7 @@ def test_text_is_drawn_with_fonts_that_are_installed():
 
 def test_every_figure_with_names_is_known_here():
     found = set()
-    for module in (capsules, matrices, runs, of_experiments, pictures):
+    for module in (capsules, matrices, runs, scores, of_experiments, pictures):
         for name, function in vars(module).items():
             if inspect.isfunction(function) and function.__module__ == module.__name__ and name[0] != "_":
                 parameters = set(inspect.signature(function).parameters)
@@ -235,6 +244,8 @@ LARGE = {
     ),
     "activations": lambda: NAMED["activations"](MANY),
     "poses": lambda: NAMED["poses"](MANY),
+    "scores_by_class, 964 classes": lambda: NAMED["scores_by_class"](MANY),
+    "scores_by_class, one class": lambda: NAMED["scores_by_class"](MANY[:1]),
     "turning": lambda: NAMED["turning"](MANY),
     "learning_curves": lambda: figures.learning_curves([{**EPOCHS[0], "epoch": k} for k in range(3000)]),
 }
@@ -328,6 +339,7 @@ STYLED = {
     "mistakes": lambda: NAMED["mistakes"](DIGITS),
     "confusion_matrix": lambda: NAMED["confusion_matrix"](DIGITS),
     "learning_curves": lambda: figures.learning_curves(EPOCHS),
+    "scores_by_class": lambda: NAMED["scores_by_class"](DIGITS),
     "curves": lambda: of_experiments.curves({"CNN": [curve]}, x="step", y="accuracy", xlabel="x", ylabel="y"),
     "activations": lambda: NAMED["activations"](DIGITS),
     "poses": lambda: NAMED["poses"](DIGITS),
@@ -376,13 +388,14 @@ def test_a_figure_of_a_run_fails_on_its_own(tmp_path, monkeypatch):
         CapsNetConfig((28, 28, 1), len(ODD), conv_channels=4, primary_types=2, decoder_hidden=(16, 16)), rng=0
     )
     monkeypatch.setattr(runs, "confusion_matrix", fail)
-    test = types.SimpleNamespace(predictions=np.roll(data.test_labels, 1))
+    test = types.SimpleNamespace(predictions=np.roll(data.test_labels, 1), scores=couplings(24, len(ODD)))
+    (tmp_path / "confusion_matrix.png").write_text("an old one")
     figures.draw_run(tmp_path, epochs=EPOCHS, network=network, dataset=data, test=test, say=lines.append)
     assert lines == [
         f"warning: {tmp_path / 'confusion_matrix.png'} could not be drawn (RuntimeError: a wall of text)"
     ]
     found = {path.stem for path in tmp_path.iterdir()}
-    assert found == {"learning_curves", "mistakes", "reconstructions"}
+    assert found == {"learning_curves", "mistakes", "reconstructions", "scores"}
 
 
 def test_a_figure_of_explore_fails_on_its_own(tmp_path, monkeypatch):

@@ -41,6 +41,12 @@ FIGURES = {
     "couplings_over_image, long names": lambda: figures.couplings_over_image(
         images(28, 28, 1), couplings(8, 6), (2, 2), LONG
     ),
+    "scores_by_class": lambda: figures.scores_by_class(
+        couplings(50, 10), np.arange(50) % 10, DIGITS, "length"
+    ),
+    "scores_by_class, long names": lambda: figures.scores_by_class(
+        couplings(50, 6), np.arange(50) % 4, LONG, "probability"
+    ),
     "mistakes": lambda: figures.mistakes(images(9, 6, 7, 3), np.arange(9), np.arange(9)[::-1], DIGITS, 20),
     "confusion_matrix": lambda: figures.confusion_matrix(np.arange(100) % 10, np.arange(100) // 10, DIGITS),
     "confusion_matrix, names": lambda: figures.confusion_matrix(
@@ -239,6 +245,18 @@ def test_a_confusion_matrix_refuses_what_are_no_classes(labels, predictions, mes
         figures.confusion_matrix(labels, predictions, NAMES)
 
 
+def test_scores_by_class_show_median_and_percentiles_of_the_true_class_and_of_the_highest_other():
+    scores = np.array([[0.9, 0.1, 0.3], [0.8, 0.2, 0.4], [0.7, 0.3, 0.8], [0.2, 0.6, 0.1]])
+    axes = figures.scores_by_class(scores, np.array([0, 0, 0, 1]), NAMES, "length").axes[0]
+    own, others = axes.lines
+    np.testing.assert_allclose(own.get_xdata(), [0.8, 0.6, np.nan])
+    np.testing.assert_allclose(others.get_xdata(), [0.4, 0.2, np.nan])
+    for lines, spread in zip(axes.collections, ([0.71, 0.89], [0.31, 0.76]), strict=True):
+        np.testing.assert_allclose(lines.get_segments()[0][:, 0], spread)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(NAMES)
+    assert axes.get_xlabel() == "Length"
+
+
 @pytest.mark.parametrize("model, options", [("capsnet", {}), ("capsnet", {"decoder": False}), ("mlp", {})])
 def test_draw_run_writes_what_there_is_to_see_of_a_run(model, options, tmp_path, monkeypatch):
     dataset = helpers.small_dataset(50, 20)
@@ -246,10 +264,10 @@ def test_draw_run_writes_what_there_is_to_see_of_a_run(model, options, tmp_path,
     predictions = np.roll(dataset.test_labels, 1)
     calls = []
     monkeypatch.setattr(runs, "reconstructions", lambda *given: calls.append(given) or Figure())
-    test = types.SimpleNamespace(predictions=predictions)
+    test = types.SimpleNamespace(predictions=predictions, scores=couplings(20, 10))
     figures.draw_run(tmp_path, epochs=EPOCHS, network=network, dataset=dataset, test=test)
     has_decoder = model == "capsnet" and not options
-    names = ["confusion_matrix", "learning_curves", "mistakes", *["reconstructions"] * has_decoder]
+    names = ["confusion_matrix", "learning_curves", "mistakes", *["reconstructions"] * has_decoder, "scores"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{name}.png" for name in names]
     assert len(calls) == has_decoder
     for x, made, *numbers, class_names in calls:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LESSONS = sorted((ROOT / "lessons").glob("*.py"))
+LESSONS = sorted((ROOT / "lessons").glob("[0-9]*.py"))
 EXPERIMENTS = ROOT / "data" / "experiments"
 LABELS = ("You will do:", "You will learn:", "You need:", "Figures:")
 RUN_WITHOUT_NETWORK = """

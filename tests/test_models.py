@@ -243,3 +243,21 @@ def test_a_coupling_of_ones_own_replaces_the_named_one():
 def test_a_configuration_that_no_network_can_have_is_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         CapsNetConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "model, options, name",
+    [
+        ("capsnet", {}, "length"),
+        ("capsnet", {"routing": "self-attention"}, "length"),
+        ("capsnet", {"routing": "inverted-attention"}, "probability"),
+        ("matrix", {}, "activation"),
+        ("cnn", {}, "probability"),
+        ("mlp", {}, "probability"),
+    ],
+)
+def test_scores_are_called_what_they_are(model, options, name):
+    network = build(model, "tiny", rng=0, **options)
+    scores = network.scores(network(np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)))
+    assert network.score_name == name
+    assert np.allclose(scores.sum(axis=1), 1) == (name == "probability")

@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXPERIMENTS = ROOT / "data" / "experiments" / "README.md"
 PAGES = [
     "README.md",
+    "README.zh.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "data/README.md",

@@ -273,6 +273,7 @@ def test_the_folder_has_every_file(straight):
     assert {path.name for path in straight.iterdir()} == {
         *("config.json", "metrics.jsonl", "model.npz", "checkpoint.npz", "summary.json", ".lock"),
         *("best.npz", "learning_curves.png", "mistakes.png", "reconstructions.png", "confusion_matrix.png"),
+        "scores.png",
     }
 
 

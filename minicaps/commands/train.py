@@ -19,7 +19,7 @@ from minicaps.commands.common import (
     complain,
     path_of,
 )
-from minicaps.training import MAY_CHANGE, Evaluation, Run, TrainConfig, current_ranks, in_first_rank
+from minicaps.training import MAY_CHANGE, Evaluation, Run, TrainConfig, current_ranks, flag, in_first_rank
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -77,11 +77,6 @@ def reading(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return read_text
 
 
-def flag(name: str, value: object = None) -> str:
-    """Return the flag that sets an option (to this value)."""
-    return ("--no-" if value is False else "--") + name.replace("_", "-")
-
-
 def command(options: argparse.Namespace) -> int:
     """Train a new run, or what is left of one; after Ctrl-C say how to go on."""
     progress = ProgressLine()
@@ -108,7 +103,7 @@ def command(options: argparse.Namespace) -> int:
         f"{summary['seconds']:.0f} s of training"
     )
     best = f"best.npz of epoch {summary['best_epoch']}, " if summary["best_epoch"] else ""
-    print(f"written: {run.folder}/ (summary.json, model.npz, {best}figures)")
+    print(f"written: {run.folder}/ (summary.json, model.npz, {best}figures, report.html)")
     return OK
 
 
@@ -147,7 +142,8 @@ def describe(run: Run, resumed: bool) -> None:
 
 
 def draw(run: Run, test: Evaluation) -> None:
-    """Draw the figures of a run, once it is trained."""
+    """Draw the figures of a run, once it is trained, and write its report."""
     figures.draw_run(
         run.folder, epochs=run.epochs, network=run.network, dataset=run.dataset, test=test, say=run.say
     )
+    figures.write_report(run.folder, network=run.network, dataset=run.dataset, test=test, say=run.say)

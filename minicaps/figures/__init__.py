@@ -16,7 +16,9 @@ from minicaps.figures.explore import (
 )
 from minicaps.figures.matrices import activations, poses
 from minicaps.figures.page import write_page
+from minicaps.figures.report import write_report
 from minicaps.figures.runs import confusion_matrix, draw_run, learning_curves, mistakes, reconstructions
+from minicaps.figures.scores import calibration, interval, scores_by_class
 from minicaps.figures.style import (
     COLOURS,
     HEAT,
@@ -45,6 +47,7 @@ __all__ = [
     "activations",
     "as_picture",
     "as_text",
+    "calibration",
     "check_capsnet",
     "check_explorable",
     "confusion_matrix",
@@ -55,6 +58,7 @@ __all__ = [
     "draw_run",
     "find_window",
     "headline",
+    "interval",
     "learning_curves",
     "line_style",
     "mistakes",
@@ -67,8 +71,10 @@ __all__ = [
     "reconstructions",
     "save",
     "save_or_warn",
+    "scores_by_class",
     "show",
     "squash_curve",
     "write_figures",
     "write_page",
+    "write_report",
 ]

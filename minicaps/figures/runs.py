@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from minicaps.arrays import Array
 from minicaps.checks import check_labels, check_shape
 from minicaps.datasets import Dataset, to_float
+from minicaps.figures.scores import scores_by_class
 from minicaps.figures.style import (
     HEAT,
     MAX_NAMES,
@@ -50,7 +51,7 @@ def draw_run(
     test: Evaluation,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Write learning_curves.png, mistakes.png, confusion_matrix.png and reconstructions.png.
+    """Write learning_curves.png, mistakes.png, confusion_matrix.png, scores.png and reconstructions.png.
 
     The last is left out where the network has no decoder. A figure that cannot be drawn is one warning;
     the others are drawn.
@@ -72,6 +73,9 @@ def draw_run(
     figures: dict[str, Callable[[], Figure]] = {
         "learning_curves": partial(learning_curves, epochs),
         **of_test_images(network, dataset, dataset.class_names, test.predictions),
+        "scores": partial(
+            scores_by_class, test.scores, dataset.test_labels, dataset.class_names, network.score_name
+        ),
     }
     for name, draw in figures.items():
         save_or_warn(Path(folder) / f"{name}.png", draw, say)

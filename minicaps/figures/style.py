@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -85,9 +86,22 @@ def save_or_warn(path: Path, draw: Callable[[], Figure], say: Callable[[str], No
     bool
         Whether it is written.
     """
+    return write_or_warn(path, lambda: save(draw(), path), say)
+
+
+def write_or_warn(path: Path, write: Callable[[], None], say: Callable[[str], None]) -> bool:
+    """Let a file be written; where that fails, remove it, since it is half or old, and say so in one line.
+
+    Returns
+    -------
+    bool
+        Whether it is written.
+    """
     try:
-        save(draw(), path)
+        write()
     except Exception as error:  # whatever it was: the other figures, and the result, do without this one
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         say(f"warning: {path} could not be drawn ({reason})")
         return False

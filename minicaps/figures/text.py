@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import unicodedata
 
 from matplotlib import font_manager
@@ -59,9 +60,9 @@ def as_text(name: str, maximum: int = MAX_LENGTH) -> str:
     end = ""
     while pieces[-1].isdecimal() and len(end) < min(MAX_DIGITS, maximum // 2):
         end = pieces.pop() + end
-    while pieces and sum(map(_width, pieces)) > maximum - 1 - len(end):
-        pieces.pop()
-    return f"{_escaped(pieces)}…{end}"
+    room, widths = maximum - 1 - len(end), itertools.accumulate(map(_width, pieces))
+    kept = [piece for piece, width in zip(pieces, widths, strict=True) if width <= room]
+    return f"{_escaped(kept)}…{end}"
 
 
 def _escaped(pieces: list[str]) -> str:

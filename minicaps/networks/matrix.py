@@ -206,13 +206,13 @@ class MatrixCapsNet(Network):
         """Return the spread loss."""
         return SpreadLoss()
 
-    def scores(self, outputs: Array) -> Array:
-        """Return the activations of the class capsules (B, J), 0 to 1."""
-        return outputs
-
     @property
     def score_name(self) -> str:
         return "activation"
+
+    def scores(self, outputs: Array) -> Array:
+        """Return the activations of the class capsules (B, J), 0 to 1."""
+        return outputs
 
     def output_shapes(self) -> dict[str, tuple[int, ...]]:
         """Run an empty image through the stages; return the shape of each output (of its poses)."""

@@ -163,10 +163,8 @@ class TrainConfig:
                 raise BadOption(
                     f"train: {name} is {value!r}, but {self.model} has none (these have: {has}); leave it out"
                 )
-        if self.layers:
-            configure(
-                self.model, self.preset, layers=self.layers, coupling=self.coupling
-            )  # says what cannot be
+        if self.layers:  # says what cannot be
+            configure(self.model, self.preset, layers=self.layers, coupling=self.coupling)
         if self.slices is not None and (self.slices > self.batch_size or self.backend == "cupy"):
             on_gpu = self.backend == "cupy"
             reason = "a batch is not sliced on a GPU" if on_gpu else f"a batch has {self.batch_size} images"
@@ -178,12 +176,16 @@ class TrainConfig:
             )
 
     def __str__(self) -> str:
+        return "  ".join(f"{name}={value}" for name, value in self.options().items())
+
+    def options(self) -> dict[str, Any]:
+        """Return all options as they are written, with the learning rate that is used."""
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
         if isinstance(self.size, tuple):
             options["size"] = "{}x{}".format(*self.size)
         if self.layers:
             options["layers"] = write_layers(self.layers)
-        return "  ".join(f"{name}={value}" for name, value in options.items())
+        return options
 
     @property
     def largest_learning_rate(self) -> float:

@@ -18,6 +18,7 @@ from minicaps.training.progress import EpochProgress
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.npz"
 MODEL, BEST, SUMMARY = "model.npz", "best.npz", "summary.json"  # weights of the last epoch, of the best one
+REPORT = "report.html"  # which whoever draws the run writes
 FIRST_FORMAT = 3  # of checkpoints; older ones hold the state of a generator that nothing draws from now
 
 
@@ -107,5 +108,5 @@ def not_of_this_run(path: Path, reason: Exception) -> ValueError:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a process that was killed while it wrote a file of the run."""
-    for name in (CONFIG, METRICS, CHECKPOINT, MODEL, BEST, SUMMARY):
+    for name in (CONFIG, METRICS, CHECKPOINT, MODEL, BEST, SUMMARY, REPORT):
         files.remove_leftovers(folder / name)

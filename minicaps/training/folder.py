@@ -28,6 +28,8 @@ from minicaps.training.guards import FolderLock
 from minicaps.training.progress import best_epoch
 from minicaps.training.ranks import in_first_rank
 
+RUNS = "runs"  # the folder of runs that were given none of their own
+
 
 def as_path(name: str, path: str | Path) -> Path:
     """Return a path as people write it: ``~`` is their home.
@@ -52,10 +54,10 @@ def take_new_folder(config: TrainConfig) -> Path:
     Of several processes at once each gets another.
     """
     name = config.model + (f"-{config.preset}" if config.model in PRESETS_OF else "")
-    Path("runs").mkdir(exist_ok=True)
+    Path(RUNS).mkdir(exist_ok=True)
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
-            folder = Path("runs") / f"{name}-{number:03d}"
+            folder = Path(RUNS) / f"{name}-{number:03d}"
             folder.mkdir()
             break
     return folder

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from minicaps.datasets import Dataset
@@ -36,6 +38,32 @@ def summarize(
         "preset": config.preset if config.model in PRESETS_OF else None,
         "data": dataset.source,
     }
+
+
+def flag(name: str, value: object = None) -> str:
+    """Return the flag of ``train`` that sets an option (to this value)."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
+
+
+def commands_of(config: TrainConfig, epochs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the commands that repeat a run with these metrics: several, if it was trained further."""
+    goals = [row.get("epochs", config.epochs) for row in epochs] or [config.epochs]  # that it had in each
+    lines = [_command(config, goals[0])]
+    for k in range(1, len(goals)):
+        if goals[k] != goals[k - 1]:
+            stopped = "" if goals[k - 1] == k else f"  # it had been stopped after epoch {k}"
+            lines.append(f"python -m minicaps train --resume RUN --epochs {goals[k]}{stopped}")
+    return lines if len(lines) == 1 else [f"{lines[0]} --out RUN", *lines[1:]]
+
+
+def _command(config: TrainConfig, epochs: int) -> str:
+    words = ["python", "-m", "minicaps", "train"]
+    written = config.options() | {"learning_rate": config.learning_rate, "epochs": epochs}
+    for option in fields(config):
+        value = written[option.name]
+        if value != option.default:
+            words += [flag(option.name, value)] + [str(value)] * (value is not False)
+    return shlex.join(words)
 
 
 def changes_of(
