@@ -87,7 +87,7 @@ OPTIONS = [  # how a thing is made, and what the error says
         "CNN: conv3: a window of height 4 does not fit an image of height 2",
     ),
     (lambda: MLPConfig(hidden=0), "MLPConfig: hidden is 0, expected a whole number above 0"),
-    (lambda: build("svm"), "model is 'svm', expected one of capsnet, cnn, matrix, mlp"),
+    (lambda: build("svm"), "model is 'svm', expected one of capsnet, cnn, efficient, matrix, mlp"),
     (lambda: build("mlp", "huge"), "preset is 'huge', expected one of tiny, small, paper"),
     (lambda: Constant(0), "Constant: learning_rate is 0, expected a number above 0"),
     (lambda: Exponential(np.nan), "Exponential: learning_rate is nan, expected a number"),

@@ -19,6 +19,7 @@ PAGES = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "data/README.md",
+    "minicaps/training/README.md",
     "data/experiments/README.md",
     "tests/README.md",
 ]

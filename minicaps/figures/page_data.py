@@ -7,29 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from minicaps import capsules, fast
 from minicaps.arrays import Array, to_backend, to_numpy
-from minicaps.capsules import (
-    DynamicRouting,
-    Entmax,
-    Hard,
-    Leaky,
-    Prior,
-    Softmax,
-    Sparsemax,
-    Squash,
-    Stopped,
-    TopK,
-)
+from minicaps.capsules import DynamicRouting, Leaky, Prior, Squash, Stopped
 from minicaps.datasets import Dataset, first, has_form, to_float
 from minicaps.layers import Conv2d, Pair
 from minicaps.networks import CapsNet, Network
 
-COUPLINGS: dict[Any, str] = {
-    Softmax: "softmax",
-    Hard: "hard",
-    TopK: "top-k",
-    Sparsemax: "sparsemax",
-    Entmax: "entmax",
+WORDS = {"Softmax": "softmax", "Hard": "hard", "TopK": "top-k", "Sparsemax": "sparsemax", "Entmax": "entmax"}
+COUPLINGS: dict[type, str] = {  # definitions and their fast twins, but no subclass of somebody else's
+    getattr(room, name): word
+    for room in (capsules, fast)
+    for name, word in WORDS.items()
+    if hasattr(room, name)
 }
 MAX_SEEN = 1000  # test images that the network classifies, to choose from
 MAX_SHOWN = 24  # test images in the page
@@ -88,7 +78,7 @@ def _describe_coupling(routing: Any, network: CapsNet) -> dict[str, Any]:
     if type(inner) not in COUPLINGS:
         raise ValueError(
             f"explore --html: the coupling is {type(inner).__name__}, expected one that the page runs: "
-            f"{', '.join(COUPLINGS.values())}, leaky or with learned logits or neither"
+            f"{', '.join(WORDS.values())}, leaky or with learned logits or neither"
         )
     return {"kind": COUPLINGS[type(inner)], "k": getattr(inner, "k", 0), "leaky": isinstance(coupling, Leaky)}
 
