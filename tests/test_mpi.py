@@ -144,7 +144,10 @@ FAMILIES = [
     {"routing": "dynamic", "coupling": "leaky"},
     {"routing": "self-attention"},
     {"routing": "inverted-attention", "decoder": False},
+    {"routing": "em", "presence": "line"},
+    {"layers": ((8, 4),)},
     {"model": "matrix", "preset": "tiny"},
+    {"model": "efficient", "preset": "tiny"},
     {"model": "cnn"},
     {"model": "mlp"},
 ]
