@@ -18,6 +18,7 @@ PAGES = [
     "README.zh.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "BIBLIOGRAPHY.md",
     "data/README.md",
     "minicaps/training/README.md",
     "data/experiments/README.md",

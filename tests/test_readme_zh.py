@@ -153,6 +153,6 @@ def test_what_was_added_in_english_is_told_as_what_to_translate(pages):
     ):
         found = faults(english.replace(old, added + old, 1), chinese)
         assert found and added.strip() in " ".join(found)
-    headings = english.replace("## Bibliography", "## Another heading\n\n## Bibliography", 1)
-    assert faults(headings, chinese) == ["translate, below '## 参考文献': '## Bibliography'"]
+    headings = english.replace("## The map", "## Another heading\n\n## The map", 1)
+    assert faults(headings, chinese) == ["translate, below '## 代码地图': '## The map'"]
     assert "- One more." in faults(english + "- One more.\n", chinese)[-1]
