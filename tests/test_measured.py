@@ -14,6 +14,7 @@ from minicaps.experiments import EXPERIMENTS, Settings, Study, affine, overlap, 
 from minicaps.experiments.ablation import Variant
 from minicaps.experiments.routing_arms import ARMS
 from minicaps.networks import build
+from minicaps.training.notation import read_layers
 
 PAGE = (DATA / "experiments" / "README.md").read_text(encoding="utf-8")
 LESSON_12 = Path(__file__).parents[1] / "lessons" / "12_full_result.json"
@@ -105,17 +106,24 @@ COMMANDS = {  # of each family, in the order of its table
     "inverted attention": "train --routing inverted-attention",
     "EM, matrix capsules": "train --model matrix --preset tiny --epochs 6 --batch-size 32",
 }
+BESIDE = (  # runs of what is no family of its own
+    "train --routing em",
+    "train --layers 32x8,16x8",
+    "train --model efficient --epochs 20",
+)
 
 
 def built_by(command):
     """Return the network that a training command builds."""
     given = dict(re.findall(r"--(\w+) (\S+)", command))
     options = {name: given[name] for name in ("coupling", "routing") if name in given}
+    if "layers" in given:
+        options["layers"] = read_layers(given["layers"])
     return build(given.get("model", "capsnet"), given.get("preset", "small"), **options)
 
 
 def test_the_first_runs_are_of_the_networks_that_the_code_builds():
-    assert set(FIRST_RUNS) == set(COMMANDS.values())
+    assert set(FIRST_RUNS) == {*COMMANDS.values(), *BESIDE}
     for command, (_, parameters, *_) in FIRST_RUNS.items():
         assert f"{built_by(command).count_params():,}" == parameters, command
 

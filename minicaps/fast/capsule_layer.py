@@ -84,7 +84,10 @@ class CapsuleLayer(capsules.CapsuleLayer):
 
         found = parallel(work, work_slices(len(u), I * D * J, xp))
         outputs = [y if isinstance(y, tuple) else (y,) for y, _ in found]
-        whole = tuple(xp.ascontiguousarray(xp.concatenate(each)) for each in zip(*outputs, strict=True))
+        whole = tuple(outputs[0])
+        if len(found) > 1:
+            whole = tuple(xp.concatenate(each) for each in zip(*outputs, strict=True))
+        whole = tuple(map(xp.ascontiguousarray, whole))
         cache = CapsuleCache(u, [part for _, part in found], tuple(y.shape for y in whole))
         return whole if isinstance(found[0][0], tuple) else whole[0], cache
 
@@ -96,14 +99,18 @@ class CapsuleLayer(capsules.CapsuleLayer):
         count = family.count_products(self.routing, cache.slices[0].iterations)
         gradient = self._empty_products(count, cache.u)
 
+        learns = bool(self.routing.params)
+
         def work(part: SliceCache) -> Routing:
-            own = with_own_grads(self.routing)
+            own = with_own_grads(self.routing) if learns else self.routing
             upstream = tuple(d[part.samples] for d in dy) if isinstance(dy, tuple) else dy[part.samples]
             products = gradient.of_samples(part.samples)
             family.route_backward(own, upstream, part.votes, part.iterations, products)
             return own
 
-        add_grads(self.routing, parallel(work, cache.slices))
+        each = parallel(work, cache.slices)
+        if learns:
+            add_grads(self.routing, each)
         return self._votes_backward(gradient, cache.u)
 
     def _empty_products(self, count: int, u: Array) -> OuterProducts:
@@ -146,12 +153,7 @@ def check_gradients(where: str, dy: Any, cache: CapsuleCache) -> None:
 
 
 def with_own_grads(routing: Any) -> Any:
-    """Return a routing with the same parameters, and gradients of its own, 0, for one slice to add to.
-
-    What learns nothing is returned itself.
-    """
-    if not routing.params:
-        return routing
+    """Return a routing with the same parameters, and gradients of its own, 0, for one slice to add to."""
     own = copy.deepcopy(routing, {id(param): param for param in routing.params.values()})
     own.zero_grad()
     return own

@@ -226,9 +226,8 @@ class Parameters:
     def zero_grad(self) -> None:
         """Set every gradient to zero, in place, and what is added for running sums."""
         for _, layer in self.walk():
-            for arrays in (layer._grads, layer._added):
-                for array in arrays.values():
-                    array[...] = 0
+            for array in (*layer._grads.values(), *layer._added.values()):
+                array[...] = 0
 
     def count_params(self) -> int:
         """Return how many numbers the layer learns."""
