@@ -20,7 +20,7 @@ from minicaps.capsules.routing_losses import CouplingEntropy, Unrest
 from minicaps.capsules.self_attention_routing import SelfAttentionRouting
 from minicaps.capsules.sparse_couplings import Entmax, Sparsemax, TopK
 from minicaps.capsules.squash import ExponentialSquash, Squash, Squashing
-from minicaps.capsules.votes import Votes
+from minicaps.capsules.votes import Votes, VotesCache
 from minicaps.capsules.window_softmax import WindowSoftmax
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "TopK",
     "Unrest",
     "Votes",
+    "VotesCache",
     "WindowSoftmax",
     "agree",
     "check_min_variance",

@@ -75,7 +75,7 @@ class CapsuleLayer(Layer):
     section 2.
     """
 
-    DynamicRouting = DynamicRouting  # fast.CapsuleLayer puts its own here
+    DynamicRouting, Votes = DynamicRouting, Votes  # fast.CapsuleLayer puts its own here
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class CapsuleLayer(Layer):
         check_flag("CapsuleLayer", bias=bias)
         self.bias = bias
         sizes = (lower_capsules, lower_dimension, upper_capsules, upper_dimension)
-        self.votes = Votes(*sizes, std=std, rng=rng, dtype=dtype)
+        self.votes = self.Votes(*sizes, std=std, rng=rng, dtype=dtype)
         if routing is None:
             bias_shape = (upper_capsules, upper_dimension) if bias else None
             routing = self.DynamicRouting(iterations, coupling=coupling, bias_shape=bias_shape, dtype=dtype)

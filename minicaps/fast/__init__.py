@@ -16,10 +16,12 @@ from minicaps.fast.inverted_attention_routing import InvertedAttentionRouting
 from minicaps.fast.matrix_capsules import ClassMatrixCaps, ConvMatrixCaps, PrimaryMatrixCaps
 from minicaps.fast.normalization import LayerNorm
 from minicaps.fast.platform import keep_freed_memory, own_the_cores
+from minicaps.fast.precision import half
 from minicaps.fast.primary import PrimaryCaps
 from minicaps.fast.self_attention_routing import SelfAttentionRouting
 from minicaps.fast.squash import ExponentialSquash, Squash, length_and_direction
 from minicaps.fast.threads import beside_other_processes, matmul, parallel, slices_of, thread_count
+from minicaps.fast.votes import Votes
 
 TWINS = (
     CapsuleLayer,
@@ -42,6 +44,7 @@ TWINS = (
     Sparsemax,
     Squash,
     TopK,
+    Votes,
 )
 
 __all__ = [
@@ -66,7 +69,9 @@ __all__ = [
     "Sparsemax",
     "Squash",
     "TopK",
+    "Votes",
     "beside_other_processes",
+    "half",
     "keep_freed_memory",
     "length_and_direction",
     "matmul",

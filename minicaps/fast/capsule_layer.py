@@ -16,7 +16,9 @@ from minicaps.checks import check_gradient
 from minicaps.fast import dynamic_routing, inverted_attention_routing, self_attention_routing
 from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, even_share
+from minicaps.fast.precision import rounded
 from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.votes import Votes
 
 FAMILIES = dynamic_routing.FACTORED, self_attention_routing.FACTORED, inverted_attention_routing.FACTORED
 
@@ -64,16 +66,16 @@ class CapsuleLayer(capsules.CapsuleLayer):
     asks for squares of votes, does what its definition says.
     """
 
-    DynamicRouting = DynamicRouting
+    DynamicRouting, Votes = DynamicRouting, Votes
 
     def forward(self, u: Array, *activations: Array) -> tuple[Any, Any]:
         family = family_of(self.routing)
         if activations or family is None:
             return super().forward(u, *activations)
         self._check_input(u)
-        xp, W = get_xp(u), self.votes.params["W"]  # (I, D, J, E)
+        xp, W, u = get_xp(u), self.votes.params["W"], rounded(self, u)  # (I, D, J, E), (B, I, D)
         I, D, J, _ = W.shape
-        by_parent = self._kept("by parent", W, lambda: xp.ascontiguousarray(W.transpose(2, 1, 3, 0)))
+        by_parent = self._kept("by parent", W, lambda: by_parents(rounded(self, W)))  # (J, D, E, I)
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
 
         def work(samples: slice) -> tuple[Any, SliceCache]:
@@ -120,19 +122,25 @@ class CapsuleLayer(capsules.CapsuleLayer):
 
     def _votes_backward(self, gradient: OuterProducts, u: Array) -> Array:
         """Return du (B, I, D) and add dW, some lower capsules at a time."""
-        xp, W, dW = get_xp(u), self.votes.params["W"], self.votes.grads["W"]  # (I, D, J, E)
+        xp, W, dW = get_xp(u), rounded(self, self.votes.params["W"]), self.votes.grads["W"]  # (I, D, J, E)
         I, D, J, E = W.shape
         du = xp.empty_like(u)  # (B, I, D)
 
         def work(lower: slice) -> None:
             matrices = W[lower].reshape(-1, D, J * E)  # (i, D, J·E)
-            rows = gradient.of_capsules(lower).reshape(len(matrices), len(u), -1)  # (i, B, J·E)
+            du_hat = rounded(self, gradient.of_capsules(lower))  # (i, B, J, E)
+            rows = du_hat.reshape(len(matrices), len(u), -1)  # (i, B, J·E)
             products = u[:, lower].transpose(1, 2, 0) @ rows  # (i, D, B) @ (i, B, J·E) -> (i, D, J·E)
-            dW[lower] += products.reshape(W[lower].shape)  # (i, D, J, E)
+            dW[lower] += rounded(self, products).reshape(W[lower].shape)  # (i, D, J, E)
             du[:, lower] = (rows @ matrices.swapaxes(1, 2)).swapaxes(0, 1)  # (i, B, J·E) @ (i, J·E, D)
 
         parallel(work, work_slices(I, len(u) * J * E, xp))
-        return du
+        return rounded(self, du)
+
+
+def by_parents(W: Array) -> Array:
+    """W (I, D, J, E) -> (J, D, E, I), as FactoredVotes takes it."""
+    return get_xp(W).ascontiguousarray(W.transpose(2, 1, 3, 0))  # (J, D, E, I)
 
 
 def family_of(routing: Routing) -> Factored | None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from minicaps import layers
 from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_gradient
 from minicaps.fast import spectral
 from minicaps.fast.bilinear import Geometry, multiplications
+from minicaps.fast.precision import multiply, operand, result, rounded
 from minicaps.fast.threads import in_groups, parallel, work_slices
-from minicaps.layers import Pair, im2col
+from minicaps.layers import MIXED, Pair, im2col
 
 
 class WindowsCache(NamedTuple):
@@ -30,19 +33,20 @@ class Conv2d(layers.Conv2d):
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         self._check_input(x)
-        geometry = self._geometry((x.shape[1], x.shape[2]))
+        geometry, x = self._geometry((x.shape[1], x.shape[2])), operand(self, x)  # (B, H, W, C)
         if not self._takes_spectral(geometry):
             return self._forward_by_windows(x), WindowsCache(x)
         y, cache = spectral.forward(x, self._transformed_weights(geometry), geometry)
-        y += self.params["bias"]  # (B, P, Q, K)
+        y = result(self, y)  # (B, P, Q, K)
+        y += self.params["bias"]
         return y, cache
 
     def backward(self, dy: Array, cache: Any) -> Array:
         self._add_bias_gradient(dy, cache)
         if isinstance(cache, spectral.SpectralCache):
-            dx, dW = spectral.backward(dy, cache)
+            dx, dW = map(partial(rounded, self), spectral.backward(rounded(self, dy), cache))
         else:
-            dx = get_xp(dy).empty_like(cache.x)  # (B, H, W, C)
+            dx = get_xp(dy).empty_like(cache.x, dtype=dy.dtype)  # (B, H, W, C)
             dW = self._backward_by_windows(dy, cache.x, dx)
         self.grads["W"] += dW  # (KH, KW, C, K)
         return dx
@@ -70,14 +74,14 @@ class Conv2d(layers.Conv2d):
 
     def _forward_by_windows(self, x: Array) -> Array:
         xp, K, bias = get_xp(x), self.out_channels, self.params["bias"]
-        W = self.params["W"].reshape(-1, K)  # (KH·KW·C, K)
+        W = operand(self, self.params["W"]).reshape(-1, K)  # (KH·KW·C, K)
         grid = self.output_size((x.shape[1], x.shape[2]))
-        y = xp.empty((len(x), *grid, K), dtype=x.dtype)  # (B, P, Q, K)
+        y = xp.empty((len(x), *grid, K), dtype=bias.dtype)  # (B, P, Q, K)
 
         def work(k: slice) -> None:
             rows = y[k].reshape(-1, K)  # (b·P·Q, K), a view
             cols = im2col(x[k], *self.window).reshape(len(rows), -1)  # (b·P·Q, KH·KW·C)
-            xp.matmul(cols, W, out=rows)
+            multiply(self, cols, W, out=rows)
             rows += bias
 
         parallel(work, self._batch_slices(x))
@@ -85,22 +89,22 @@ class Conv2d(layers.Conv2d):
 
     def _backward_by_windows(self, dy: Array, x: Array, dx: Array | None) -> Array:
         """Return dW (KH, KW, C, K), and fill dx (B, H, W, C) where it is wanted."""
-        K = self.out_channels
-        W = self.params["W"].reshape(-1, K)  # (KH·KW·C, K)
+        K, dy = self.out_channels, operand(self, dy)  # (B, P, Q, K)
+        W = operand(self, self.params["W"]).reshape(-1, K)  # (KH·KW·C, K)
 
         def work(group: Sequence[slice]) -> Any:
             dW: Any = 0
             for k in group:
                 rows = dy[k].reshape(-1, K)  # (b·P·Q, K)
                 cols = im2col(x[k], *self.window)  # (b, P, Q, KH·KW·C)
-                dW = dW + cols.reshape(len(rows), -1).T @ rows  # (KH·KW·C, K)
+                dW = dW + result(self, cols.reshape(len(rows), -1).T @ rows)  # (KH·KW·C, K)
                 if dx is not None:
-                    dcols = (rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
+                    dcols = result(self, rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
                     dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
             return dW
 
         sums: list[Array] = parallel(work, in_groups(self._batch_slices(x)))
-        dW = functools.reduce(operator.add, sums)  # in order: the same bits each time
+        dW = reduce(operator.add, sums)  # in order: the same bits each time
         return dW.reshape(self.params["W"].shape)  # (KH, KW, C, K)
 
     def _batch_slices(self, x: Array) -> list[slice]:
@@ -115,12 +119,14 @@ class Conv2d(layers.Conv2d):
         return Geometry(size, *self.window)
 
     def _takes_spectral(self, geometry: Geometry) -> bool:
+        if self.precision == MIXED and self.xp is not np:
+            return False  # a GPU multiplies two matrices of float16 fast, but none of more axes
         direct, by_frequency = multiplications(geometry, self.in_channels, self.out_channels)
         return by_frequency < direct
 
     def _transformed_weights(self, geometry: Geometry) -> Array:
         """Return the weights (T, C', K) as spectral.py needs them; a snapshot for inference keeps them."""
-        W = self.params["W"]
+        W = rounded(self, self.params["W"])  # (KH, KW, C, K)
         return self._kept(geometry, W, lambda: spectral.transform_weights(W, geometry))
 
 

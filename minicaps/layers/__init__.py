@@ -16,12 +16,17 @@ from minicaps.layers.losses import (
 from minicaps.layers.normalization import LayerNorm
 from minicaps.layers.pooling import MaxPool2d
 from minicaps.layers.reshape import Reshape
+from minicaps.layers.scaled_loss import ScaledLoss
 from minicaps.layers.sequential import Sequential
 from minicaps.layers.spread_loss import SpreadLoss
+from minicaps.layers.storage import FULL, MIXED, PRECISIONS
 from minicaps.layers.vectors import length_and_direction
 from minicaps.layers.windows import Pair, as_pair, output_size, transposed_size
 
 __all__ = [
+    "FULL",
+    "MIXED",
+    "PRECISIONS",
     "BatchNorm",
     "Conv2d",
     "CrossEntropyLoss",
@@ -38,6 +43,7 @@ __all__ = [
     "ReLUCache",
     "ReconstructionLoss",
     "Reshape",
+    "ScaledLoss",
     "Seed",
     "Sequential",
     "Sigmoid",

@@ -9,15 +9,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from minicaps.arrays import Array, get_xp, resolve, to_backend, to_numpy
-from minicaps.checks import check_float
+from minicaps.checks import check_choice, check_float
 from minicaps.layers.parameters import OWN, Parameters
 
 Self = TypeVar("Self", bound="Storage")
+FULL, MIXED = PRECISIONS = "float32", "mixed"
 
 
 class Storage(Parameters):
     """Parameters that can be copied, moved to another library or dtype, saved and loaded."""
 
+    _precision = FULL  # of products with the weights
     _is_snapshot = False  # for inference
     _derived: dict[Any, Any]  # what a snapshot keeps of what follows from its parameters
 
@@ -35,7 +37,7 @@ class Storage(Parameters):
         """
         snapshot = copy.deepcopy(self)
         for _, layer in snapshot.walk():
-            layer._is_snapshot = True
+            layer._is_snapshot, layer._precision = True, FULL
             layer._make_read_only()
         return snapshot
 
@@ -159,6 +161,38 @@ class Storage(Parameters):
         """
         check_float(f"{type(self).__name__}.astype", "the result", np.dtype(dtype))
         return self._convert_all(lambda x: x.astype(dtype))
+
+    @property
+    def precision(self) -> str:
+        """How it multiplies inputs and weights in training: "mixed", or "float32" (also for float64)."""
+        return self._precision
+
+    def set_precision(self: Self, precision: str) -> Self:
+        """Choose how layers multiply their inputs and weights, in training, and return self.
+
+        Parameters
+        ----------
+        precision : {"float32", "mixed"}
+            With "mixed" the fast layers (those of ``minicaps.fast``, of which all networks are made) take
+            and give float16 numbers in these products; they add up in float32. All else, weights included,
+            stays float32, and so do snapshots for inference.
+
+        Raises
+        ------
+        ValueError
+            If it is neither.
+        TypeError
+            If the parameters are float64 and it is "mixed".
+        """
+        where = f"{type(self).__name__}.set_precision"
+        check_choice(where, "precision", precision, PRECISIONS)
+        if precision == MIXED and self.first_param.dtype != np.float32:
+            raise TypeError(
+                f"{where}: the parameters are {self.first_param.dtype}, expected float32 for mixed"
+            )
+        for _, layer in self.walk():
+            layer._precision = precision
+        return self
 
     def state(self) -> dict[str, np.ndarray]:
         """Return a copy of every parameter, and of every running sum, on the host."""

@@ -132,7 +132,7 @@ class CapsNetConfig(VectorCapsNetConfig):
     prior: bool = False
     stopped_gradient: bool = False
     bias: bool = False
-    inverse_temperature: float = 0.1
+    inverse_temperature: float = 0.03
     std: float | None = None
 
     def __post_init__(self) -> None:

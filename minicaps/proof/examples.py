@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minicaps.layers import Dense, Example, MarginLoss, ReconstructionLoss, Sigmoid
+from minicaps.layers import Dense, Example, MarginLoss, ReconstructionLoss, Sigmoid, WeightedSum
 
 Maker = Callable[[Any, np.random.Generator, Any], Iterator[Example]]
 EXAMPLES: dict[str, Maker] = {}  # name of the class -> what yields its examples
@@ -161,3 +161,11 @@ def weighted_sum(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Exa
     inputs = ((v, images[0]), (labels, images[1]))
     yield Example("plain", cls(losses), inputs)
     yield Example("weighted", cls(losses, [0.3, 20.0]), inputs)
+
+
+@examples_of("ScaledLoss")
+def scaled_loss(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
+    v, labels = next(margin_loss(MarginLoss, rng, dtype)).inputs
+    yield Example("of one prediction", cls(MarginLoss(), 8), (v, labels))
+    _, losses, inputs, *_ = next(weighted_sum(WeightedSum, rng, dtype))
+    yield Example("of several", cls(losses, 2), inputs)

@@ -14,8 +14,9 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
+from minicaps.layers import PRECISIONS
 from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, ROUTINGS, Network, build, configure
-from minicaps.training.notation import as_layers, read_layers, read_size, write_layers
+from minicaps.training.notation import as_layers, as_size, read_layers, read_size, write_layers
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 CONFIG = "config.json"  # in the folder of a run
@@ -113,6 +114,12 @@ class TrainConfig:
     coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
     routing_iterations: int | None = _option(None, "routing iterations (default: the preset's)")
     decoder: bool = _option(True, "reconstruct the image beside classifying it")
+    precision: str = _option(
+        "float32",
+        "of products with weights in training; mixed: of float16 numbers, with loss scaling (simulated "
+        "without a GPU)",
+        *PRECISIONS,
+    )
     init: str | None = _option(
         None,
         "start from the weights of this run, of a file, or from those that come along (pretrained): layers "
@@ -123,7 +130,7 @@ class TrainConfig:
     backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
 
     def __post_init__(self) -> None:
-        self._check_size()
+        object.__setattr__(self, "size", as_size("train", self.size))
         object.__setattr__(self, "layers", as_layers("train", self.layers))
         for name in ("limit", "routing_iterations", "slices"):
             if getattr(self, name) is not None:
@@ -145,15 +152,6 @@ class TrainConfig:
             if choices and not (value is None and option.default is None):
                 check_choice("train", name, value, choices)
         self._check_options_act()
-
-    def _check_size(self) -> None:
-        """Check the size, and make it a number where it is square."""
-        if isinstance(self.size, (list, tuple)) and len(self.size) == 2:
-            check_whole("train", 1, **{"size (height)": self.size[0], "size (width)": self.size[1]})
-            height, width = self.size
-            object.__setattr__(self, "size", height if height == width else (height, width))
-        elif self.size is not None:
-            check_whole("train", 1, size=self.size)
 
     def _check_options_act(self) -> None:
         for name in options_without_effect(self.model):

@@ -12,8 +12,10 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset
-from minicaps.networks import files
+from minicaps.networks import Network, files
 from minicaps.training.config import CONFIG, MAY_CHANGE, TrainConfig, config_of
+from minicaps.training.loss_scale import LossScale
+from minicaps.training.optimizers import Optimizer
 from minicaps.training.progress import EpochProgress
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.npz"
@@ -33,6 +35,7 @@ class Checkpoint(NamedTuple):
 
     network: Mapping[str, Array]  # state
     optimizer: Mapping[str, Array]  # state
+    loss_scale: Mapping[str, Array] | None  # state, in mixed precision
     config: TrainConfig
     data: str  # fingerprint
     source: str  # where the data lay
@@ -40,8 +43,8 @@ class Checkpoint(NamedTuple):
     progress: EpochProgress  # of the one that is not
 
     def arrays(self) -> dict[str, Array]:
-        """Return the arrays of both states by the names that they have in the file."""
-        parts = {"network": self.network, "optimizer": self.optimizer}
+        """Return the arrays of the states by the names that they have in the file."""
+        parts = {"network": self.network, "optimizer": self.optimizer, "loss_scale": self.loss_scale or {}}
         return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def write(self, path: Path) -> None:
@@ -71,7 +74,7 @@ class Checkpoint(NamedTuple):
                 "continued here; train again with --out, or finish the run with minicaps 0.1.0 "
                 "(of a finished run, model.npz still loads)"
             )
-        parts: dict[str, dict[str, Array]] = {"network": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Array]] = {"network": {}, "optimizer": {}, "loss_scale": {}}
         try:
             for name, array in arrays.items():
                 part, _, key = name.partition("/")
@@ -87,6 +90,19 @@ class Checkpoint(NamedTuple):
             )
         except (KeyError, TypeError, ValueError) as error:
             raise not_of_this_run(path, error) from None
+
+    def load_into(self, network: Network, optimizer: Optimizer, loss_scale: LossScale | None) -> None:
+        """Set them to the states.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of them is of another kind.
+        """
+        network.load_state(self.network)
+        optimizer.load_state(self.optimizer)
+        if loss_scale is not None:
+            loss_scale.load_state(self.loss_scale or {})
 
     def check_origin(self, config: TrainConfig, dataset: Dataset, data: str) -> None:
         """Raise ValueError unless the run began with this data, wherever it lies, and configuration."""

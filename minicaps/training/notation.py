@@ -19,6 +19,23 @@ def read_size(text: str) -> int | tuple[int, int]:
     return (int(height), int(width)) if width else int(height)
 
 
+def as_size(where: str, size: Any) -> int | tuple[int, int] | None:
+    """Return a size, which JSON has as a list, as (height, width), or as one number where it is square.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number above 0, or two of them.
+    """
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        height, width = size
+        check_whole(where, 1, **{"size (height)": height, "size (width)": width})
+        return height if height == width else (height, width)
+    if size is not None:
+        check_whole(where, 1, size=size)
+    return size
+
+
 def read_layers(text: str) -> Layers:
     """Return the capsule layers that are written as ``32x8,16x8``: capsules and dimension of each."""
     matches = [re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", each) for each in text.split(",")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.training.batch import batches
 from minicaps.training.evaluation import Evaluation
+from minicaps.training.loss_scale import LossScale
 from minicaps.training.step import Result
 
 
@@ -23,18 +25,23 @@ class EpochProgress:
     loss_sum: float = 0.0
     correct: int = 0
     seconds: float = 0.0
+    without_loss: int = 0  # images of batches whose loss is not finite, which are left out of the mean
 
     def add(self, result: Result, images: int) -> None:
         """Count one more batch, of so many images."""
         self.batches += 1
         self.images += images
-        self.loss_sum += result.loss * images
         self.correct += result.correct
+        if math.isfinite(result.loss):
+            self.loss_sum += result.loss * images
+        else:
+            self.without_loss += images
 
     @property
     def loss(self) -> float:
-        """The mean of the images."""
-        return self.loss_sum / self.images
+        """The mean of the images; NaN if there is none."""
+        images = self.images - self.without_loss
+        return self.loss_sum / images if images else math.nan
 
     @property
     def images_per_second(self) -> float:
@@ -49,9 +56,15 @@ class EpochProgress:
         )
 
     def metrics(
-        self, epoch: int, epochs: int, learning_rate: float, validation: Evaluation
+        self,
+        epoch: int,
+        epochs: int,
+        learning_rate: float,
+        validation: Evaluation,
+        loss_scale: LossScale | None = None,
     ) -> dict[str, Any]:
         """Return what ``metrics.jsonl`` says of a complete epoch, but for the seconds of its validation."""
+        mixed = {} if loss_scale is None else loss_scale.metrics()
         return {
             "epoch": epoch,
             "epochs": epochs,  # that the run was to have then, which its schedule follows
@@ -62,16 +75,20 @@ class EpochProgress:
             "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy,
             "seconds": self.seconds,
+            **mixed,
         }
 
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
     """Return the line of the report about a complete epoch."""
+    mixed = ""
+    if "loss_scale" in metrics:
+        mixed = f"  {metrics['skipped_steps']} steps skipped, loss scale {metrics['loss_scale']:,.0f}"
     return (
         f"epoch {metrics['epoch']}/{epochs}  "
         f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['train_accuracy']:.2f} %  "
         f"validation {100 * metrics['validation_accuracy']:.2f} %  "
-        f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s"
+        f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s{mixed}"
     )
 
 

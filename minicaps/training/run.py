@@ -24,6 +24,7 @@ from minicaps.training.files import CHECKPOINT, MODEL, Checkpoint, fingerprint, 
 from minicaps.training.finite import all_finite
 from minicaps.training.folder import RunFolder, as_path, check_unused, data_may_have_moved, take_new_folder
 from minicaps.training.guards import CtrlC
+from minicaps.training.loss_scale import LossScale
 from minicaps.training.machine import load_together
 from minicaps.training.mpi import gradient_source
 from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line, position
@@ -61,7 +62,7 @@ class Run:
     dataset : Dataset
     images, labels, validation : arrays
         Those that are trained on, and the pair of images and labels that is kept apart.
-    network, optimizer
+    network, optimizer, loss_scale
     epochs : list of dict
         The metrics of every complete epoch, as in ``metrics.jsonl``.
     current : EpochProgress
@@ -109,7 +110,8 @@ class Run:
         self.start: Start | None = None
         if config.init is not None and not (given and in_first_rank((given / CHECKPOINT).exists)()):
             self.start = in_first_rank(start_from)(self.network, config.init, self.dataset.class_names)
-        self.network.to(resolve(config.backend))
+        self.network.to(resolve(config.backend)).set_precision(config.precision)
+        self.loss_scale = LossScale() if config.precision == "mixed" else None
         self.objective = self.network.objective()
         self.optimizer = Adam(self.network, config.learning_rates(steps))
         self.epochs: list[dict[str, Any]] = []
@@ -201,7 +203,7 @@ class Run:
             x, y = to_batch(images, self.labels[chosen], self.network.xp)
             source.objective = self.objective.at(self.optimizer.steps / config.epochs / self.steps_per_epoch)
             try:
-                result = train_step(source, self.optimizer, x, y)
+                result = train_step(source, self.optimizer, x, y, self.loss_scale)
             except Diverged as error:
                 raise Diverged(f"{error}; the run is kept as it was {self.kept}") from None
             current.add(result, len(chosen))
@@ -224,10 +226,11 @@ class Run:
         current, optimizer, start = self.current, self.optimizer, time.perf_counter()
         with np.errstate(over="ignore", invalid="ignore"):  # told in words, below
             validation = in_first_rank(evaluate)(self.network, *self.validation, self.config.batch_size)
-        if not math.isfinite(validation.loss):
-            raise self._diverged(f"the validation loss is {validation.loss} after step {optimizer.steps}")
-        learning_rate = optimizer.schedule(optimizer.steps - 1)  # of the last step
-        metrics = current.metrics(len(self.epochs) + 1, self.config.epochs, learning_rate, validation)
+        for what, loss in (("mean", current.loss), ("validation", validation.loss)):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the {what} loss is {loss} after step {optimizer.steps}")
+        last = optimizer.schedule(optimizer.steps - 1), validation  # the learning rate of the last step
+        metrics = current.metrics(len(self.epochs) + 1, self.config.epochs, *last, self.loss_scale)
         metrics["seconds"] += time.perf_counter() - start
         self.epochs.append(metrics)
         self.current = EpochProgress()
@@ -247,14 +250,12 @@ class Run:
             return
         try:
             checkpoint.check_origin(self.config, self.dataset, self._data)
-            self.network.load_state(checkpoint.network)
-            self.optimizer.load_state(checkpoint.optimizer)
+            checkpoint.load_into(self.network, self.optimizer, self.loss_scale)
         except (TypeError, ValueError) as error:
             raise not_of_this_run(self.folder / CHECKPOINT, error) from None
         self.epochs, self.current = checkpoint.epochs, checkpoint.progress
-        self._changes = changes_of(
-            self.config, checkpoint.config, self.optimizer, len(self.epochs), self.current
-        )
+        before, complete = checkpoint.config, len(self.epochs)
+        self._changes = changes_of(self.config, before, self.optimizer, complete, self.current)
 
     def save(self) -> None:
         """Write the checkpoint and the metrics of all epochs so far, and the weights if they are the best.
@@ -266,7 +267,8 @@ class Run:
         Diverged
             If a weight is not finite; the old checkpoint stays.
         """
-        states = self.network.state(), self.optimizer.state()
+        scale = None if self.loss_scale is None else self.loss_scale.state()
+        states = self.network.state(), self.optimizer.state(), scale
         origin = self._data, self.dataset.source
         checkpoint = Checkpoint(*states, self.config, *origin, self.epochs, self.current)
         for name, array in checkpoint.arrays().items():

@@ -12,6 +12,7 @@ from minicaps.arrays import Array, to_numpy
 from minicaps.layers import Loss
 from minicaps.networks import Network, check_network_labels, warn_of_255
 from minicaps.training.finite import all_finite, first_not_finite, sum_of_squares
+from minicaps.training.loss_scale import LossScale
 from minicaps.training.optimizers import Optimizer
 
 
@@ -76,6 +77,19 @@ class GradientSource(Protocol):
         ...
 
 
+def scaled_backpropagate(
+    source: GradientSource, images: Array, labels: Array, loss_scale: LossScale
+) -> Result:
+    """Set the ``grads`` of the source's network to the gradient of the loss times the scale."""
+    objective = source.objective
+    source.objective = loss_scale.scaled(objective)
+    try:
+        loss, correct = source.backpropagate(images, labels)
+    finally:
+        source.objective = objective
+    return Result(loss / loss_scale.scale, correct)
+
+
 class OneProcess:
     """Gradients of whole batches, computed in this process.
 
@@ -99,7 +113,13 @@ class OneProcess:
         return self.network.grads.values()
 
 
-def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labels: Array) -> Result:
+def train_step(
+    source: GradientSource,
+    optimizer: Optimizer,
+    images: Array,
+    labels: Array,
+    loss_scale: LossScale | None = None,
+) -> Result:
     """Make one step of training: gradient, a look whether all is finite, update.
 
     Parameters
@@ -110,6 +130,9 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
         Of that network.
     images : float array (B, H, W, C), 0 to 1
     labels : integer array (B,)
+    loss_scale : LossScale, optional
+        Of mixed precision: where the loss or a gradient is not finite, this step has no update, and the
+        scale changes.
 
     Returns
     -------
@@ -119,7 +142,8 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
     Raises
     ------
     Diverged
-        If the loss or a gradient is not finite. The weights are those before the step.
+        If the loss or a gradient is not finite; with a loss scale, if this has fallen below 1. The weights
+        are those before the step.
     ValueError, TypeError
         If the labels are not class numbers, one for each image; one-hot rows are not.
 
@@ -144,15 +168,23 @@ def train_step(source: GradientSource, optimizer: Optimizer, images: Array, labe
     if optimizer.steps == 0:
         warn_of_255("train_step", images)
     with np.errstate(over="ignore", invalid="ignore"):  # told in words, some lines below
-        loss, correct = source.backpropagate(images, labels)
+        if loss_scale is None:
+            loss, correct = source.backpropagate(images, labels)
+        else:
+            loss, correct = scaled_backpropagate(source, images, labels, loss_scale)
         grads = source.gradient()
         numbers = xp.stack([loss, correct.astype(loss.dtype), sum_of_squares(grads)])  # (3,)
         loss, correct, squares = to_numpy(numbers).tolist()  # one copy from the device
-        if not math.isfinite(loss):
-            raise _diverged(f"loss is {loss}", source, optimizer, images, labels)
-        if not (math.isfinite(squares) or all_finite(*grads)):
-            raise _diverged("gradient is not finite", source, optimizer, images, labels)
-        optimizer.step()
+        finite = math.isfinite(loss) and (math.isfinite(squares) or all_finite(*grads))
+        if loss_scale is not None:
+            loss_scale.unscale(source.network.grads)
+            loss_scale.note(finite)
+        if finite:
+            optimizer.step()
+        elif loss_scale is None or loss_scale.scale < 1:
+            what = "gradient is not finite" if math.isfinite(loss) else f"loss is {loss}"
+            below = "" if loss_scale is None else ", and the loss scale has fallen below 1"
+            raise _diverged(what + below, source, optimizer, images, labels)
     return Result(loss, round(correct))
 
 

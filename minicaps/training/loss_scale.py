@@ -1,0 +1,109 @@
+"""Loss scaling: gradients so large that float16 can hold them, and small again before the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from minicaps.arrays import Array
+from minicaps.checks import check_number, check_positive
+from minicaps.layers import Loss, ScaledLoss
+
+FIRST_SCALE = 65_536.0  # 2¹⁶, as in PyTorch's GradScaler, whose rules these are
+GROW_AFTER = 2_000  # good steps in a row
+
+
+class LossScale:
+    """The factor of a training in mixed precision, which finds its size.
+
+    Capsule gradients are small: below 2⁻²⁴ they are 0 in float16. So the loss is multiplied by the scale,
+    and the gradients of the weights are divided by it, in float32. A step whose gradient is not finite is
+    left out, and the scale is halved; after so many good steps in a row it is doubled.
+
+    Parameters
+    ----------
+    scale : float
+        The first one.
+    grow_after : int
+        Good steps in a row.
+    fixed : bool
+        Keep the first one: with 1 there is no scaling. A step that is not finite is left out all the same.
+
+    Attributes
+    ----------
+    scale : float
+    good_steps : int
+        Those since the last change of the scale.
+    skipped_steps : int
+        All that were left out.
+
+    References
+    ----------
+    Micikevicius et al., `Mixed precision training <https://arxiv.org/abs/1710.03740>`_, 2018: section 3.2.
+    """
+
+    def __init__(
+        self, scale: float = FIRST_SCALE, *, grow_after: int = GROW_AFTER, fixed: bool = False
+    ) -> None:
+        check_number("LossScale", scale=scale)
+        check_positive("LossScale", grow_after=grow_after)
+        if scale < 1:
+            raise ValueError(f"LossScale: scale is {scale!r}, expected 1 or more")
+        self.scale, self.grow_after, self.fixed, self.good_steps = float(scale), grow_after, fixed, 0
+        self.skipped_steps = 0
+        self._scaled: ScaledLoss | None = None
+
+    def scaled(self, loss: Loss) -> ScaledLoss:
+        """Return the loss with a gradient so many times as large."""
+        kept = self._scaled
+        if kept is None or kept.loss is not loss or kept.scale != self.scale:
+            kept = self._scaled = ScaledLoss(loss, self.scale)  # the same one in every step: it may be sent
+        return kept
+
+    def unscale(self, grads: Mapping[str, Array]) -> None:
+        """Divide gradients by the scale, in place; it is a power of two, so they lose no digits."""
+        for grad in grads.values():
+            grad /= self.scale
+
+    def note(self, finite: bool) -> None:
+        """Note whether the gradient of a step was finite, and change the scale if it is time to."""
+        self.good_steps = self.good_steps + 1 if finite else 0
+        self.skipped_steps += not finite
+        if self.fixed:
+            return
+        if not finite:
+            self.scale /= 2
+        elif self.good_steps == self.grow_after:
+            self.scale, self.good_steps = 2 * self.scale, 0
+
+    def metrics(self) -> dict[str, float]:
+        """Return what ``metrics.jsonl`` says of it after an epoch."""
+        return {"skipped_steps": self.skipped_steps, "loss_scale": self.scale}
+
+    # -- saving and loading --------------------------------------------------------------------
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what continues with the same scales."""
+        names = "scale", "good_steps", "skipped_steps"
+        return {name: np.array(getattr(self, name)) for name in names}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Set what ``state`` returned.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a number cannot be.
+        """
+        if state.keys() != self.state().keys():
+            got, expected = (", ".join(names) or "nothing" for names in (state, self.state()))
+            raise ValueError(f"LossScale.load_state: got {got}, expected {expected}")
+        scale, good_steps, skipped_steps = (float(state[name]) for name in self.state())
+        if not (1 <= scale < math.inf and min(good_steps, skipped_steps) >= 0):
+            raise ValueError(
+                f"LossScale.load_state: scale is {scale}, good_steps {good_steps}, skipped_steps "
+                f"{skipped_steps}; expected a finite number of 1 or more, and two of 0 or more"
+            )
+        self.scale, self.good_steps, self.skipped_steps = scale, int(good_steps), int(skipped_steps)
