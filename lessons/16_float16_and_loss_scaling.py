@@ -351,7 +351,7 @@ assert unscaled["first weights"].pop("decoder.fc1") == 1 and max(unscaled["first
 # things, dW = xᵀ dy: at the start v is short too, and v is its x. The *result* is rounded as well, and all of
 # it is below 2⁻²⁵. Nothing is left: without a scale this W would not learn at first.
 #
-# And would it in float32? Adam divides by the size of a gradient g, plus 1e-8, which is 2⁻²⁷. So a weight
+# And would it in float32? Adam divides by the size of a gradient g, plus 1e-8, about 2⁻²⁷. So a weight
 # moves by |g|/(|g| + 1e-8) of the learning rate.
 
 # %%
