@@ -107,6 +107,7 @@ COMMANDS = {  # of each family, in the order of its table
     "EM, matrix capsules": "train --model matrix --preset tiny --epochs 6 --batch-size 32",
 }
 BESIDE = (  # runs of what is no family of its own
+    "train --model matrix --epochs 6 --batch-size 32",
     "train --routing em",
     "train --layers 32x8,16x8",
     "train --model efficient --epochs 20",
