@@ -18,7 +18,6 @@ from minicaps.training.notation import read_layers
 
 PAGE = (DATA / "experiments" / "README.md").read_text(encoding="utf-8")
 LESSON_12 = Path(__file__).parents[1] / "lessons" / "12_full_result.json"
-WAITING = {"routing"}  # for its run of an hour or two; it goes from here with the result, or the test fails
 STORED = sorted(path.parent for path in (DATA / "experiments").glob("*/result.json"))
 
 
@@ -38,7 +37,7 @@ def command(result):
 
 def test_every_experiment_that_trains_is_stored():
     trained = {name for name, each in EXPERIMENTS.items() if each.defaults}
-    assert {read(folder)["experiment"] for folder in STORED} == trained - WAITING
+    assert {read(folder)["experiment"] for folder in STORED} == trained
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)

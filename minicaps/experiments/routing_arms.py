@@ -17,9 +17,7 @@ from minicaps.experiments.trunk_cnn import TrunkCNN, TrunkCNNConfig
 from minicaps.networks import PRESETS, CapsNet, Network
 
 LOSSES = MARGIN, CROSS_ENTROPY = "margin", "cross-entropy"
-TRUNK = {
-    "conv_channels": 32
-}  # with the other sizes of `small` 217,000 weights, so that 144 trainings take hours
+TRUNK = {"conv_channels": 32}  # with the other sizes of `small` 217,000 weights, for 162 trainings in an hour
 BATCH = 100  # of images whose couplings are looked at at a time
 
 

@@ -22,7 +22,7 @@ from minicaps.training import Adam, Cosine, Diverged
 STEPS = 1_000
 BATCH = 64
 TURN = 20  # degrees: images are turned by up to so many in training
-LEARNING_RATES = (1e-3, 2.5e-3, 6e-3)  # those tried for every network
+LEARNING_RATES = (1e-3, 2.5e-3, 6e-3, 1.5e-2)  # those tried for every network
 TRIAL_SEED = 1_000  # more than the first seed: that of the trials
 VALIDATION_IMAGES = 2_000
 MOMENTS = 20  # at which a network is validated
