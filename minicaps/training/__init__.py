@@ -16,6 +16,7 @@ from minicaps.training.folder import (
     run_of,
     trained_on,
 )
+from minicaps.training.loss_scale import LossScale
 from minicaps.training.machine import load_together
 from minicaps.training.mpi import MPIParallel, gradient_source
 from minicaps.training.optimizers import SGD, Optimizer
@@ -44,6 +45,7 @@ __all__ = [
     "Evaluation",
     "Exponential",
     "GradientSource",
+    "LossScale",
     "MPIParallel",
     "OneProcess",
     "Optimizer",
