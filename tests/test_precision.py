@@ -470,6 +470,10 @@ def test_it_begins_as_grad_scaler_does():
     assert loss_scale.scale == 65536
     loss_scale.note(True)
     assert loss_scale.scale == 131072
+    largest = LossScale(2.0**126, grow_after=1)
+    for _ in range(3):
+        largest.note(True)
+        assert (largest.scale, largest.good_steps) == (2.0**127, 0)  # float32 has nothing larger of the kind
     assert LossScale(MAX_SCALE).scale == MAX_SCALE
 
 
