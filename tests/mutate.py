@@ -45,6 +45,10 @@ def twin(words: str) -> list[str]:
     return ["tests/test_twins.py", "-k", words]
 
 
+def precision(words: str) -> list[str]:
+    return ["tests/test_precision.py", "-k", words]
+
+
 ROUTING, CONV, SPECTRAL = ["tests/test_routing.py"], ["tests/test_conv.py"], ["tests/test_spectral.py"]
 CONV_CAPS = ["tests/test_conv_capsules.py"]
 FAMILIES, FACTORED = ["tests/test_routing_families.py"], ["tests/test_factored.py"]
@@ -100,20 +104,31 @@ TESTS = {
         FAMILIES,
         FACTORED,
         contract("fast.CapsuleLayer"),
+        precision("CapsuleLayer"),
     ],
-    "fast/convolution.py": [twin("Conv2d"), CONV, SPECTRAL, contract("fast.Conv2d")],
+    "fast/convolution.py": [
+        twin("Conv2d"),
+        CONV,
+        SPECTRAL,
+        contract("fast.Conv2d"),
+        precision("Conv2d or windows"),
+    ],
     "fast/couplings.py": [twin("TopK or Sparsemax or Entmax or Prior"), FACTORED],
-    "fast/dense.py": [twin("Dense"), contract("fast.Dense")],
+    "fast/dense.py": [twin("Dense"), contract("fast.Dense"), precision("Dense or mlp")],
     "fast/dynamic_routing.py": [twin("CapsuleLayer"), ROUTING, FACTORED],
     "fast/em_routing.py": [twin("EMRouting"), EM],
     "fast/factored.py": [twin("CapsuleLayer"), ROUTING, FACTORED],
     "fast/inverted_attention_routing.py": [twin("CapsuleLayer"), FACTORED],
-    "fast/matrix_capsules.py": [twin("MatrixCaps"), MATRIX],
+    "fast/matrix_capsules.py": [twin("MatrixCaps"), MATRIX, precision("MatrixCaps")],
     "fast/normalization.py": [twin("LayerNorm"), contract("fast.LayerNorm")],
+    "fast/precision.py": [precision("not run and not train and not paper")],
     "fast/self_attention_routing.py": [twin("CapsuleLayer"), FACTORED],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
     "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
+    "fast/votes.py": [twin("Votes"), contract("fast.Votes"), precision("Votes")],
+    "layers/scaled_loss.py": [contract("ScaledLoss"), precision("power or overflows")],
     "training/fast_adam.py": [["tests/test_optim.py"]],
+    "training/loss_scale.py": [precision("scale or overflows or lose or below")],
     "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],
     "training/schedules.py": [["tests/test_optim.py"]],
 }

@@ -1,6 +1,7 @@
 """The bench measures what it says; the speeds themselves are no matter for a test."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from minicaps.networks import build
 from minicaps.training import bench, processes
 from minicaps.training.bench import Clock, multiply_adds
 from minicaps.training.watch import watched
+
+benches = sys.modules["minicaps.training.bench"]  # the function has its name
 
 
 def test_the_stages_and_the_rest_add_up_to_the_step():
@@ -59,6 +62,24 @@ def test_the_command_prints_a_table_or_json(capsys):
     assert "primary" in table and "images/s" in table and "peak memory" in table
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["batch_size"] == 4
+
+
+def test_training_is_timed_in_the_precision_that_is_asked_for(monkeypatch, capsys):
+    found, whole = [], benches.train_step
+
+    def noting(source, adam, images, labels, scale):
+        found.append((source.network.precision, scale and scale.scale))
+        return whole(source, adam, images, labels, scale)
+
+    monkeypatch.setattr(benches, "train_step", noting)
+    arguments = ["bench", "--preset", "tiny", "--batch-size", "4", "--steps", "1", "--json"]
+    for options, expected in ([], ("float32", None)), (["--precision", "mixed"], ("mixed", 65536)):
+        assert main([*arguments, *options]) == 0
+        assert json.loads(capsys.readouterr().out)["precision"] == expected[0]
+        assert set(found) == {expected} and len(found) == 6  # twice two to begin with, and one
+        found.clear()
+    assert main([*arguments, "--precision", "half"]) == 2
+    assert "invalid choice: 'half'" in capsys.readouterr().err
 
 
 def test_wrong_numbers_are_refused(capsys):

@@ -70,6 +70,7 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "presence": "line",
         "coupling": "entmax",
         "routing_iterations": 2,
+        "precision": "mixed",
         "seed": 7,
         "backend": "numpy",
         "data": str(small_folder),

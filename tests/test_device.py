@@ -17,10 +17,20 @@ import pytest
 from strict_backend import CUPY, StrictArray, strict
 
 import minicaps
-from minicaps import Dense, cli
+from minicaps import Conv2d, Dense, cli
 from minicaps.arrays import get_xp, resolve, to_backend, to_numpy
-from minicaps.networks import build, load_network
-from minicaps.training import SGD, Adam, DataParallel, OneProcess, Run, backpropagate, evaluate, train_step
+from minicaps.networks import build, files, load_network
+from minicaps.training import (
+    SGD,
+    Adam,
+    DataParallel,
+    LossScale,
+    OneProcess,
+    Run,
+    backpropagate,
+    evaluate,
+    train_step,
+)
 from minicaps.training import run as runs
 from minicaps.training.guards import CtrlC
 
@@ -160,6 +170,104 @@ def test_a_whole_run_on_a_device_writes_what_a_run_on_numpy_reads(
     assert net.count_params() == summary["parameters"]
 
 
+# -- mixed precision ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The operands of every product of matrices on the stand-in, in order: (shape, dtype) of both."""
+    found, multiply = [], StrictArray.__matmul__
+
+    def noting(a, b):
+        found.append(((a.shape, a.dtype), (b.shape, b.dtype)))
+        return multiply(a, b)
+
+    monkeypatch.setattr(StrictArray, "__matmul__", noting)
+    return found
+
+
+def multiplied_as_matrices(network):
+    """The shapes, as matrices, of the weights of dense layers and convolutions, in both directions."""
+    found = set()
+    for _, layer in network.walk():
+        if isinstance(layer, (Dense, Conv2d)):
+            *_, columns = shape = layer.params["W"].shape
+            rows = int(np.prod(shape)) // columns
+            found |= {(rows, columns), (columns, rows)}
+    return found
+
+
+@every_network
+def test_mixed_precision_hands_a_device_matrices_of_float16_and_gives_the_numbers_of_the_host(
+    device, options, products
+):
+    options, found = dict(options), []
+    name, rng = options.pop("model"), np.random.default_rng(0)
+    images, labels = rng.random((5, 28, 28, 1), dtype=np.float32), rng.integers(0, 10, 5)
+    for xp in (np, device):
+        net = build(name, "tiny", rng=0, **options).to(xp).set_precision("mixed")
+        source, scale, adam = OneProcess(net), LossScale(2.0**10), Adam(net, 1e-3)
+        products.clear()
+        result = train_step(source, adam, to_backend(images, xp), to_backend(labels, xp), scale)
+        assert scale.skipped_steps == 0
+        found.append((result.loss, {name: to_numpy(grad) for name, grad in net.grads.items()}))
+        assert {to_numpy(array).dtype for array in (*net.params.values(), *net.grads.values())} == {
+            np.dtype(np.float32)
+        }
+    assert np.isclose(found[0][0], found[1][0], rtol=1e-2)
+    for name, expected in found[0][1].items():  # on a device convolutions multiply all, and round more often
+        assert np.linalg.norm(found[1][1][name] - expected) <= 0.05 * np.linalg.norm(expected), name
+    if device is not strict:
+        return
+    halves = [pair for pair in products if {dtype for _, dtype in pair} == {np.dtype(np.float16)}]
+    others = [pair for pair in products if pair not in halves]
+    assert not [pair for pair in others if np.dtype(np.float16) in {dtype for _, dtype in pair}]
+    assert halves and all(len(shape) == 2 for pair in halves for shape, _ in pair)
+    missing = multiplied_as_matrices(net) - {b for _, (b, _) in halves}
+    assert len(missing) <= 1  # the first layer's, as nobody asks for the gradient of the images
+    assert not [(a, b) for (a, _), (b, _) in others if len(a) == len(b) == 2]
+
+
+@every_network
+def test_a_mixed_run_copies_once_for_each_step_and_once_more_where_it_is_skipped(
+    device, options, tmp_path, small_folder, monkeypatch
+):
+    config = helpers.tiny_config(
+        data=str(small_folder), limit=100, batch_size=10, **options, precision="mixed"
+    )
+    monkeypatch.setattr(runs, "LossScale", lambda: LossScale(2.0**23, grow_after=2))
+    found = []
+    for xp in (np, device):
+        monkeypatch.setattr(runs, "resolve", lambda name, xp=xp: xp)
+        run = Run(config, tmp_path / xp.__name__, say=helpers.quiet)
+        strict.transfers = 0
+        run._train_epoch(DataParallel(run.network, run.objective, 10), CtrlC())
+        found.append((run.current, run.loss_scale, run.optimizer.steps))
+        if xp is strict:
+            assert strict.transfers == run.steps_per_epoch + run.loss_scale.skipped_steps
+    (one, _, steps), (other, scale, its_steps) = found
+    assert 0 < scale.skipped_steps < run.steps_per_epoch == 10 and its_steps == 10 - scale.skipped_steps
+    assert steps > 0 and np.isclose(one.loss_sum, other.loss_sum, rtol=0.1)
+
+
+def test_a_whole_mixed_run_on_a_device_goes_on_from_its_checkpoint(
+    device, tmp_path, small_folder, monkeypatch
+):
+    monkeypatch.setattr(runs, "resolve", lambda name: device)
+    monkeypatch.setattr(runs, "LossScale", lambda: LossScale(2.0**23, grow_after=2))
+    config = helpers.tiny_config(data=str(small_folder), limit=60, batch_size=6, epochs=2, precision="mixed")
+    Run(config, tmp_path / "whole", say=helpers.quiet).train()
+    with pytest.raises(KeyboardInterrupt):
+        Run(config, tmp_path / "run", say=helpers.quiet, progress=helpers.press_ctrl_c_at(7)).train()
+    resumed = Run.resume(tmp_path / "run", say=helpers.quiet)
+    assert type(resumed.network.first_param) is not np.ndarray and resumed.network.precision == "mixed"
+    assert resumed.loss_scale.skipped_steps == 7 - resumed.optimizer.steps > 0
+    resumed.train()
+    if device is strict:  # whose sums are always in one order
+        states = [files.read(tmp_path / name / "checkpoint.npz")[0] for name in ("run", "whole")]
+        assert all((states[0][name] == array).all() for name, array in states[1].items())
+
+
 def test_the_optimizer_stays_on_the_thread_that_knows_the_gpu(device, monkeypatch):
     monkeypatch.setattr("minicaps.training.optimizers.parallel", None)  # calling it would fail
     net, threads = Dense(3, 2, rng=0).to(device), []
@@ -190,7 +298,8 @@ LAYER_FILES = (
 HOST_FILES = ("weights.py", "files.py", "export.py", "onnx.py", "safetensors.py", "platform.py", "threads.py")
 # Types, constants and state of the process; no function of data among them.
 HARMLESS = set(
-    "float32 float64 uint8 int64 ndarray integer number bool_ dtype pi inf errstate random".split()
+    "float16 float32 float64 uint8 int32 int64 ndarray integer number bool_ dtype "
+    "pi inf errstate random".split()
 )
 # Functions that handle data of the host only: first weights, examples, files, constant matrices, and the
 # end of a prediction or an evaluation, after its copies.

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FILE = Path(__file__).parent / "benchmarks" / "gpu.py"
@@ -39,8 +40,12 @@ def test_without_a_gpu_the_stand_in_takes_part_and_the_rest_is_told(tmp_path):
     rows = {(row["part"], row["what"]): row for row in content["rows"]}
     assert rows["speed", "needs a GPU"]["value"].startswith("not run: backend 'cupy'")
     held = [row for row in content["rows"] if row["ok"] is not None]
-    assert len(held) == 10 and all(row["ok"] for row in held)
-    assert (tmp_path / "gpu.md").read_text().count("\n| agreement |") == 9  # eight rows, and what they took
+    with_torch = content["machine"]["torch"] != "missing"
+    assert len(held) == 12 + 2 * with_torch and all(row["ok"] for row in held)
+    count = 11 + with_torch  # ten rows, or eleven, and what they took
+    assert (tmp_path / "gpu.md").read_text().count("\n| agreement |") == count
+    amp = rows["agreement", "gradient of a step of small, AMP"]["value"]
+    assert ("from ours" in amp) == with_torch and ("PyTorch is missing" in amp) != with_torch
 
 
 def test_every_example_is_compared_and_a_wrong_one_is_seen(gpu, monkeypatch):
@@ -52,6 +57,7 @@ def test_every_example_is_compared_and_a_wrong_one_is_seen(gpu, monkeypatch):
 
     monkeypatch.setattr(gpu, "compare_example", compare)
     monkeypatch.setattr(gpu, "compare_step", lambda preset, xp: 0.0)
+    monkeypatch.setattr(gpu, "mixed_agreement", lambda device: iter(()))
     rows = [row for row in gpu.agreement(gpu.Device(None, real=False)) if row.ok is not None]
     assert len(compared) == 2 * len(set(compared)) > 500
     wrong = [row.what for row in rows if not row.ok]
@@ -59,6 +65,22 @@ def test_every_example_is_compared_and_a_wrong_one_is_seen(gpu, monkeypatch):
         "outputs float64",
         "outputs float32",
     ]
+
+
+def test_a_wrong_gradient_in_mixed_precision_is_seen(gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "find_torch", lambda: None)
+    whole, device = gpu.gradients_of, gpu.Device("the device", real=False)
+    gradients = {precision: whole("tiny", np, precision) for precision in ("float32", "mixed")}
+    assert 0 < gpu.by_norm(gradients["mixed"], gradients["float32"]) < gpu.MIXED
+    wrong = {name: 1.02 * grad for name, grad in gradients["mixed"].items()}
+    for found, ok in ((gradients["mixed"], True), (wrong, False)):
+        monkeypatch.setattr(
+            gpu,
+            "gradients_of",
+            lambda preset, xp, precision, found=found: found if xp == "the device" else gradients[precision],
+        )
+        row, missing = gpu.mixed_agreement(device)
+        assert row.ok is ok and missing.ok is None
 
 
 def test_a_part_that_breaks_is_a_row_and_the_next_one_begins(gpu, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,19 @@ from simulated_ranks import in_ranks
 
 import minicaps
 from minicaps.networks import build, files
-from minicaps.training import BadOption, DataParallel, MPIParallel, Run, TrainConfig, current_ranks, mpi
+from minicaps.training import (
+    Adam,
+    BadOption,
+    DataParallel,
+    LossScale,
+    MPIParallel,
+    Run,
+    TrainConfig,
+    current_ranks,
+    mpi,
+    train_step,
+)
+from minicaps.training import run as runs
 from minicaps.training.ranks import SIZES, check_launch
 from minicaps.training.shared import batch_slices
 
@@ -174,6 +187,26 @@ def test_every_family_and_network_gives_the_same_bits(data, tmp_path):
         assert bits(tmp_path / str(k)) == bits(tmp_path / f"alone-{k}"), FAMILIES[k]
 
 
+OVERFLOWS = "import functools\nruns.LossScale = functools.partial(runs.LossScale, 2.0**23, grow_after=2)\n"
+
+
+@with_mpi
+def test_ranks_of_a_mixed_run_skip_the_same_steps_and_give_the_same_bits(data, tmp_path, monkeypatch):
+    config = tiny_config(data=str(data), batch_size=32, slices=4, precision="mixed")
+    for count in (2, 4):
+        out = tmp_path / str(count)
+        run = launch(count, script(tmp_path, OVERFLOWS), "train", *options_of(config), "--out", out)
+        assert run.returncode == 0, run.stderr
+    monkeypatch.setattr(runs, "LossScale", partial(LossScale, 2.0**23, grow_after=2))
+    Run(config, tmp_path / "1", say=quiet).train()
+    (row,) = read_metrics(tmp_path / "1")
+    assert 0 < row["skipped_steps"] < 9
+    for count in "24":
+        for name in ("model.npz", "checkpoint.npz"):
+            assert bits(tmp_path / count, name) == bits(tmp_path / "1", name)
+        assert without_clock(read_metrics(tmp_path / count)) == without_clock([row])
+
+
 @with_mpi
 def test_a_run_is_resumed_by_another_number_of_ranks(config, straight, tmp_path):
     with pytest.raises(KeyboardInterrupt):
@@ -251,6 +284,27 @@ def test_many_ranks_add_up_as_one_process_does(size, slices, dtype):
     for found in in_ranks(size, lambda ranks: gradients_of(ranks, images, labels, slices, dtype)):
         assert found[:2] == (loss, correct)
         np.testing.assert_array_equal(found[2], expected)
+
+
+@pytest.mark.parametrize("name", ["capsnet", "efficient"])
+def test_simulated_ranks_in_mixed_precision_skip_the_same_steps_and_give_the_same_bits(name):
+    images, labels = batch(32)
+
+    def train(source_of):
+        network = build(name, "tiny", rng=0).set_precision("mixed")
+        source, loss_scale = source_of(network), LossScale(2.0**23, grow_after=2)
+        adam = Adam(network, 1e-3)
+        losses = [train_step(source, adam, images, labels, loss_scale).loss for _ in range(12)]
+        assert 0 < loss_scale.skipped_steps < 12 and adam.steps == 12 - loss_scale.skipped_steps
+        states = network.state() | adam.state() | loss_scale.state()
+        return losses, {name: array.tobytes() for name, array in states.items()}
+
+    def in_rank(ranks):
+        return train(lambda network: MPIParallel(network, network.objective(), 32, 4, ranks))
+
+    expected = train(lambda network: DataParallel(network, network.objective(), 32, 4))
+    for size in (1, 2, 4):
+        assert in_ranks(size, in_rank) == [expected] * size
 
 
 def test_a_batch_does_not_see_the_one_before():

@@ -157,9 +157,15 @@ class Storage(Parameters):
         Raises
         ------
         TypeError
-            If the dtype is another one.
+            If the dtype is another one, or float64 with mixed precision.
         """
-        check_float(f"{type(self).__name__}.astype", "the result", np.dtype(dtype))
+        where = f"{type(self).__name__}.astype"
+        check_float(where, "the result", np.dtype(dtype))
+        if np.dtype(dtype) != np.float32 and any(layer.precision == MIXED for _, layer in self.walk()):
+            raise TypeError(
+                f"{where}: got {np.dtype(dtype)}, expected float32 with mixed precision; first "
+                'set_precision("float32")'
+            )
         return self._convert_all(lambda x: x.astype(dtype))
 
     @property
@@ -173,23 +179,23 @@ class Storage(Parameters):
         Parameters
         ----------
         precision : {"float32", "mixed"}
-            With "mixed" the fast layers (those of ``minicaps.fast``, of which all networks are made) take
-            and give float16 numbers in these products; they add up in float32. All else, weights included,
-            stays float32, and so do snapshots for inference.
+            With "mixed" the products of matrices in the fast layers (``minicaps.fast``: dense ones,
+            convolutions, votes) take and give float16 numbers; they add up in float32. All else, weights
+            included, stays float32, and so do snapshots for inference.
 
         Raises
         ------
         ValueError
-            If it is neither.
+            If it is neither, or if this is a snapshot for inference.
         TypeError
-            If the parameters are float64 and it is "mixed".
+            If a parameter is float64 and it is "mixed".
         """
         where = f"{type(self).__name__}.set_precision"
         check_choice(where, "precision", precision, PRECISIONS)
-        if precision == MIXED and self.first_param.dtype != np.float32:
-            raise TypeError(
-                f"{where}: the parameters are {self.first_param.dtype}, expected float32 for mixed"
-            )
+        self.refuse_snapshot(where)
+        for name, param in self.params.items():
+            if precision == MIXED and param.dtype != np.float32:
+                raise TypeError(f"{where}: {name} is {param.dtype}, expected float32 for mixed")
         for _, layer in self.walk():
             layer._precision = precision
         return self

@@ -15,8 +15,10 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.fast import matmul, own_the_cores, thread_count
+from minicaps.layers import FULL, MIXED
 from minicaps.networks import CapsNet, build
 from minicaps.training.fast_adam import Adam
+from minicaps.training.loss_scale import LossScale
 from minicaps.training.processes import DataParallel
 from minicaps.training.step import OneProcess, train_step
 from minicaps.training.watch import Method, watched
@@ -38,6 +40,7 @@ class Bench:
     """What ``bench`` measured. Times are medians over the steps, in seconds."""
 
     preset: str
+    precision: str  # of training; inference is float32
     batch_size: int
     threads: int
     processes: int  # that share a batch in training
@@ -97,7 +100,7 @@ class Clock:
         return float(np.median(self.seconds[label])) if label in self.seconds else 0.0
 
 
-def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Bench:
+def bench(preset: str = "small", batch_size: int = 100, steps: int = 10, precision: str = FULL) -> Bench:
     """Time training steps of a CapsNet on random images, stage by stage.
 
     It calls ``own_the_cores``, as a training run does.
@@ -106,9 +109,11 @@ def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Benc
     ----------
     preset : {"tiny", "small", "paper"}
     batch_size, steps : int
+    precision : {"float32", "mixed"}
+        Of the products in training.
     """
     own_the_cores()
-    network = build("capsnet", preset, rng=0)
+    network = build("capsnet", preset, rng=0).set_precision(precision)
     assert isinstance(network, CapsNet)
     rng = np.random.default_rng(0)
     images = rng.random((batch_size, *network.image_shape), dtype=np.float32)  # (B, H, W, C)
@@ -117,6 +122,7 @@ def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Benc
     processes, train_rate = training_speed(network, images, labels, steps)
     return Bench(
         preset=preset,
+        precision=precision,
         batch_size=batch_size,
         threads=thread_count(),
         processes=processes,
@@ -132,7 +138,7 @@ def bench(preset: str = "small", batch_size: int = 100, steps: int = 10) -> Benc
 def time_stages(network: CapsNet, images: Array, labels: Array, steps: int) -> tuple[list[StageTime], float]:
     """Return the times of a step's stages, with what is left over, and of the whole step."""
     source, adam, clock = OneProcess(network), Adam(network, 1e-3), Clock()
-    step = clock.timed("step", train_step)
+    step, scale = clock.timed("step", train_step), loss_scale_of(network)
     with ExitStack() as stack:
         for name, stage in network.stages():
             for method in ("forward", "backward", "backward_params"):
@@ -140,10 +146,10 @@ def time_stages(network: CapsNet, images: Array, labels: Array, steps: int) -> t
                 stack.enter_context(watched(stage, method, partial(clock.timed, label)))
         stack.enter_context(watched(adam, "step", partial(clock.timed, "Adam")))
         for _ in range(2):
-            step(source, adam, images, labels)
+            step(source, adam, images, labels, scale)
         clock.seconds.clear()
         for _ in range(steps):
-            step(source, adam, images, labels)
+            step(source, adam, images, labels, scale)
     work, times = multiply_adds(network), []
     for name, _ in network.stages():
         forward, backward = clock.median(f"{name} forward"), clock.median(f"{name} backward")
@@ -178,10 +184,15 @@ def multiply_adds(network: CapsNet) -> dict[str, int]:
 
 def training_speed(network: CapsNet, images: Array, labels: Array, repeat: int) -> tuple[int, float]:
     """Return how many processes share a batch in a run, and how many images per second they train."""
-    adam = Adam(network, 1e-3)
+    adam, scale = Adam(network, 1e-3), loss_scale_of(network)
     with DataParallel(network, network.objective(), len(images)) as source:
-        seconds = median_seconds(lambda: train_step(source, adam, images, labels), repeat, first=2)
+        seconds = median_seconds(lambda: train_step(source, adam, images, labels, scale), repeat, first=2)
         return len(source.workers) + 1, len(images) / seconds
+
+
+def loss_scale_of(network: CapsNet) -> LossScale | None:
+    """Return what a run scales the loss of this network by."""
+    return LossScale() if network.precision == MIXED else None
 
 
 def inference_speed(network: CapsNet, images: Array, repeat: int) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from minicaps.arrays import Array, get_xp
+from minicaps.arrays import Array, get_xp, to_numpy
 from minicaps.layers import Loss
 from minicaps.networks import Network
 from minicaps.training.watch import Method, watched
@@ -22,14 +22,24 @@ def sum_of_squares(arrays: Iterable[Array]) -> Any:
 
 
 def all_finite(*values: Any) -> bool:
-    """Whether every number in arrays, and in tuples of them, is finite (None counts as finite)."""
+    """Whether every number in arrays, and in tuples of them, is finite (None counts as finite).
+
+    From a device there is one copy for all of them.
+    """
+    arrays = list(_arrays_in(values))
+    if not arrays:
+        return True
+    xp = get_xp(*arrays)
+    return bool(to_numpy(xp.stack([xp.isfinite(array).all() for array in arrays])).all())
+
+
+def _arrays_in(values: Iterable[Any]) -> Iterator[Array]:
+    """Yield the arrays in tuples of tuples and arrays, without what is None."""
     for value in values:
         if isinstance(value, tuple):
-            if not all_finite(*value):
-                return False
-        elif value is not None and not bool(get_xp(value).isfinite(value).all()):
-            return False
-    return True
+            yield from _arrays_in(value)
+        elif value is not None:
+            yield value
 
 
 def first_not_finite(network: Network, objective: Loss, compute: Callable[[], Any]) -> str:

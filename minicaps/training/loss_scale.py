@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from minicaps.arrays import Array
-from minicaps.checks import check_number, check_positive
+from minicaps.checks import check_flag, check_number, check_positive
 from minicaps.layers import Loss, ScaledLoss
 
 FIRST_SCALE = 65_536.0  # 2¹⁶, as in PyTorch's GradScaler, whose rules these are
 GROW_AFTER = 2_000  # good steps in a row
+MAX_SCALE = float(np.finfo(np.float32).max)  # beyond it the scale does not grow
 
 
 class LossScale:
@@ -49,8 +49,9 @@ class LossScale:
     ) -> None:
         check_number("LossScale", scale=scale)
         check_positive("LossScale", grow_after=grow_after)
-        if scale < 1:
-            raise ValueError(f"LossScale: scale is {scale!r}, expected 1 or more")
+        check_flag("LossScale", fixed=fixed)
+        if not 1 <= scale <= MAX_SCALE:
+            raise ValueError(f"LossScale: scale is {scale!r}, expected 1 or more, and what float32 can hold")
         self.scale, self.grow_after, self.fixed, self.good_steps = float(scale), grow_after, fixed, 0
         self.skipped_steps = 0
         self._scaled: ScaledLoss | None = None
@@ -63,7 +64,7 @@ class LossScale:
         return kept
 
     def unscale(self, grads: Mapping[str, Array]) -> None:
-        """Divide gradients by the scale, in place; it is a power of two, so they lose no digits."""
+        """Divide gradients by the scale, in place; if it is a power of two, they lose no digits."""
         for grad in grads.values():
             grad /= self.scale
 
@@ -75,8 +76,8 @@ class LossScale:
             return
         if not finite:
             self.scale /= 2
-        elif self.good_steps == self.grow_after:
-            self.scale, self.good_steps = 2 * self.scale, 0
+        elif self.good_steps >= self.grow_after:
+            self.scale, self.good_steps = self.scale * (2 if 2 * self.scale <= MAX_SCALE else 1), 0
 
     def metrics(self) -> dict[str, float]:
         """Return what ``metrics.jsonl`` says of it after an epoch."""
@@ -100,10 +101,13 @@ class LossScale:
         if state.keys() != self.state().keys():
             got, expected = (", ".join(names) or "nothing" for names in (state, self.state()))
             raise ValueError(f"LossScale.load_state: got {got}, expected {expected}")
-        scale, good_steps, skipped_steps = (float(state[name]) for name in self.state())
-        if not (1 <= scale < math.inf and min(good_steps, skipped_steps) >= 0):
+        arrays = {name: np.asarray(state[name]) for name in self.state()}
+        if any(array.shape != () or array.dtype.kind not in "fiu" for array in arrays.values()):
+            raise ValueError("LossScale.load_state: got something else than three numbers")
+        scale, *counts = (array.item() for array in arrays.values())
+        if not (1 <= scale <= MAX_SCALE and all(0 <= n < 1 << 63 and n == int(n) for n in counts)):
             raise ValueError(
-                f"LossScale.load_state: scale is {scale}, good_steps {good_steps}, skipped_steps "
-                f"{skipped_steps}; expected a finite number of 1 or more, and two of 0 or more"
+                f"LossScale.load_state: scale is {scale}, good_steps {counts[0]}, skipped_steps {counts[1]}; "
+                "expected a number of 1 or more that float32 can hold, and two whole ones of 0 or more"
             )
-        self.scale, self.good_steps, self.skipped_steps = scale, int(good_steps), int(skipped_steps)
+        self.scale, (self.good_steps, self.skipped_steps) = float(scale), map(int, counts)

@@ -229,7 +229,7 @@ class Run:
         for what, loss in (("mean", current.loss), ("validation", validation.loss)):
             if not math.isfinite(loss):
                 raise self._diverged(f"the {what} loss is {loss} after step {optimizer.steps}")
-        last = optimizer.schedule(optimizer.steps - 1), validation  # the learning rate of the last step
+        last = optimizer.schedule(max(optimizer.steps, 1) - 1), validation  # the last step's learning rate
         metrics = current.metrics(len(self.epochs) + 1, self.config.epochs, *last, self.loss_scale)
         metrics["seconds"] += time.perf_counter() - start
         self.epochs.append(metrics)

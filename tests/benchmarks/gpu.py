@@ -34,17 +34,19 @@ import strict_backend  # noqa: E402
 import minicaps  # noqa: E402
 from minicaps import arrays  # noqa: E402
 from minicaps.arrays import to_backend, to_numpy  # noqa: E402
-from minicaps.layers import Loss  # noqa: E402
+from minicaps.layers import Loss, ScaledLoss  # noqa: E402
 from minicaps.networks import build  # noqa: E402
 from minicaps.proof.cases import Outcome, arrays_in, cases_of, map_arrays, run, upstream  # noqa: E402
 from minicaps.proof.discovery import find_classes, package_modules  # noqa: E402
-from minicaps.training import Adam, OneProcess, backpropagate, train_step  # noqa: E402
+from minicaps.training import Adam, LossScale, OneProcess, backpropagate, train_step  # noqa: E402
 
 ROUNDS = 5  # of each timing; contenders take turns
 SECONDS = 0.5  # of one contender in one round
 STEPS = {"small": (100, 1000), "paper": (128, 512)}  # batch sizes
 OUTPUTS, GRADIENTS, EXACT = 1e-4, 1e-3, 1e-10  # allowed: in float32, in float32, in float64
 POINTS = 0.3  # allowed between the accuracies of an epoch on the device and on the host
+MIXED = 1e-2  # allowed between gradients in mixed precision: a dozen roundings of 2⁻¹¹, one after another
+SCALE = 2.0**10  # of the loss there
 
 
 class Row(NamedTuple):
@@ -105,6 +107,9 @@ def tests(device: Device) -> Iterator[Row]:
                 f"resume it with two epochs ({backend})", "train", "--resume", out, "--epochs", "2"
             )
             yield command_row(f"evaluate it ({backend})", "evaluate", out)
+        mixed, out = ["--precision", "mixed", "--backend", "cupy"], Path(folder) / "mixed"
+        yield command_row("train --precision mixed", "train", *short, *mixed, "--out", out)
+        yield command_row("resume it with two epochs (mixed)", "train", "--resume", out, "--epochs", "2")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -148,6 +153,7 @@ def agreement(device: Device) -> Iterator[Row]:
     for preset in STEPS:
         value = compare_step(preset, device.xp)
         yield Row("agreement", f"gradient of a step of {preset}, float32", f"{value:.1e}", value <= GRADIENTS)
+    yield from mixed_agreement(device)
     if device.real:
         yield from accuracy()
 
@@ -172,28 +178,113 @@ def compare_example(case: Any, dtype: Any, xp: Any) -> tuple[float, float]:
 
 def compare_step(preset: str, xp: Any) -> float:
     """Return by how much the gradients of four images differ between device and host."""
-    gradients = []
-    for library in (np, xp):
-        network = build("capsnet", preset, rng=0).to(library)
-        images, labels = against_torch.images_for(network, 4)
-        backpropagate(network, network.objective(), to_backend(images, library), to_backend(labels, library))
-        gradients.append({name: to_numpy(grad) for name, grad in network.grads.items()})
-    return relative(gradients[1], gradients[0])
+    return relative(*(gradients_of(preset, library, "float32") for library in (xp, np)))
+
+
+def gradients_of(preset: str, xp: Any, precision: str) -> dict[str, np.ndarray]:
+    """Return the gradient of the parameters for four images, on the host."""
+    network = build("capsnet", preset, rng=0).to(xp).set_precision(precision)
+    images, labels = (to_backend(array, xp) for array in against_torch.images_for(network, 4))
+    backpropagate(network, ScaledLoss(network.objective(), SCALE), images, labels)
+    return {name: to_numpy(grad) / SCALE for name, grad in network.grads.items()}
+
+
+def mixed_agreement(device: Device) -> Iterator[Row]:
+    """Mixed precision on the device, simulated on the host, in PyTorch's AMP, and beside float32."""
+    torch = find_torch()
+    for preset in STEPS if device.real else ("small",):  # NumPy's own products of float16 are slow
+        full, host, found = (
+            gradients_of(preset, *how) for how in ((np, "float32"), (np, "mixed"), (device.xp, "mixed"))
+        )
+        differences = by_norm(found, host), by_norm(found, full)
+        value = "{:.1e} from the host, {:.1e} from float32".format(*differences)
+        label = f"gradient of a step of {preset}"
+        yield Row("agreement", f"{label}, mixed", value, max(differences) <= MIXED)
+        if torch is None:
+            yield Row("agreement", f"{label}, AMP", "not run: PyTorch is missing", None)
+            continue
+        theirs = amp_gradients(torch, preset, "cuda" if device.real else "cpu")
+        differences = by_norm(found, theirs), by_norm(theirs, full)
+        value = "{:.1e} from ours, {:.1e} from float32".format(*differences)
+        yield Row("agreement", f"{label}, AMP", value, max(differences) <= MIXED)
+    if torch is not None:
+        same = follows_grad_scaler(torch, "cuda" if device.real else "cpu")
+        value = "the same scales" if same else "other scales"
+        yield Row("agreement", "LossScale and GradScaler in 200 steps", value, same)
+
+
+def by_norm(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """Return the largest distance of an array from the expected one, relative to its norm."""
+    return max(
+        float(np.linalg.norm(found[name] - array) / np.linalg.norm(array)) for name, array in expected.items()
+    )
+
+
+def amp_gradients(torch: Any, preset: str, where: str) -> dict[str, np.ndarray]:
+    """Return what ``gradients_of`` does, by PyTorch's automatic mixed precision."""
+    network = build("capsnet", preset, rng=0)
+    images, labels = against_torch.images_for(network, 4)
+    with torch.device(where):  # for what the twin makes on its way
+        twin = against_torch.make_twin(network).to(where)
+        x = torch.from_numpy(images).to(where).permute(0, 3, 1, 2).contiguous()
+        y = torch.from_numpy(labels).to(where)
+        with torch.autocast(where, dtype=torch.float16):
+            loss = against_torch.twin_loss(network, *twin(x, y), x, y)
+        (SCALE * loss).backward()
+    found = {}
+    for name in network.grads:
+        grad = twin.weights[name.replace(".", "_")].grad.float().cpu()
+        convolution = grad.ndim == 4 and "conv" in name
+        found[name] = (grad.permute(2, 3, 1, 0) if convolution else grad).numpy() / SCALE
+    return found
+
+
+def follows_grad_scaler(torch: Any, where: str) -> bool:
+    """Whether LossScale has the scale of PyTorch's GradScaler after each step, a third of which overflow."""
+    ours, theirs = LossScale(grow_after=3), torch.amp.GradScaler(where, growth_interval=3)
+    param = torch.nn.Parameter(torch.zeros(2, device=where))
+    optimizer, rng = torch.optim.SGD([param], 0.1), np.random.default_rng(0)
+    for _ in range(200):
+        finite = ours.scale < 4 or rng.random() < 0.67  # below 1 ours ends the training
+        optimizer.zero_grad()
+        theirs.scale((param * (1.0 if finite else np.inf)).sum()).backward()
+        theirs.step(optimizer)
+        theirs.update()
+        ours.note(finite)
+        if (ours.scale, ours.good_steps) != (theirs.get_scale(), theirs._get_growth_tracker()):
+            return False
+    return True
+
+
+def find_torch() -> Any:
+    """Return PyTorch, or None where it is missing."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
 
 
 def accuracy() -> Iterator[Row]:
-    found = {}
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for backend in ("numpy", "cupy"):
-            out = Path(folder) / backend
-            result = command("train", "--epochs", "1", "--backend", backend, "--out", out)
+        for name, options in (
+            ("host", ["--backend", "numpy"]),
+            ("device", ["--backend", "cupy"]),
+            ("device, mixed", ["--backend", "cupy", "--precision", "mixed"]),
+        ):
+            out = Path(folder) / name
+            result = command("train", "--epochs", "1", *options, "--out", out)
             if result.returncode:
-                yield Row("agreement", f"an epoch with {backend}", result.stderr.strip()[-200:], False)
+                yield Row("agreement", f"an epoch, {name}", result.stderr.strip()[-200:], False)
                 return
-            found[backend] = 100 * json.loads((out / "summary.json").read_text())["test_accuracy"]
-    difference = found["cupy"] - found["numpy"]
-    value = f"{found['cupy']:.2f} and {found['numpy']:.2f} %"
-    yield Row("agreement", "accuracy after an epoch, device and host", value, abs(difference) <= POINTS)
+            found[name] = 100 * json.loads((out / "summary.json").read_text())["test_accuracy"]
+    host = found.pop("host")
+    for name, percent in found.items():
+        value = f"{percent:.2f} and {host:.2f} %"
+        yield Row(
+            "agreement", f"accuracy after an epoch, {name} and host", value, abs(percent - host) <= POINTS
+        )
 
 
 # -- 3: what is copied ------------------------------------------------------------------------
@@ -201,25 +292,28 @@ def accuracy() -> Iterator[Row]:
 
 def transfers(device: Device) -> Iterator[Row]:
     """Copies from the device in a training step, and whether the host waits within it."""
-    for preset in STEPS:
-        step, counted = counted_steps(preset, device.xp)
+    steps = [(preset, "float32") for preset in STEPS] + [("small", "mixed")]
+    for preset, precision in steps + [("paper", "mixed")] * device.real:  # NumPy's float16 is slow
+        step, counted = counted_steps(preset, device.xp, precision)
         step()
         before = counted()
         for _ in range(5):
             step()
         copies = (counted() - before) / 5
-        yield Row("transfers", f"copies to the host in a step of {preset}", f"{copies:g}", copies <= 1)
+        label = preset if precision == "float32" else f"{preset}, {precision}"
+        yield Row("transfers", f"copies to the host in a step of {label}", f"{copies:g}", copies <= 1)
     if device.real:
         yield from waiting(device.xp)
 
 
-def counted_steps(preset: str, xp: Any) -> tuple[Callable[[], Any], Callable[[], int]]:
+def counted_steps(preset: str, xp: Any, precision: str) -> tuple[Callable[[], Any], Callable[[], int]]:
     """Return what makes a step, and what says how many copies to the host there have been."""
-    network = build("capsnet", preset, rng=0).to(xp)
+    network = build("capsnet", preset, rng=0).to(xp).set_precision(precision)
     images, labels = (to_backend(x, xp) for x in against_torch.images_for(network, 8))
     source, optimizer = OneProcess(network), Adam(network, 1e-3)
+    scale = LossScale(SCALE) if precision == "mixed" else None  # too small for a step to be skipped
     if xp is strict_backend.strict:
-        return lambda: train_step(source, optimizer, images, labels), lambda: xp.transfers
+        return lambda: train_step(source, optimizer, images, labels, scale), lambda: xp.transfers
     count = [0]
     asnumpy = xp.asnumpy
 
@@ -228,7 +322,7 @@ def counted_steps(preset: str, xp: Any) -> tuple[Callable[[], Any], Callable[[],
         return asnumpy(*arguments, **options)
 
     xp.asnumpy = counting
-    return lambda: train_step(source, optimizer, images, labels), lambda: count[0]
+    return lambda: train_step(source, optimizer, images, labels, scale), lambda: count[0]
 
 
 def waiting(xp: Any) -> Iterator[Row]:
@@ -259,19 +353,17 @@ def waiting(xp: Any) -> Iterator[Row]:
 
 def speed(device: Device) -> Iterator[Row]:
     """Images a second beside PyTorch on the same card, in turns, and the memory that each took."""
-    try:
-        import torch
-    except ImportError:
+    torch = find_torch()
+    if torch is None:
         yield Row("speed", "beside PyTorch", "not run: PyTorch is missing", None)
-        torch = None
-    if torch is not None:
+    else:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # CuPy's default
     for preset, batches in STEPS.items():
         for batch in batches:
             for task in ("train", "infer"):
-                names = ["minicaps"]
+                names = ["minicaps"] + ["minicaps mixed"] * (task == "train")
                 if torch is not None:
-                    names += ["eager", "channels_last", "compile", *(["amp"] if task == "train" else [])]
+                    names += ["eager", "channels_last", "compile"] + ["amp"] * (task == "train")
                 yield from compare(device.xp, torch, preset, batch, task, names)
 
 
@@ -291,10 +383,11 @@ def compare(xp: Any, torch: Any, preset: str, batch: int, task: str, names: list
     for name, measured in times.items():
         value = f"{batch / np.median(measured):,.0f} images/s, {memory[name]:,.0f} MB"
         ok = None
-        if name != "minicaps" and "minicaps" in times:
-            ratios = np.array(measured) / np.array(times["minicaps"])
+        ours = "minicaps mixed" if name == "amp" else "minicaps"  # like beside like
+        if name != ours and ours in times:
+            ratios = np.array(measured) / np.array(times[ours])
             spread = f"({ratios.min():.2f} to {ratios.max():.2f})"
-            value += f"; minicaps is {np.median(ratios):.2f} times as fast {spread}"
+            value += f"; {ours} is {np.median(ratios):.2f} times as fast {spread}"
             if name == "eager" and preset == "paper" and task == "train":
                 ok = bool(np.median(ratios) >= 0.5)
         yield Row("speed", f"{label}, {name}", value, ok)
@@ -318,7 +411,7 @@ def prepared(
     """Return what makes a step or a pass, and the MB that a first one took."""
     network = build("capsnet", preset, rng=0)
     images, labels = against_torch.images_for(network, batch)
-    if name == "minicaps":
+    if name.startswith("minicaps"):
         pool = xp.get_default_memory_pool()
         pool.free_all_blocks()
         before = pool.total_bytes()
@@ -328,8 +421,10 @@ def prepared(
             snapshot = network.for_inference()
             work: Callable[[], Any] = lambda: snapshot(x)  # noqa: E731
         else:
+            scale = LossScale() if name == "minicaps mixed" else None
+            network.set_precision("float32" if scale is None else "mixed")
             source, optimizer = OneProcess(network), Adam(network, 1e-3)
-            work = lambda: train_step(source, optimizer, x, y)  # noqa: E731
+            work = lambda: train_step(source, optimizer, x, y, scale)  # noqa: E731
         work()
         return work, (pool.total_bytes() - before) / 1e6
     torch.cuda.reset_peak_memory_stats()
@@ -415,12 +510,8 @@ def machine(device: Device) -> dict[str, str]:
         found["card"] = properties["name"].decode()
         found["driver"] = str(device.xp.cuda.runtime.driverGetVersion())
         found["cupy"] = device.xp.__version__
-    try:
-        import torch
-    except ImportError:
-        found["torch"] = "missing"
-    else:
-        found["torch"] = torch.__version__
+    torch = find_torch()
+    found["torch"] = "missing" if torch is None else torch.__version__
     return found
 
 
