@@ -97,10 +97,13 @@ class Factored(NamedTuple):
 
     def does(self, routing: Routing) -> bool:
         """Whether forward and backward of a routing are those of the definition."""
-        own, kind = ("forward", "backward"), type(routing)
-        return isinstance(routing, self.plain) and all(
-            getattr(kind, name) is getattr(self.plain, name) for name in own
-        )
+        return follows(routing, self.plain)
+
+
+def follows(routing: Routing, plain: type[Routing]) -> bool:
+    """Whether forward and backward of a routing are those of this definition."""
+    own, kind = ("forward", "backward"), type(routing)
+    return isinstance(routing, plain) and all(getattr(kind, name) is getattr(plain, name) for name in own)
 
 
 def couple(
