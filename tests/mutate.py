@@ -112,6 +112,7 @@ TESTS = {
     "fast/normalization.py": [twin("LayerNorm"), contract("fast.LayerNorm")],
     "fast/self_attention_routing.py": [twin("CapsuleLayer"), FACTORED],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
+    "fast/tiled.py": [twin("CapsuleLayer"), FACTORED],
     "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
     "training/fast_adam.py": [["tests/test_optim.py"]],
     "training/optimizers.py": [["tests/test_optim.py"], DEVICE, PITFALLS],
