@@ -226,6 +226,19 @@ def test_tiles_of_any_size_give_what_the_definition_gives(coupling, numbers, mon
         assert max(sizes) == (I if whole else max(1, numbers // (B * J * E)))
 
 
+@every_attention
+@pytest.mark.usefixtures("small_slices")
+def test_the_course_keeps_the_order_of_the_lower_capsules(make):
+    u = np.random.default_rng(0).normal(size=(B, 20, D)).astype(np.float32)
+    fast, plain = (
+        kind(20, D, J, E, routing=make(20, J, E), std=1.0, rng=0).forward(u)[1]
+        for kind in (CapsuleLayer, capsules.CapsuleLayer)
+    )
+    assert sum(map(len, fast.slices)) == 20 > len(fast.slices)  # each tile is one of them
+    for name in ("b", "c", "s", "v"):
+        np.testing.assert_allclose(getattr(fast, name), getattr(plain, name), rtol=1e-3, atol=1e-4)
+
+
 def test_a_coupling_that_is_changed_is_asked_for_all_lower_capsules():
     class Doubled(Softmax):
         pass

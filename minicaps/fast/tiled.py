@@ -30,6 +30,7 @@ TILE_NUMBERS = 1 << 18  # 1 MB in float32, about a core's own cache
 class Seen(NamedTuple):
     """What a look saw of the lower capsules of a tile."""
 
+    lower: slice
     b: Array  # (B, i, J)
     c: Array  # (B, i, J)
     weights: Array  # (i, J, B), c in the order of the votes
@@ -50,7 +51,8 @@ class Look(NamedTuple):
 
     def whole(self, name: str) -> Array:
         """Return the logits b or the couplings c (B, I, J)."""
-        arrays = [getattr(tile, name) for tiles in self.seen for tile in tiles]
+        seen = sorted((tile for tiles in self.seen for tile in tiles), key=lambda tile: tile.lower.start)
+        arrays = [getattr(tile, name) for tile in seen]  # each (B, i, J)
         return get_xp(self.s).concatenate(arrays, axis=1)  # (B, I, J)
 
 
@@ -93,7 +95,7 @@ class TiledVotes:
         xp, b = get_xp(self.u), self.zero_logits()  # (1, I, J)
         b = xp.broadcast_to(b, (len(self.u), *b.shape[1:]))  # (B, I, J)
         c = xp.broadcast_to(xp.full(1, share, dtype=b.dtype), b.shape)  # (B, I, J)
-        return Look(None, [[Seen(b, c, c, None)]], self.total() * share, share)
+        return Look(None, [[Seen(slice(0, b.shape[1]), b, c, c, None)]], self.total() * share, share)
 
     def look(self, query: Array | None, coupling: Coupling, bias: Array | None = None) -> Look:
         """Look at every vote, by a query (E, J, B), or None for logits of 0; a bias (I, J) joins c."""
@@ -110,7 +112,7 @@ class TiledVotes:
                     c = c + bias[lower]  # (B, i, J)
                 weights = by_vote(c)  # (i, J, B)
                 s = s + combine(weights, u_hat)  # (E, J, B)
-                seen.append(Seen(b, c, weights, cache))
+                seen.append(Seen(lower, b, c, weights, cache))
             return seen, s
 
         found = parallel(work, self.slices)
