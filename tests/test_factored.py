@@ -27,7 +27,7 @@ from minicaps import (
 )
 from minicaps.fast import capsule_layer as fast_capsule_layer
 from minicaps.fast import couplings as fast_couplings
-from minicaps.fast import tiled
+from minicaps.fast import factored, tiled
 from minicaps.layers import softmax
 from minicaps.proof.routing_examples import drawn
 
@@ -237,6 +237,27 @@ def test_the_course_keeps_the_order_of_the_lower_capsules(make):
     assert sum(map(len, fast.slices)) == 20 > len(fast.slices)  # each tile is one of them
     for name in ("b", "c", "s", "v"):
         np.testing.assert_allclose(getattr(fast, name), getattr(plain, name), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("coupling", [Softmax(), TopK(1), TopK(J), capsules.TopK(2)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_share_that_is_known_is_what_the_coupling_gives(coupling, dtype):
+    b = np.zeros((1, I, J), dtype=dtype)
+    share = factored.even_share(coupling, b)
+    np.testing.assert_array_equal(np.full_like(b, share), coupling(b))
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [
+        lambda coupling: DynamicRouting(1, coupling=coupling),
+        lambda coupling: InvertedAttentionRouting(E, iterations=1, coupling=coupling),
+    ],
+)
+def test_more_parents_to_choose_than_there_are_get_refused_by_a_single_iteration_too(routing):
+    layer = CapsuleLayer(I, D, J, E, routing=routing(TopK(J + 1)), rng=0)
+    with pytest.raises(ValueError, match=r"TopK.forward: k is 4, but b has 3 upper capsules J; expected 1"):
+        layer(np.ones((2, I, D), dtype=np.float32))
 
 
 def test_a_coupling_that_is_changed_is_asked_for_all_lower_capsules():
