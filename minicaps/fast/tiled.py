@@ -21,7 +21,7 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Coupling, Routing
 from minicaps.fast.couplings import can_be_sliced, of_lower
-from minicaps.fast.factored import follows, is_constant
+from minicaps.fast.factored import follows
 from minicaps.fast.threads import in_groups, matmul, parallel, work_slices
 
 TILE_NUMBERS = 1 << 18  # 1 MB in float32, about a core's own cache
@@ -131,8 +131,6 @@ class TiledVotes:
                 dc = agree(u_hat, ds)  # (i, J, B)
                 if dbias is not None:
                     dbias[lower] += dc.sum(axis=2)  # (i, J)
-                if is_constant(coupling):
-                    continue
                 own = of_lower(coupling, lower)
                 db = by_vote(own.backward(dc.transpose(2, 0, 1), seen.coupling))  # (i, J, B)
                 if look.query is not None:
