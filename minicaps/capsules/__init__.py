@@ -18,7 +18,7 @@ from minicaps.capsules.primary import PrimaryCaps
 from minicaps.capsules.routing import Iteration, Routing, RoutingCache, agree, combine, outer
 from minicaps.capsules.routing_losses import CouplingEntropy, Unrest
 from minicaps.capsules.self_attention_routing import SelfAttentionRouting
-from minicaps.capsules.sparse_couplings import Entmax, Sparsemax, TopK
+from minicaps.capsules.sparse_couplings import Entmax, Sparsemax, TopK, TopKCache
 from minicaps.capsules.squash import ExponentialSquash, Squash, Squashing
 from minicaps.capsules.votes import Votes, VotesCache
 from minicaps.capsules.window_softmax import WindowSoftmax
@@ -67,6 +67,7 @@ __all__ = [
     "Squashing",
     "Stopped",
     "TopK",
+    "TopKCache",
     "Unrest",
     "Votes",
     "VotesCache",

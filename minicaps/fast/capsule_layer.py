@@ -1,12 +1,14 @@
-"""The capsule layer without ever building û (B, I, J, E), for every routing that is linear in the votes.
+"""The capsule layer without ever building all of û (B, I, J, E), for routings that are linear in the votes.
 
-The votes and their gradient by factors are in ``factored.py``, what each routing does with them beside its
-fast form; here samples are dealt to threads, and the gradient goes on to u and W.
+Votes and their gradient by factors are in ``factored.py``, those that are built a tile at a time in
+``tiled.py``, and what each routing does with them beside its fast form; here samples are dealt to threads,
+and the gradient goes on to u and W.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any, NamedTuple
 
 from minicaps import capsules
@@ -18,9 +20,14 @@ from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, even_share
 from minicaps.fast.precision import rounded
 from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.tiled import Course, Tiled, TiledVotes, by_lower, in_tiles
 from minicaps.fast.votes import Votes
 
-FAMILIES = dynamic_routing.FACTORED, self_attention_routing.FACTORED, inverted_attention_routing.FACTORED
+FAMILIES: tuple[Factored | Tiled, ...] = (
+    dynamic_routing.FACTORED,
+    self_attention_routing.TILED,
+    inverted_attention_routing.TILED,
+)
 
 
 class SliceCache(NamedTuple):
@@ -59,8 +66,40 @@ class CapsuleCache(NamedTuple):
         return self._whole("v")  # each (B, J, E)
 
 
+class TiledCache(NamedTuple):
+    """What CapsuleLayer keeps of votes by tiles; ``b``, ``c``, ``s``, ``v`` have one array per look."""
+
+    u: Array  # (B, I, D)
+    votes: TiledVotes
+    courses: list[Course]
+
+    @property
+    def slices(self) -> list[list[slice]]:
+        return self.votes.slices
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.courses[-1].v.shape,)
+
+    @property
+    def b(self) -> list[Array]:
+        return [course.look.whole("b") for course in self.courses]  # each (B, I, J)
+
+    @property
+    def c(self) -> list[Array]:
+        return [course.look.whole("c") for course in self.courses]  # each (B, I, J)
+
+    @property
+    def s(self) -> list[Array]:
+        return [course.look.s for course in self.courses]  # each (B, J, E)
+
+    @property
+    def v(self) -> list[Array]:
+        return [course.v for course in self.courses]  # each (B, J, E)
+
+
 class CapsuleLayer(capsules.CapsuleLayer):
-    """capsules.CapsuleLayer, without ever building û, and some samples on each thread.
+    """capsules.CapsuleLayer, without ever building all of û, and some of the work on each thread.
 
     That is for dynamic routing, self-attention and inverted attention; any other, such as EM routing, which
     asks for squares of votes, does what its definition says.
@@ -74,6 +113,12 @@ class CapsuleLayer(capsules.CapsuleLayer):
             return super().forward(u, *activations)
         self._check_input(u)
         xp, W, u = get_xp(u), self.votes.params["W"], rounded(self, u)  # (I, D, J, E), (B, I, D)
+        if isinstance(family, Tiled):
+            W = rounded(self, W)  # (I, D, J, E)
+            matrices = self._kept("by lower", W, lambda: by_lower(W))  # (I, E·J, D)
+            votes = TiledVotes(u, W, matrices, in_tiles(self.routing.coupling, u, W))
+            courses = family.route(self.routing, votes)
+            return courses[-1].v, TiledCache(u, votes, courses)
         I, D, J, _ = W.shape
         by_parent = self._kept("by parent", W, lambda: by_parents(rounded(self, W)))  # (J, D, E, I)
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
@@ -95,7 +140,12 @@ class CapsuleLayer(capsules.CapsuleLayer):
 
     def backward(self, dy: Any, cache: Any) -> Any:
         family = family_of(self.routing)
-        if family is None or not isinstance(cache, CapsuleCache):
+        if isinstance(family, Tiled) and isinstance(cache, TiledCache):
+            check_gradients("CapsuleLayer.backward", dy, cache)
+            terms = family.route_backward(self.routing, dy, cache.votes, cache.courses)
+            du = cache.votes.backward(terms, self.votes.grads["W"], functools.partial(rounded, self))
+            return rounded(self, du)
+        if not isinstance(family, Factored) or not isinstance(cache, CapsuleCache):
             return super().backward(dy, cache)
         check_gradients("CapsuleLayer.backward", dy, cache)
         count = family.count_products(self.routing, cache.slices[0].iterations)
@@ -143,12 +193,12 @@ def by_parents(W: Array) -> Array:
     return get_xp(W).ascontiguousarray(W.transpose(2, 1, 3, 0))  # (J, D, E, I)
 
 
-def family_of(routing: Routing) -> Factored | None:
-    """Return how this routing runs on votes by their factors, if it is one of those that can."""
+def family_of(routing: Routing) -> Factored | Tiled | None:
+    """Return how this routing runs without all the votes, if it is one of those that can."""
     return next((family for family in FAMILIES if family.does(routing)), None)
 
 
-def check_gradients(where: str, dy: Any, cache: CapsuleCache) -> None:
+def check_gradients(where: str, dy: Any, cache: CapsuleCache | TiledCache) -> None:
     """Check the upstream gradient, or several for several outputs."""
     several = dy if isinstance(dy, tuple) else (dy,)
     if len(several) != len(cache.shapes):

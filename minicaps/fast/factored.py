@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minicaps import capsules
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Coupling, Frozen, Hard, Iteration, Leaky, Routing, Softmax, Stopped
+from minicaps.fast.couplings import TopK
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,13 @@ class Factored(NamedTuple):
 
     def does(self, routing: Routing) -> bool:
         """Whether forward and backward of a routing are those of the definition."""
-        own, kind = ("forward", "backward"), type(routing)
-        return isinstance(routing, self.plain) and all(
-            getattr(kind, name) is getattr(self.plain, name) for name in own
-        )
+        return follows(routing, self.plain)
+
+
+def follows(routing: Routing, plain: type[Routing]) -> bool:
+    """Whether forward and backward of a routing are those of this definition."""
+    own, kind = ("forward", "backward"), type(routing)
+    return isinstance(routing, plain) and all(getattr(kind, name) is getattr(plain, name) for name in own)
 
 
 def couple(
@@ -125,13 +130,14 @@ def is_constant(coupling: Coupling) -> bool:
     return type(coupling).backward in (Hard.backward, Stopped.backward, Frozen.backward)
 
 
-def even_share(coupling: Coupling, b: Array) -> float | None:
+def even_share(coupling: Any, b: Array) -> float | None:
     """Return the coupling that logits b of 0 give, where it is one number for all pairs of capsules.
 
     On a GPU a look at it would have to wait, so there each coupling is computed.
     """
-    if type(coupling) is Softmax:
-        return 1 / b.shape[2]  # asked for in every forward, and known
+    J, kind = b.shape[2], type(coupling)
+    if kind is Softmax or (kind in (capsules.TopK, TopK) and coupling.k <= J):
+        return 1 / J  # asked for in every forward, and known: parents that tie are chosen
     if get_xp(b) is not np or coupling.params:
         return None
     c = coupling(b)  # (1, I, J)
