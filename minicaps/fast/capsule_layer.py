@@ -1,4 +1,4 @@
-"""The capsule layer without ever building û (B, I, J, E), for every routing that is linear in the votes.
+"""The capsule layer without building û (B, I, J, E) of large batches, for all routings linear in the votes.
 
 The votes and their gradient by factors are in ``factored.py``, what each routing does with them beside its
 fast form; here samples are dealt to threads, and the gradient goes on to u and W.
@@ -7,6 +7,7 @@ fast form; here samples are dealt to threads, and the gradient goes on to u and 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minicaps import capsules
@@ -15,11 +16,12 @@ from minicaps.capsules import Iteration, Routing
 from minicaps.checks import check_gradient
 from minicaps.fast import dynamic_routing, inverted_attention_routing, self_attention_routing
 from minicaps.fast.dynamic_routing import DynamicRouting
-from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, even_share
+from minicaps.fast.factored import AnyVotes, BuiltVotes, Factored, FactoredVotes, OuterProducts, even_share
 from minicaps.fast.precision import rounded
 from minicaps.fast.threads import parallel, work_slices
 from minicaps.fast.votes import Votes
 
+FEW = 2  # û is as many times as large as W where votes are built, at most; measured
 FAMILIES = dynamic_routing.FACTORED, self_attention_routing.FACTORED, inverted_attention_routing.FACTORED
 
 
@@ -27,7 +29,7 @@ class SliceCache(NamedTuple):
     """The routing of some samples."""
 
     samples: slice
-    votes: FactoredVotes
+    votes: AnyVotes
     iterations: list[Iteration]
 
 
@@ -60,7 +62,7 @@ class CapsuleCache(NamedTuple):
 
 
 class CapsuleLayer(capsules.CapsuleLayer):
-    """capsules.CapsuleLayer, without ever building û, and some samples on each thread.
+    """capsules.CapsuleLayer, without building û but of a few samples, and some samples on each thread.
 
     That is for dynamic routing, self-attention and inverted attention; any other, such as EM routing, which
     asks for squares of votes, does what its definition says.
@@ -75,12 +77,11 @@ class CapsuleLayer(capsules.CapsuleLayer):
         self._check_input(u)
         xp, W, u = get_xp(u), self.votes.params["W"], rounded(self, u)  # (I, D, J, E), (B, I, D)
         I, D, J, _ = W.shape
-        by_parent = self._kept("by parent", W, lambda: by_parents(rounded(self, W)))  # (J, D, E, I)
+        votes_of = self._votes_of(len(u))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
 
         def work(samples: slice) -> tuple[Any, SliceCache]:
-            by_dimension = xp.ascontiguousarray(u[samples].transpose(2, 0, 1))  # (D, B, I)
-            votes = FactoredVotes(by_dimension, by_parent)
+            votes = votes_of(u[samples])
             y, iterations = family.route(self.routing, votes, share)
             return y, SliceCache(samples, votes, iterations)
 
@@ -92,6 +93,15 @@ class CapsuleLayer(capsules.CapsuleLayer):
         whole = tuple(map(xp.ascontiguousarray, whole))
         cache = CapsuleCache(u, [part for _, part in found], tuple(y.shape for y in whole))
         return whole if isinstance(found[0][0], tuple) else whole[0], cache
+
+    def _votes_of(self, batch: int) -> Callable[[Array], AnyVotes]:
+        """Return what makes the votes of some samples u (B, I, D) of a batch."""
+        W = self.votes.params["W"]  # (I, D, J, E)
+        if batch <= FEW * W.shape[1]:
+            rounded_W = rounded(self, W)  # (I, D, J, E)
+            return lambda u: BuiltVotes(u, rounded_W)
+        by_parent = self._kept("by parent", W, lambda: by_parents(rounded(self, W)))  # (J, D, E, I)
+        return lambda u: FactoredVotes(get_xp(u).ascontiguousarray(u.transpose(2, 0, 1)), by_parent)
 
     def backward(self, dy: Any, cache: Any) -> Any:
         family = family_of(self.routing)

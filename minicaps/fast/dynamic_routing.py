@@ -6,7 +6,7 @@ from typing import Any
 
 from minicaps import capsules
 from minicaps.capsules import Iteration
-from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, couple, is_constant
+from minicaps.fast.factored import AnyVotes, Factored, OuterProducts, couple, is_constant
 from minicaps.fast.squash import Squash
 
 
@@ -17,7 +17,7 @@ class DynamicRouting(capsules.DynamicRouting):
 
 
 def route(
-    routing: capsules.DynamicRouting, votes: FactoredVotes, share: float | None
+    routing: capsules.DynamicRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Any, list[Iteration]]:
     """Do what DynamicRouting.forward does, for votes by their factors."""
     bias = routing.params["bias"] if routing.bias_shape is not None else None  # (J, E)
@@ -47,7 +47,7 @@ def count_products(routing: capsules.DynamicRouting, iterations: list[Iteration]
 def route_backward(
     routing: capsules.DynamicRouting,
     dy: Any,
-    votes: FactoredVotes,
+    votes: AnyVotes,
     iterations: list[Iteration],
     gradient: OuterProducts,
 ) -> None:

@@ -7,7 +7,7 @@ import math
 from minicaps import capsules
 from minicaps.arrays import Array
 from minicaps.capsules import Iteration
-from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, couple, is_constant
+from minicaps.fast.factored import AnyVotes, Factored, OuterProducts, couple, is_constant
 from minicaps.fast.normalization import LayerNorm
 
 
@@ -18,7 +18,7 @@ class InvertedAttentionRouting(capsules.InvertedAttentionRouting):
 
 
 def route(
-    routing: capsules.InvertedAttentionRouting, votes: FactoredVotes, share: float | None
+    routing: capsules.InvertedAttentionRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Array, list[Iteration]]:
     """Do what InvertedAttentionRouting.forward does, for votes by their factors."""
     b = votes.zero_logits()  # (B, I, J)
@@ -40,7 +40,7 @@ def count_products(routing: capsules.InvertedAttentionRouting, iterations: list[
 def route_backward(
     routing: capsules.InvertedAttentionRouting,
     dv: Array,
-    votes: FactoredVotes,
+    votes: AnyVotes,
     iterations: list[Iteration],
     gradient: OuterProducts,
 ) -> None:

@@ -8,7 +8,7 @@ from minicaps import capsules
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import Iteration
 from minicaps.fast.couplings import plus_pairs
-from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, is_constant
+from minicaps.fast.factored import AnyVotes, Factored, OuterProducts, is_constant
 from minicaps.fast.squash import ExponentialSquash
 
 
@@ -19,10 +19,10 @@ class SelfAttentionRouting(capsules.SelfAttentionRouting):
 
 
 def route(
-    routing: capsules.SelfAttentionRouting, votes: FactoredVotes, share: float | None
+    routing: capsules.SelfAttentionRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Array, list[Iteration]]:
     """Do what SelfAttentionRouting.forward does, for votes by their factors; there are no logits of 0."""
-    b = votes.agree(votes.total) / math.sqrt(votes.W.shape[2])  # (B, I, J)
+    b = votes.agree(votes.total) / math.sqrt(votes.dimension)  # (B, I, J)
     c, coupling = routing.coupling.forward(b)  # (B, I, J)
     if routing.bias_shape is not None:
         c = plus_pairs(c, routing.params["bias"])  # (B, I, J)
@@ -39,7 +39,7 @@ def count_products(routing: capsules.SelfAttentionRouting, iterations: list[Iter
 def route_backward(
     routing: capsules.SelfAttentionRouting,
     dv: Array,
-    votes: FactoredVotes,
+    votes: AnyVotes,
     iterations: list[Iteration],
     gradient: OuterProducts,
 ) -> None:
@@ -52,7 +52,7 @@ def route_backward(
         routing.grads["bias"] += dc.sum(axis=0)  # (I, J)
     if is_constant(routing.coupling):
         return
-    db = routing.coupling.backward(dc, coupling) / math.sqrt(votes.W.shape[2])  # (B, I, J)
+    db = routing.coupling.backward(dc, coupling) / math.sqrt(votes.dimension)  # (B, I, J)
     gradient.set_product(1, db, votes.total)
     ones = get_xp(dv).broadcast_to(get_xp(dv).ones(1, dtype=dv.dtype), db.shape)  # (B, I, J)
     gradient.set_product(2, ones, votes.combine(db))

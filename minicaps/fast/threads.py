@@ -73,6 +73,8 @@ def parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Resu
     The calling thread works too, so that it need not wait for a helper to wake up before it starts,
     nor at the end for one that never did.
     """
+    if len(items) == 1:
+        return [work(items[0])]
     count = min(thread_count() // _busy_processes, len(items)) if owns_the_cores() else 1
     if count < 2:
         return [work(item) for item in items]
