@@ -58,7 +58,7 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.layers import Pair, output_size
 
-FETCH = 8  # multiplications that take as long as to fetch one transformed weight from memory, measured
+FETCH = 12  # multiplications that take as long as to fetch one transformed weight from memory, measured
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # and ∞; these round least of those tried (Barabasz et al. 2020)
 
 

@@ -18,7 +18,7 @@ from minicaps.fast import dynamic_routing, inverted_attention_routing, self_atte
 from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.factored import AnyVotes, BuiltVotes, Factored, FactoredVotes, OuterProducts, even_share
 from minicaps.fast.precision import rounded
-from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.threads import parallel, product, work_slices
 from minicaps.fast.votes import Votes
 
 FEW = 2  # û is as many times as large as W where votes are built, at most; measured
@@ -140,7 +140,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
             matrices = W[lower].reshape(-1, D, J * E)  # (i, D, J·E)
             du_hat = rounded(self, gradient.of_capsules(lower))  # (i, B, J, E)
             rows = du_hat.reshape(len(matrices), len(u), -1)  # (i, B, J·E)
-            products = u[:, lower].transpose(1, 2, 0) @ rows  # (i, D, B) @ (i, B, J·E) -> (i, D, J·E)
+            products = product(u[:, lower].transpose(1, 2, 0), rows)  # (i, D, B) @ (i, B, J·E)
             dW[lower] += rounded(self, products).reshape(W[lower].shape)  # (i, D, J, E)
             du[:, lower] = (rows @ matrices.swapaxes(1, 2)).swapaxes(0, 1)  # (i, B, J·E) @ (i, J·E, D)
 

@@ -92,16 +92,16 @@ class Conv2d(layers.Conv2d):
         K, dy = self.out_channels, operand(self, dy)  # (B, P, Q, K)
         W = operand(self, self.params["W"]).reshape(-1, K)  # (KH·KW·C, K)
 
-        def work(group: Sequence[slice]) -> Any:
-            dW: Any = 0
-            for k in group:
-                rows = dy[k].reshape(-1, K)  # (b·P·Q, K)
-                cols = im2col(x[k], *self.window)  # (b, P, Q, KH·KW·C)
-                dW = dW + result(self, cols.reshape(len(rows), -1).T @ rows)  # (KH·KW·C, K)
-                if dx is not None:
-                    dcols = result(self, rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
-                    dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
-            return dW
+        def of_slice(k: slice) -> Array:
+            rows = dy[k].reshape(-1, K)  # (b·P·Q, K)
+            cols = im2col(x[k], *self.window)  # (b, P, Q, KH·KW·C)
+            if dx is not None:
+                dcols = result(self, rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
+                dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
+            return result(self, cols.reshape(len(rows), -1).T @ rows)  # (KH·KW·C, K)
+
+        def work(group: Sequence[slice]) -> Array:
+            return reduce(operator.add, map(of_slice, group))  # (KH·KW·C, K)
 
         sums: list[Array] = parallel(work, in_groups(self._batch_slices(x)))
         dW = reduce(operator.add, sums)  # in order: the same bits each time

@@ -1,4 +1,4 @@
-"""Dynamic routing with a fast squash, and on votes that are never built."""
+"""Dynamic routing with a fast squash, and on votes that need not be built."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DynamicRouting(capsules.DynamicRouting):
 def route(
     routing: capsules.DynamicRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Any, list[Iteration]]:
-    """Do what DynamicRouting.forward does, for votes by their factors."""
+    """Do what DynamicRouting.forward does, for such votes."""
     bias = routing.params["bias"] if routing.bias_shape is not None else None  # (J, E)
     b = votes.zero_logits()  # (B, I, J)
     iterations: list[Iteration] = []

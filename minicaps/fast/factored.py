@@ -1,9 +1,12 @@
-r"""Votes that are never built: û (B, I, J, E), by far the largest array of a capsule layer, by its factors.
+r"""Votes that are not built: û (B, I, J, E), by far the largest array of a capsule layer, by its factors.
 
 **Forward.** A routing asks for two things. In Σ_i c_ij (u_i W_ij) = Σ_i (c_ij u_i) W_ij the couplings can
 go to u, before one product over all i. And ⟨u_i W_ij, v_j⟩ = ⟨u_i, W_ij v_j⟩. Either way there are D
 numbers for a pair of capsules where û has E: half, in the paper. Where all couplings are one number, s is
 a share of Σ_i u_i W_ij, without a product with c.
+
+Of a few samples û is smaller than W. There each of the 2R - 1 products would fetch all of W for little to do;
+so it is fetched once, to build û after all. That halves the time, and the copy of W by parents is saved too.
 
 **Backward.** Here dû is needed, for du_i = Σ_j dû_ij W_ijᵀ and dW_ij = Σ_B u_iᵀ dû_ij. But it is a sum of K
 outer products, such as c ⊗ ds, so it is made for a few lower capsules at a time, used while it is in the

@@ -1,4 +1,4 @@
-"""Inverted attention routing with a fast LayerNorm, and on votes that are never built."""
+"""Inverted attention routing with a fast LayerNorm, and on votes that need not be built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class InvertedAttentionRouting(capsules.InvertedAttentionRouting):
 def route(
     routing: capsules.InvertedAttentionRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Array, list[Iteration]]:
-    """Do what InvertedAttentionRouting.forward does, for votes by their factors."""
+    """Do what InvertedAttentionRouting.forward does, for such votes."""
     b = votes.zero_logits()  # (B, I, J)
     iterations: list[Iteration] = []
     for r in range(routing.iterations):

@@ -1,4 +1,4 @@
-"""Self-attention routing with a fast squash, and on votes that are never built."""
+"""Self-attention routing with a fast squash, and on votes that need not be built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SelfAttentionRouting(capsules.SelfAttentionRouting):
 def route(
     routing: capsules.SelfAttentionRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Array, list[Iteration]]:
-    """Do what SelfAttentionRouting.forward does, for votes by their factors; there are no logits of 0."""
+    """Do what SelfAttentionRouting.forward does, for such votes; there are no logits of 0."""
     b = votes.agree(votes.total) / math.sqrt(votes.dimension)  # (B, I, J)
     c, coupling = routing.coupling.forward(b)  # (B, I, J)
     if routing.bias_shape is not None:
