@@ -186,7 +186,7 @@ for channels in (1, 16, 256):  # and as many filters; multiplications for one im
 #
 #     dY = Aᵀ dy,    dx = Dᵀ (dY ⊙ G w),    dw = Gᵀ (dY ⊙ D x)
 #
-# At the end `gradcheck` proves minicaps' backward, on a layer with enough channels for frequencies to pay.
+# At the end `gradcheck` proves minicaps' backward, on enough channels and images for frequencies to pay.
 
 # %%
 dy = rng.normal(size=4)
@@ -194,7 +194,7 @@ dY = A.T @ dy  # (8,)
 dx, dw = D.T @ (dY * (G @ w)), G.T @ (dY * (D @ x))
 assert np.allclose(dx, np.convolve(dy, w)), "pixel j meets w[r] in output j - r"
 assert np.allclose(dw, [dy @ x[r : r + 4] for r in range(3)]), "weight r meets pixel p + r in output p"
-layer, images = Conv2d(32, 24, (9, 10), stride=2, rng=rng, dtype=np.float64), rng.normal(size=(1, 20, 21, 32))
+layer, images = Conv2d(48, 40, (9, 10), stride=2, rng=rng, dtype=np.float64), rng.normal(size=(8, 20, 21, 48))
 assert isinstance(layer.forward(images)[1], spectral.SpectralCache)
 assert gradcheck(layer, [images]).ok
 

@@ -13,6 +13,7 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 
 Axis = tuple[str, int | None]  # what an axis is, its letter last, and its size (None: any)
+FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 
 
 def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None = None) -> None:
@@ -42,7 +43,7 @@ def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None
         check_shape(where, name, x, *axes)
         return
     check_library(where, name, x, *([] if like is None else [like]))
-    if x.dtype not in (np.float32, np.float64):
+    if x.dtype not in FLOATS:
         raise TypeError(
             f"{where}: {name} has dtype {x.dtype}, expected float32 or float64; convert it first, "
             f"as in {name}.astype(numpy.float32) (and divide 8-bit pixels by 255)"
@@ -70,9 +71,7 @@ def check_library(where: str, name: str, x: Array, *others: Array) -> None:
 
 def check_shape(where: str, name: str, x: Array, *axes: Axis) -> None:
     """Raise ValueError unless `x` has the `axes` (as for ``check_array``), none of them empty."""
-    if len(x.shape) == len(axes) and all(
-        got == size if size is not None else got > 0 for got, (_, size) in zip(x.shape, axes, strict=True)
-    ):
+    if _fits(x.shape, axes):
         return
     words = [meaning.split()[-1] if size is None else str(size) for meaning, size in axes]
     expected = f"({', '.join(words)}{',' if len(words) == 1 else ''})"
@@ -85,6 +84,13 @@ def check_shape(where: str, name: str, x: Array, *axes: Axis) -> None:
             raise ValueError(f"{message}; axis {axis} ({meaning}) is empty")
         if size is not None and got != size:
             raise ValueError(f"{message}; axis {axis} ({meaning}) is {got}, not {size}")
+
+
+@functools.lru_cache(maxsize=1024)  # in a training the same shapes come again and again
+def _fits(shape: tuple[int, ...], axes: tuple[Axis, ...]) -> bool:
+    return len(shape) == len(axes) and all(
+        got == size if size is not None else got > 0 for got, (_, size) in zip(shape, axes, strict=True)
+    )
 
 
 def check_gradient(where: str, dy: Array, shape: tuple[int, ...], like: Array) -> None:

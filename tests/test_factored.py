@@ -1,4 +1,4 @@
-"""Votes by their factors or by tiles: no routing builds what it need not, and threads change no bit."""
+"""Votes by their factors or by tiles: no routing builds those of many samples, and threads change no bit."""
 
 import tracemalloc
 
@@ -83,6 +83,47 @@ def test_votes_are_never_built(make):
     assert peak(layer, u) < votes / 2
     plain = capsules.CapsuleLayer(I, D, J, E, routing=make(I, J, E), rng=0)
     assert peak(plain, u) > 2 * votes  # û and dû: what the measure sees
+
+
+@given(st.integers(1, 5), st.integers(1, 7), st.integers(1, 4), st.integers(1, 5), st.integers(0, 10**6))
+def test_votes_that_are_built_give_the_sums_and_agreements_of_those_by_their_factors(B, I, D, J, seed):
+    rng = np.random.default_rng(seed)
+    u, W = rng.normal(size=(B, I, D)), rng.normal(size=(I, D, J, E))
+    c, v = rng.uniform(size=(B, I, J)), rng.normal(size=(B, J, E))
+    built = factored.BuiltVotes(u, W)
+    by_factors = factored.FactoredVotes(u.transpose(2, 0, 1), W.transpose(2, 1, 3, 0))
+    for one, other, shape in (
+        (built.total, by_factors.total, (B, J, E)),
+        (built.combine(c), by_factors.combine(c), (B, J, E)),
+        (built.agree(v), by_factors.agree(v), (B, I, J)),
+        (built.zero_logits(), by_factors.zero_logits(), (B, I, J)),
+    ):
+        assert one.shape == other.shape == shape
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    assert built.dimension == by_factors.dimension == E
+
+
+@every_routing
+def test_votes_of_a_few_samples_are_built_and_w_is_copied_for_many_only(make):
+    layer = CapsuleLayer(I, D, J, E, routing=make(I, J, E), rng=0)
+    ready = layer.for_inference()
+    few = fast_capsule_layer.FEW * D
+    for batch, kind, copies in (
+        (1, factored.BuiltVotes, 0),
+        (few, factored.BuiltVotes, 0),
+        (few + 1, factored.FactoredVotes, 1),
+    ):
+        u = np.ones((batch, I, D), dtype=np.float32)
+        assert {type(part.votes) for part in layer.forward(u)[1].slices} == {kind}
+        ready(u)
+        assert len(ready._derived) == copies
+
+
+def test_arrays_of_one_number_are_made_once_and_are_for_reading():
+    one, other = (factored.constant(0.25, (2, 5, 3), np.dtype(np.float32), np) for _ in range(2))
+    assert one is other and (one == 0.25).all() and one.shape == (2, 5, 3)
+    with pytest.raises(ValueError, match="read-only"):
+        one += 1
 
 
 def test_em_routing_builds_them_since_it_asks_for_their_squares():

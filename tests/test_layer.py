@@ -254,7 +254,7 @@ def test_a_layer_without_parameters_says_so():
 
 def test_what_a_snapshot_has_derived_from_its_weights_goes_when_they_move():
     layer = CapsuleLayer(5, 3, 4, 6, rng=0)
-    u, snapshot = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32), layer.for_inference()
+    u, snapshot = np.random.default_rng(0).random((7, 5, 3), dtype=np.float32), layer.for_inference()
     snapshot(u)
     assert snapshot._derived and not layer._derived
     double = snapshot.astype(np.float64)
@@ -266,7 +266,7 @@ def test_what_a_snapshot_has_derived_from_its_weights_goes_when_they_move():
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_a_copy_of_a_snapshot_is_no_snapshot_and_follows_its_own_weights(again):
     layer = CapsuleLayer(5, 3, 4, 6, std=1.0, rng=0)
-    u, snapshot = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32), layer.for_inference()
+    u, snapshot = np.random.default_rng(0).random((7, 5, 3), dtype=np.float32), layer.for_inference()
     before = snapshot(u)
     other = again(snapshot)
     assert not other._derived
@@ -312,7 +312,7 @@ def twice_the_precision_and_back(layer):
 @pytest.mark.parametrize("change", [other_votes, other_routing, twice_the_precision_and_back])
 def test_what_a_snapshot_has_derived_follows_what_it_was_derived_from(change):
     layer = CapsuleLayer(5, 3, 4, 6, rng=0)
-    u, snapshot = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32), layer.for_inference()
+    u, snapshot = np.random.default_rng(0).random((7, 5, 3), dtype=np.float32), layer.for_inference()
     snapshot(u)
     change(snapshot)
     change(layer)
@@ -324,7 +324,7 @@ def test_what_a_snapshot_has_derived_follows_what_it_was_derived_from(change):
 )
 def test_a_snapshot_of_another_precision_does_not_mix_the_two(move):
     layer = CapsuleLayer(5, 3, 4, 6, rng=0)
-    u, snapshot = np.random.default_rng(0).random((2, 5, 3)), layer.for_inference()
+    u, snapshot = np.random.default_rng(0).random((7, 5, 3)), layer.for_inference()
     snapshot(u.astype(np.float32))
     move(snapshot)
     np.testing.assert_array_equal(snapshot(u), layer.astype(np.float64)(u))
@@ -332,7 +332,7 @@ def test_a_snapshot_of_another_precision_does_not_mix_the_two(move):
 
 def test_a_snapshot_moves_to_a_device_with_all_it_has_derived(device):
     layer = CapsuleLayer(5, 3, 4, 6, rng=0)
-    u, snapshot = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32), layer.for_inference()
+    u, snapshot = np.random.default_rng(0).random((7, 5, 3), dtype=np.float32), layer.for_inference()
     expected = snapshot(u)
     found = to_numpy(snapshot.to(device)(to_backend(u, device)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -340,7 +340,7 @@ def test_a_snapshot_moves_to_a_device_with_all_it_has_derived(device):
 
 def test_a_shallow_copy_of_a_snapshot_shares_its_arrays_and_keeps_its_own_derived_ones():
     layer = CapsuleLayer(5, 3, 4, 6, rng=0)
-    u, snapshot = np.random.default_rng(0).random((2, 5, 3), dtype=np.float32), layer.for_inference()
+    u, snapshot = np.random.default_rng(0).random((7, 5, 3), dtype=np.float32), layer.for_inference()
     before, other = snapshot(u), copy.copy(snapshot)
     other.votes = Votes(5, 3, 4, 6, rng=9)
     assert np.abs(other(u) - before).max() > 1e-3
@@ -349,7 +349,11 @@ def test_a_shallow_copy_of_a_snapshot_shares_its_arrays_and_keeps_its_own_derive
 
 @pytest.mark.parametrize("name", ["capsnet", "cnn"])
 def test_every_copy_of_a_networks_snapshot_answers_with_the_weights_that_it_is_given(name):
-    trained, x = build(name, "tiny", rng=1), np.random.default_rng(0).random((2, 28, 28, 1), dtype=np.float32)
+    trained = build(name, "tiny", rng=1)
+    x = np.random.default_rng(0).random((12, 28, 28, 1), dtype=np.float32)
+        build(name, "tiny", rng=1),
+        np.random.default_rng(0).random((12, 28, 28, 1), dtype=np.float32),
+    )
     for again in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
         snapshot = build(name, "tiny", rng=0).for_inference()
         snapshot(x)

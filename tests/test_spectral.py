@@ -22,7 +22,7 @@ ALLOWED = {np.float32: 1e-5, np.float64: 1e-10}
 
 @pytest.fixture
 def always_spectral(monkeypatch):
-    monkeypatch.setattr(Conv2d, "_takes_spectral", lambda self, geometry: True)
+    monkeypatch.setattr(Conv2d, "_takes_spectral", lambda self, geometry, batch: True)
 
 
 def both(x, dy_seed, in_channels, out_channels, kernel, dtype, **options):
@@ -53,7 +53,7 @@ def test_it_agrees_with_im2col_for_any_size_stride_kernel_and_padding(
 @pytest.mark.parametrize("size, kernel", [(20, 9), (11, 5)], ids=["paper", "small"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_it_agrees_at_the_sizes_of_the_presets(size, kernel, dtype):
-    x = np.random.default_rng(0).normal(size=(5, size, size, 32)).astype(dtype)
+    x = np.random.default_rng(0).normal(size=(12, size, size, 32)).astype(dtype)
     for plain, fast in both(x, 1, 32, 64, kernel, dtype, stride=2):
         assert np.abs(fast - plain).max() <= ALLOWED[dtype] * np.abs(plain).max()
 
@@ -103,21 +103,33 @@ def test_phases_and_back_are_transposes(size, stride, padding, seed):
     np.testing.assert_allclose((split * other).sum(), (x * back).sum(), rtol=1e-9, atol=1e-9)
 
 
-def test_auto_takes_what_multiplies_less():
+def test_auto_takes_what_multiplies_less_where_there_are_many_images():
     paper, first = Conv2d(256, 256, 9, stride=2, rng=0), Conv2d(1, 256, 9, rng=0)
-    assert paper._takes_spectral(paper._geometry((20, 20)))
-    assert not first._takes_spectral(first._geometry((28, 28)))
+    assert paper._takes_spectral(paper._geometry((20, 20)), 128)
+    assert not first._takes_spectral(first._geometry((28, 28)), 128)
     for size, channels in ((11, 16), (11, 24), (11, 64), (9, 16), (14, 12)):
         layer = Conv2d(channels, channels, 5, stride=2, rng=0)
         geometry = layer._geometry((size, size))
         direct, by_frequency = bilinear.multiplications(geometry, channels, channels)
-        assert layer._takes_spectral(geometry) == (by_frequency < direct), (direct, by_frequency)
-    assert not Conv2d(64, 64, 1, rng=0)._takes_spectral(bilinear.Geometry((8, 8), (1, 1), (1, 1), (0, 0)))
+        assert layer._takes_spectral(geometry, 10**6) == (by_frequency < direct), (direct, by_frequency)
+    one = Conv2d(64, 64, 1, rng=0)
+    assert not one._takes_spectral(bilinear.Geometry((8, 8), (1, 1), (1, 1), (0, 0)), 10**6)
+
+
+def test_a_few_images_go_window_by_window_as_there_are_more_transformed_weights_to_fetch():
+    small, paper = Conv2d(64, 64, 5, stride=2, rng=0), Conv2d(256, 256, 9, stride=2, rng=0)
+    geometry = small._geometry((11, 11))
+    direct, by_frequency = bilinear.multiplications(geometry, 64, 64)
+    weights = spectral.transform_weights(small.params["W"], geometry).size
+    assert bilinear.pays_from(geometry, 64, 64) == bilinear.FETCH * weights / (direct - by_frequency)
+    for layer, size, most in ((small, 11, 10), (paper, 20, 3)):
+        assert not layer._takes_spectral(layer._geometry((size, size)), most)
+        assert layer._takes_spectral(layer._geometry((size, size)), most + 1)
 
 
 def test_a_snapshot_for_inference_has_the_same_bits_and_brings_no_weights_into_form(monkeypatch):
     net = build("capsnet", "small", rng=0)
-    images = np.random.default_rng(0).random((3, 28, 28, 1), dtype=np.float32)
+    images = np.random.default_rng(0).random((11, 28, 28, 1), dtype=np.float32)
     expected, ready = net(images), net.for_inference()
     ready(images)  # the first batch brings the weights into form
     monkeypatch.setattr(spectral, "transform_weights", None)  # calling it would fail

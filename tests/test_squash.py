@@ -95,3 +95,22 @@ def test_length_and_direction_multiply_to_the_vector(s):
     n, e = length_and_direction(s)
     np.testing.assert_allclose(n * e, s, rtol=1e-6, atol=1e-6 * np.abs(s).max() + TINY)
     np.testing.assert_allclose(n[:, 0], np.linalg.norm(s.astype(np.float64), axis=1), rtol=1e-6, atol=TINY)
+
+
+@given(
+    arrays(np.float32, (5, 1), elements=st.floats(0, 2.0**100, width=32)), st.sampled_from([1.0, 0.5, 3.0])
+)
+def test_the_shorter_way_to_the_factor_has_the_same_bits(n, offset):
+    plain, shorter = (kind(offset=offset)._g(n) for kind in (capsules.Squash, fast.Squash))
+    np.testing.assert_array_equal(plain, shorter)
+
+
+@pytest.mark.parametrize("length", [1.0, 0.0, 1e-25, 1e20], ids=["usual", "zero", "short", "long"])
+def test_the_fast_squash_leaves_the_direction_to_backward_where_a_division_will_do(length):
+    s = np.array([[0.6 * length, 0.8 * length], [0.0, 1.0]], dtype=np.float32)
+    squash = fast.Squash()
+    _, cache = squash.forward(s)
+    assert (cache.e is None) == (length == 1)
+    plain = capsules.Squash()
+    expected = plain.backward(np.ones_like(s), plain.forward(s)[1])
+    np.testing.assert_allclose(squash.backward(np.ones_like(s), cache), expected, rtol=1e-6)

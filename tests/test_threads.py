@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minicaps.fast import platform
 from minicaps.fast import threads as workers
-from minicaps.fast.threads import parallel, slices_of, work_slices
+from minicaps.fast.threads import matmul, parallel, product, slices_of, work_slices
 
 
 @pytest.fixture
@@ -81,3 +81,12 @@ def test_threads_work_only_where_the_cores_were_asked_for(threads, monkeypatch):
     monkeypatch.setattr(platform, "_owned", False)
     names = parallel(lambda k: threading.current_thread(), list(range(20)))
     assert set(names) == {threading.current_thread()}
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 10**6))
+def test_an_outer_product_is_a_multiplication_with_the_bits_of_a_product(rows, columns, inner, seed):
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(2, inner, rows)).astype(np.float32).swapaxes(1, 2)  # (2, M, K)
+    b = rng.normal(size=(2, inner, columns)).astype(np.float32)  # (2, K, N)
+    np.testing.assert_array_equal(product(a, b), a @ b)
+    np.testing.assert_array_equal(matmul(a[0], b[0]), a[0] @ b[0])

@@ -19,7 +19,7 @@ from minicaps.capsules.routing import Iteration, Routing, RoutingCache, agree, c
 from minicaps.capsules.routing_losses import CouplingEntropy, Unrest
 from minicaps.capsules.self_attention_routing import SelfAttentionRouting
 from minicaps.capsules.sparse_couplings import Entmax, Sparsemax, TopK, TopKCache
-from minicaps.capsules.squash import ExponentialSquash, Squash, Squashing
+from minicaps.capsules.squash import ExponentialSquash, Squash, SquashCache, Squashing
 from minicaps.capsules.votes import Votes, VotesCache
 from minicaps.capsules.window_softmax import WindowSoftmax
 
@@ -64,6 +64,7 @@ __all__ = [
     "Softmax",
     "Sparsemax",
     "Squash",
+    "SquashCache",
     "Squashing",
     "Stopped",
     "TopK",

@@ -24,6 +24,14 @@ class ReLU(layers.ReLU):
         parallel(work, slices_along(x))
         return y, ReLUCache(active)
 
+    def __call__(self, x: Array) -> Array:
+        """Return y alone, without looking where x is above 0."""
+        check_array("ReLU", "x", x, *any_axes(x))
+        xp = get_xp(x)
+        y = xp.empty_like(x)  # of the shape of x
+        parallel(lambda k: xp.maximum(x[k], 0, out=y[k]), slices_along(x))
+        return y
+
     def backward(self, dy: Array, cache: ReLUCache) -> Array:
         check_gradient("ReLU.backward", dy, cache.active.shape, dy)
         xp = get_xp(dy)

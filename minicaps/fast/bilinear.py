@@ -58,6 +58,7 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.layers import Pair, output_size
 
+FETCH = 12  # multiplications that take as long as to fetch one transformed weight from memory, measured
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # and ∞; these round least of those tried (Barabasz et al. 2020)
 
 
@@ -162,10 +163,22 @@ def multiplications(geometry: Geometry, channels: int, filters: int) -> tuple[in
     """Return what one image costs directly and by frequencies, in multiplications.
 
     By frequencies: T products of channels × filters, and the transforms of the image and back. The
-    transform of the weights is left out: a batch shares it.
+    transform of the weights is left out: a batch shares it (``pays_from`` says how large it has to be).
     """
     positions, T = math.prod(geometry.outputs), products(geometry.grid)
     direct = positions * math.prod(geometry.kernel) * channels * filters
     channels *= math.prod(geometry.stride)
     transforms = math.prod(geometry.grid) * T * channels + positions * T * filters
     return direct, T * channels * filters + transforms
+
+
+@functools.lru_cache(maxsize=256)
+def pays_from(geometry: Geometry, channels: int, filters: int) -> float:
+    """Return from which batch on frequencies are sooner than windows; infinity where they never are.
+
+    There are more transformed weights than weights (by 6 times in ``small``), and a batch has to fetch them
+    all, however few images share them.
+    """
+    direct, by_frequency = multiplications(geometry, channels, filters)
+    weights = products(geometry.grid) * channels * math.prod(geometry.stride) * filters  # T·C'·K
+    return FETCH * weights / (direct - by_frequency) if by_frequency < direct else math.inf

@@ -1,4 +1,4 @@
-"""The capsule layer without ever building all of û (B, I, J, E), for routings that are linear in the votes.
+"""The capsule layer without building all of û (B, I, J, E), for routings that are linear in the votes.
 
 Votes and their gradient by factors are in ``factored.py``, those that are built a tile at a time in
 ``tiled.py``, and what each routing does with them beside its fast form; here samples are dealt to threads,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from minicaps import capsules
@@ -17,12 +18,13 @@ from minicaps.capsules import Iteration, Routing
 from minicaps.checks import check_gradient
 from minicaps.fast import dynamic_routing, inverted_attention_routing, self_attention_routing
 from minicaps.fast.dynamic_routing import DynamicRouting
-from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, even_share
+from minicaps.fast.factored import AnyVotes, BuiltVotes, Factored, FactoredVotes, OuterProducts, even_share
 from minicaps.fast.precision import rounded
-from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.threads import parallel, product, work_slices
 from minicaps.fast.tiled import Course, Tiled, TiledVotes, by_lower, in_tiles
 from minicaps.fast.votes import Votes
 
+FEW = 2  # û is as many times as large as W where votes are built, at most; measured
 FAMILIES: tuple[Factored | Tiled, ...] = (
     dynamic_routing.FACTORED,
     self_attention_routing.TILED,
@@ -34,7 +36,7 @@ class SliceCache(NamedTuple):
     """The routing of some samples."""
 
     samples: slice
-    votes: FactoredVotes
+    votes: AnyVotes
     iterations: list[Iteration]
 
 
@@ -99,7 +101,7 @@ class TiledCache(NamedTuple):
 
 
 class CapsuleLayer(capsules.CapsuleLayer):
-    """capsules.CapsuleLayer, without ever building all of û, and some of the work on each thread.
+    """capsules.CapsuleLayer, without building û but of a few samples, and some of the work on each thread.
 
     That is for dynamic routing, self-attention and inverted attention; any other, such as EM routing, which
     asks for squares of votes, does what its definition says.
@@ -120,12 +122,11 @@ class CapsuleLayer(capsules.CapsuleLayer):
             courses = family.route(self.routing, votes)
             return courses[-1].v, TiledCache(u, votes, courses)
         I, D, J, _ = W.shape
-        by_parent = self._kept("by parent", W, lambda: by_parents(rounded(self, W)))  # (J, D, E, I)
+        votes_of = self._votes_of(len(u))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
 
         def work(samples: slice) -> tuple[Any, SliceCache]:
-            by_dimension = xp.ascontiguousarray(u[samples].transpose(2, 0, 1))  # (D, B, I)
-            votes = FactoredVotes(by_dimension, by_parent)
+            votes = votes_of(u[samples])
             y, iterations = family.route(self.routing, votes, share)
             return y, SliceCache(samples, votes, iterations)
 
@@ -137,6 +138,15 @@ class CapsuleLayer(capsules.CapsuleLayer):
         whole = tuple(map(xp.ascontiguousarray, whole))
         cache = CapsuleCache(u, [part for _, part in found], tuple(y.shape for y in whole))
         return whole if isinstance(found[0][0], tuple) else whole[0], cache
+
+    def _votes_of(self, batch: int) -> Callable[[Array], AnyVotes]:
+        """Return what makes the votes of some samples u (B, I, D) of a batch."""
+        W = self.votes.params["W"]  # (I, D, J, E)
+        if batch <= FEW * W.shape[1]:
+            rounded_W = rounded(self, W)  # (I, D, J, E)
+            return lambda u: BuiltVotes(u, rounded_W)
+        by_parent = self._kept("by parent", W, lambda: by_parents(rounded(self, W)))  # (J, D, E, I)
+        return lambda u: FactoredVotes(get_xp(u).ascontiguousarray(u.transpose(2, 0, 1)), by_parent)
 
     def backward(self, dy: Any, cache: Any) -> Any:
         family = family_of(self.routing)
@@ -180,7 +190,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
             matrices = W[lower].reshape(-1, D, J * E)  # (i, D, J·E)
             du_hat = rounded(self, gradient.of_capsules(lower))  # (i, B, J, E)
             rows = du_hat.reshape(len(matrices), len(u), -1)  # (i, B, J·E)
-            products = u[:, lower].transpose(1, 2, 0) @ rows  # (i, D, B) @ (i, B, J·E) -> (i, D, J·E)
+            products = product(u[:, lower].transpose(1, 2, 0), rows)  # (i, D, B) @ (i, B, J·E)
             dW[lower] += rounded(self, products).reshape(W[lower].shape)  # (i, D, J, E)
             du[:, lower] = (rows @ matrices.swapaxes(1, 2)).swapaxes(0, 1)  # (i, B, J·E) @ (i, J·E, D)
 

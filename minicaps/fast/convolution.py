@@ -14,7 +14,7 @@ from minicaps import layers
 from minicaps.arrays import Array, get_xp
 from minicaps.checks import check_gradient
 from minicaps.fast import spectral
-from minicaps.fast.bilinear import Geometry, multiplications
+from minicaps.fast.bilinear import Geometry, pays_from
 from minicaps.fast.precision import multiply, operand, result, rounded
 from minicaps.fast.threads import in_groups, parallel, work_slices
 from minicaps.layers import MIXED, Pair, im2col
@@ -26,7 +26,7 @@ class WindowsCache(NamedTuple):
 
 class Conv2d(layers.Conv2d):
     """layers.Conv2d, by frequencies or points (spectral.py) where that needs fewer multiplications, and
-    otherwise with the windows of a few samples at a time, on several threads.
+    otherwise, so for a few samples, with the windows of some samples at a time, on several threads.
 
     Laid out for a batch of 128, the windows of the paper's second convolution take 382 MB.
     """
@@ -34,7 +34,7 @@ class Conv2d(layers.Conv2d):
     def forward(self, x: Array) -> tuple[Array, Any]:
         self._check_input(x)
         geometry, x = self._geometry((x.shape[1], x.shape[2])), operand(self, x)  # (B, H, W, C)
-        if not self._takes_spectral(geometry):
+        if not self._takes_spectral(geometry, len(x)):
             return self._forward_by_windows(x), WindowsCache(x)
         y, cache = spectral.forward(x, self._transformed_weights(geometry), geometry)
         y = result(self, y)  # (B, P, Q, K)
@@ -92,16 +92,16 @@ class Conv2d(layers.Conv2d):
         K, dy = self.out_channels, operand(self, dy)  # (B, P, Q, K)
         W = operand(self, self.params["W"]).reshape(-1, K)  # (KH·KW·C, K)
 
-        def work(group: Sequence[slice]) -> Any:
-            dW: Any = 0
-            for k in group:
-                rows = dy[k].reshape(-1, K)  # (b·P·Q, K)
-                cols = im2col(x[k], *self.window)  # (b, P, Q, KH·KW·C)
-                dW = dW + result(self, cols.reshape(len(rows), -1).T @ rows)  # (KH·KW·C, K)
-                if dx is not None:
-                    dcols = result(self, rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
-                    dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
-            return dW
+        def of_slice(k: slice) -> Array:
+            rows = dy[k].reshape(-1, K)  # (b·P·Q, K)
+            cols = im2col(x[k], *self.window)  # (b, P, Q, KH·KW·C)
+            if dx is not None:
+                dcols = result(self, rows @ W.T).reshape(cols.shape)  # (b, P, Q, KH·KW·C)
+                dx[k] = col2im_by_rows(dcols, (x.shape[1], x.shape[2]), *self.window)
+            return result(self, cols.reshape(len(rows), -1).T @ rows)  # (KH·KW·C, K)
+
+        def work(group: Sequence[slice]) -> Array:
+            return reduce(operator.add, map(of_slice, group))  # (KH·KW·C, K)
 
         sums: list[Array] = parallel(work, in_groups(self._batch_slices(x)))
         dW = reduce(operator.add, sums)  # in order: the same bits each time
@@ -109,8 +109,8 @@ class Conv2d(layers.Conv2d):
 
     def _batch_slices(self, x: Array) -> list[slice]:
         """Some samples at a time: their windows laid out, and the outputs."""
-        window, K = self.params["W"][..., 0].size, self.out_channels
-        numbers = math.prod(self.output_size((x.shape[1], x.shape[2]))) * (window + K)
+        window = math.prod(self.kernel_size) * self.in_channels
+        numbers = math.prod(self.output_size((x.shape[1], x.shape[2]))) * (window + self.out_channels)
         return work_slices(len(x), numbers, get_xp(x))
 
     # -- by frequencies ------------------------------------------------------------------------
@@ -118,11 +118,10 @@ class Conv2d(layers.Conv2d):
     def _geometry(self, size: Pair) -> Geometry:
         return Geometry(size, *self.window)
 
-    def _takes_spectral(self, geometry: Geometry) -> bool:
+    def _takes_spectral(self, geometry: Geometry, batch: int) -> bool:
         if self.precision == MIXED and self.xp is not np:
             return False  # a GPU multiplies two matrices of float16 fast, but none of more axes
-        direct, by_frequency = multiplications(geometry, self.in_channels, self.out_channels)
-        return by_frequency < direct
+        return batch > pays_from(geometry, self.in_channels, self.out_channels)
 
     def _transformed_weights(self, geometry: Geometry) -> Array:
         """Return the weights (T, C', K) as spectral.py needs them; a snapshot for inference keeps them."""

@@ -1,4 +1,4 @@
-"""Dynamic routing with a fast squash, and on votes that are never built."""
+"""Dynamic routing with a fast squash, and on votes that need not be built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from minicaps import capsules
 from minicaps.capsules import Iteration
-from minicaps.fast.factored import Factored, FactoredVotes, OuterProducts, couple, is_constant
+from minicaps.fast.factored import AnyVotes, Factored, OuterProducts, couple, is_constant
 from minicaps.fast.squash import Squash
 
 
@@ -17,9 +17,9 @@ class DynamicRouting(capsules.DynamicRouting):
 
 
 def route(
-    routing: capsules.DynamicRouting, votes: FactoredVotes, share: float | None
+    routing: capsules.DynamicRouting, votes: AnyVotes, share: float | None
 ) -> tuple[Any, list[Iteration]]:
-    """Do what DynamicRouting.forward does, for votes by their factors."""
+    """Do what DynamicRouting.forward does, for such votes."""
     bias = routing.params["bias"] if routing.bias_shape is not None else None  # (J, E)
     b = votes.zero_logits()  # (B, I, J)
     iterations: list[Iteration] = []
@@ -47,7 +47,7 @@ def count_products(routing: capsules.DynamicRouting, iterations: list[Iteration]
 def route_backward(
     routing: capsules.DynamicRouting,
     dy: Any,
-    votes: FactoredVotes,
+    votes: AnyVotes,
     iterations: list[Iteration],
     gradient: OuterProducts,
 ) -> None:

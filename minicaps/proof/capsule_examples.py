@@ -105,21 +105,44 @@ def primary_caps(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Exa
         yield Example(name, cls(3, 2, 4, (3, 2), rng=rng, dtype=dtype, **options), (x,))
 
 
+# The fast CapsuleLayer builds the votes of a few samples; these ask for all that is asked of votes.
+BY_BUILT_VOTES = (
+    "bias",
+    "prior",
+    "stopped",
+    "self-attention",
+    "inverted attention",
+    "dynamic, other outputs",
+)
+
+
+def ways_of_capsule_layers(I: int, J: int, E: int, dtype: Any) -> dict[str, dict[str, Any]]:
+    """Return a set of options for every way in which a CapsuleLayer of these sizes can route, by name."""
+    more = {name: o for name, o in more_ways_to_route(I, J, dtype).items() if "squash" not in o}
+    others = {name: {"routing": routing} for name, routing in routings(I, J, E, dtype).items()}
+    return {**ways_to_route(), "small W": {"std": 0.1}, **more, **others}
+
+
 @examples_of("CapsuleLayer")
 def capsule_layer(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
-    more = {name: o for name, o in more_ways_to_route(5, 4, dtype).items() if "squash" not in o}
-    more |= {name: {"routing": routing} for name, routing in routings(5, 4, 6, dtype).items()}
-    for name, options in {**ways_to_route(), "small W": {"std": 0.1}, **more}.items():
-        u = rng.normal(size=(2, 5, 3)).astype(dtype)  # (B, I, D)
-        layer = cls(5, 3, 4, 6, **{"std": 0.7, **options}, rng=rng, dtype=dtype)
-        check_forward = None
-        if "routing" not in options and isinstance(layer.routing.coupling, Stopped):
-            c = layer.forward(u)[1].c[-1]  # (B, I, J)
+    B, (I, D, J, E) = 5, (7, 2, 3, 4)
+    for name, options in ways_of_capsule_layers(I, J, E, dtype).items():
+        u = rng.normal(size=(B, I, D)).astype(dtype)  # (B, I, D)
+        yield capsule_example(name, cls(I, D, J, E, **{"std": 0.6, **options}, rng=rng, dtype=dtype), u)
+    B, (I, D, J, E) = 2, (5, 3, 4, 6)
+    ways = ways_of_capsule_layers(I, J, E, dtype)
+    for name in BY_BUILT_VOTES:
+        u = rng.normal(size=(B, I, D)).astype(dtype)  # (B, I, D)
+        layer = cls(I, D, J, E, **{"std": 0.7, **ways[name]}, rng=rng, dtype=dtype)
+        yield capsule_example(f"{name}, few samples", layer, u)
 
-            def check_forward(u: Array, layer: Any = layer, c: Array = c) -> Any:
-                return with_couplings(layer.routing, layer.votes(u), c)
 
-        yield Example(name, layer, (u,), check_forward)
+def capsule_example(name: str, layer: Any, u: Array) -> Example:
+    """Return a CapsuleLayer as an example; its couplings are held fixed where the gradient stops at them."""
+    if not isinstance(getattr(layer.routing, "coupling", None), Stopped):
+        return Example(name, layer, (u,))
+    c = layer.forward(u)[1].c[-1]  # (B, I, J)
+    return Example(name, layer, (u,), lambda u: with_couplings(layer.routing, layer.votes(u), c))
 
 
 @examples_of("Mask")

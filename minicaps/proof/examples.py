@@ -79,15 +79,15 @@ def conv2d(cls: Any, rng: np.random.Generator, dtype: Any) -> Iterator[Example]:
     }
     for name, options in few.items():
         yield Example(name, cls(3, 4, rng=rng, dtype=dtype, **options), (x,))
-    # With more channels the fast twin takes points (up to 6×6 pixels) or frequencies.
-    many: dict[str, tuple[tuple[int, int], int, int, dict[str, Any]]] = {
-        "many channels": ((6, 5), 17, 19, {"kernel_size": (4, 3)}),
-        "many channels, padding": ((5, 4), 17, 19, {"kernel_size": (4, 3), "padding": (1, 1)}),
-        "many channels, stride": ((11, 10), 19, 23, {"kernel_size": (5, 4), "stride": 2}),
-        "many channels, large": ((8, 7), 31, 33, {"kernel_size": 4}),
+    # With more channels and images the fast twin takes points (up to 6×6 pixels) or frequencies.
+    many: dict[str, tuple[tuple[int, int, int], int, int, dict[str, Any]]] = {
+        "many channels": ((10, 6, 5), 29, 31, {"kernel_size": (4, 3)}),
+        "many channels, padding": ((8, 4, 3), 37, 41, {"kernel_size": (4, 3), "padding": (1, 1)}),
+        "many channels, stride": ((15, 11, 10), 37, 41, {"kernel_size": (5, 4), "stride": 2}),
+        "many channels, large": ((13, 8, 7), 37, 41, {"kernel_size": 4}),
     }
     for name, (size, channels, filters, options) in many.items():
-        x = rng.normal(size=(2, *size, channels)).astype(dtype)
+        x = rng.normal(size=(*size, channels)).astype(dtype)  # (B, H, W, C)
         yield Example(name, cls(channels, filters, rng=rng, dtype=dtype, **options), (x,))
 
 

@@ -14,7 +14,7 @@ from minicaps.fast import parallel, slices_of
 from minicaps.layers import Layer
 from minicaps.training.schedules import Constant, Schedule
 
-BLOCK = 1 << 18  # numbers updated together: what a formula makes on its way stays in the cache of a core
+BLOCK = 1 << 17  # numbers updated together: what a formula makes on its way stays in the cache of a core
 
 
 class Optimizer(ABC):
