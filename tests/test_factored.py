@@ -103,9 +103,9 @@ def test_votes_that_are_built_give_the_sums_and_agreements_of_those_by_their_fac
     assert built.dimension == by_factors.dimension == E
 
 
-@every_routing
-def test_votes_of_a_few_samples_are_built_and_w_is_copied_for_many_only(make):
-    layer = CapsuleLayer(I, D, J, E, routing=make(I, J, E), rng=0)
+@pytest.mark.parametrize("name", [name for name in LINEAR if name.startswith("dynamic")])
+def test_votes_of_a_few_samples_are_built_and_w_is_copied_for_many_only(name):
+    layer = CapsuleLayer(I, D, J, E, routing=LINEAR[name](I, J, E), rng=0)
     ready = layer.for_inference()
     few = fast_capsule_layer.FEW * D
     for batch, kind, copies in (

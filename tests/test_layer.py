@@ -351,9 +351,6 @@ def test_a_shallow_copy_of_a_snapshot_shares_its_arrays_and_keeps_its_own_derive
 def test_every_copy_of_a_networks_snapshot_answers_with_the_weights_that_it_is_given(name):
     trained = build(name, "tiny", rng=1)
     x = np.random.default_rng(0).random((12, 28, 28, 1), dtype=np.float32)
-        build(name, "tiny", rng=1),
-        np.random.default_rng(0).random((12, 28, 28, 1), dtype=np.float32),
-    )
     for again in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
         snapshot = build(name, "tiny", rng=0).for_inference()
         snapshot(x)
