@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import capsules, cli, fast, layers
+from minicaps.datasets import augment
 from minicaps.fast import half, thread_count
 from minicaps.fast.convolution import WindowsCache
 from minicaps.layers import ReLU, ScaledLoss
@@ -28,11 +29,12 @@ from minicaps.training import (
     TrainConfig,
     commands_of,
     evaluate,
+    to_batch,
     train_step,
 )
 from minicaps.training import run as runs
 from minicaps.training.loss_scale import MAX_SCALE
-from minicaps.training.progress import EpochProgress
+from minicaps.training.progress import EpochProgress, epoch_batches
 
 # -- rounding ----------------------------------------------------------------------------------
 
@@ -692,6 +694,34 @@ def test_float32_runs_know_nothing_of_it(data, tmp_path):
     assert {name.split("/")[0] for name in names} == {"network", "optimizer"}
 
 
+def test_a_run_without_scaling_is_mixed_and_its_loss_stays_as_it_is(data, tmp_path):
+    options = {"data": data, "batch_size": 100, "epochs": 1}
+    runs = {
+        precision: Run(tiny_config(precision=precision, **options), tmp_path / precision, say=quiet)
+        for precision in ("unscaled", "mixed")
+    }
+    run = runs["unscaled"]
+    by_hand = copy.deepcopy(run.network)
+    assert {layer.precision for _, layer in by_hand.walk()} == {"mixed"}
+    adam = Adam(by_hand, run.optimizer.schedule)
+    for chosen, rng in epoch_batches(run.config.seed, 1, len(run.images), 100):
+        x, y = to_batch(augment.shift(run.images[chosen], run.config.shift, rng), run.labels[chosen], np)
+        with DataParallel(
+            copy.deepcopy(by_hand), by_hand.objective(), 100
+        ) as source:  # in slices, as runs are
+            source.backpropagate(x, y)
+            for name, grad in source.network.grads.items():
+                by_hand.grads[name][...] = grad
+        adam.step()
+    for each in runs.values():
+        each.train()
+    assert same_bits(run.network.state(), by_hand.state())
+    assert not same_bits(run.network.state(), runs["mixed"].network.state())
+    assert run.epochs[0]["skipped_steps"] == 0 and run.epochs[0]["loss_scale"] == 1
+    resumed = Run.resume(tmp_path / "unscaled", say=quiet)
+    assert resumed.loss_scale.fixed and resumed.loss_scale.scale == 1
+
+
 def test_a_checkpoint_of_the_other_precision_is_not_of_the_run(data, tmp_path):
     for precision in ("float32", "mixed"):
         Run(tiny_config(data=data, precision=precision), tmp_path / precision, say=quiet).train()
@@ -737,5 +767,5 @@ def test_runs_shows_the_precision_as_a_difference(elsewhere, call, complaint, da
     assert code == cli.WRONG_USE and "argument --precision: invalid choice: 'half'" in errors
     refused = complaint("train", "--resume", "runs/mixed", "--precision", "float32", code=cli.WRONG_USE)
     assert "leave out --precision" in refused
-    with pytest.raises(ValueError, match="train: precision is 'half', expected 'float32' or 'mixed'"):
+    with pytest.raises(ValueError, match="train: precision is 'half', expected 'float32' or 'mixed' or"):
         TrainConfig(precision="half")

@@ -14,8 +14,8 @@ import numpy as np
 
 from minicaps.checks import check_choice, check_flag, check_whole
 from minicaps.datasets import Dataset
-from minicaps.layers import PRECISIONS
 from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, ROUTINGS, Network, build, configure
+from minicaps.training.loss_scale import RUN_PRECISIONS
 from minicaps.training.notation import as_layers, as_size, read_layers, read_size, write_layers
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
@@ -117,8 +117,8 @@ class TrainConfig:
     precision: str = _option(
         "float32",
         "of products with weights in training; mixed: of float16 numbers, with loss scaling (simulated "
-        "without a GPU)",
-        *PRECISIONS,
+        "without a GPU); unscaled: without it, to see what float16 loses",
+        *RUN_PRECISIONS,
     )
     init: str | None = _option(
         None,

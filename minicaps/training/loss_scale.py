@@ -8,11 +8,14 @@ import numpy as np
 
 from minicaps.arrays import Array
 from minicaps.checks import check_flag, check_number, check_positive
-from minicaps.layers import Loss, ScaledLoss
+from minicaps.layers import FULL, MIXED, PRECISIONS, Loss, ScaledLoss
+from minicaps.networks import Network
 
 FIRST_SCALE = 65_536.0  # 2¹⁶, as in PyTorch's GradScaler, whose rules these are
 GROW_AFTER = 2_000  # good steps in a row
 MAX_SCALE = float(np.finfo(np.float32).max)  # beyond it the scale does not grow
+UNSCALED = "unscaled"  # the precision of a run that is mixed, and whose loss stays as it is
+RUN_PRECISIONS = (*PRECISIONS, UNSCALED)
 
 
 class LossScale:
@@ -111,3 +114,11 @@ class LossScale:
                 "expected a number of 1 or more that float32 can hold, and two whole ones of 0 or more"
             )
         self.scale, (self.good_steps, self.skipped_steps) = float(scale), map(int, counts)
+
+
+def use_precision(network: Network, precision: str) -> LossScale | None:
+    """Let a network train in a precision of RUN_PRECISIONS, and return what its loss is scaled by."""
+    network.set_precision(FULL if precision == FULL else MIXED)
+    if precision == FULL:
+        return None
+    return LossScale(1, fixed=True) if precision == UNSCALED else LossScale()

@@ -24,7 +24,7 @@ from minicaps.training.files import CHECKPOINT, MODEL, Checkpoint, fingerprint, 
 from minicaps.training.finite import all_finite
 from minicaps.training.folder import RunFolder, as_path, check_unused, data_may_have_moved, take_new_folder
 from minicaps.training.guards import CtrlC
-from minicaps.training.loss_scale import LossScale
+from minicaps.training.loss_scale import use_precision
 from minicaps.training.machine import load_together
 from minicaps.training.mpi import gradient_source
 from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line, position
@@ -110,8 +110,8 @@ class Run:
         self.start: Start | None = None
         if config.init is not None and not (given and in_first_rank((given / CHECKPOINT).exists)()):
             self.start = in_first_rank(start_from)(self.network, config.init, self.dataset.class_names)
-        self.network.to(resolve(config.backend)).set_precision(config.precision)
-        self.loss_scale = LossScale() if config.precision == "mixed" else None
+        self.network.to(resolve(config.backend))
+        self.loss_scale = use_precision(self.network, config.precision)
         self.objective = self.network.objective()
         self.optimizer = Adam(self.network, config.learning_rates(steps))
         self.epochs: list[dict[str, Any]] = []
