@@ -349,7 +349,10 @@ def test_a_shallow_copy_of_a_snapshot_shares_its_arrays_and_keeps_its_own_derive
 
 @pytest.mark.parametrize("name", ["capsnet", "cnn"])
 def test_every_copy_of_a_networks_snapshot_answers_with_the_weights_that_it_is_given(name):
-    trained, x = build(name, "tiny", rng=1), np.random.default_rng(0).random((12, 28, 28, 1), dtype=np.float32)
+    trained, x = (
+        build(name, "tiny", rng=1),
+        np.random.default_rng(0).random((12, 28, 28, 1), dtype=np.float32),
+    )
     for again in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
         snapshot = build(name, "tiny", rng=0).for_inference()
         snapshot(x)
