@@ -31,11 +31,12 @@ def plain_length(s: Array) -> Array | None:
     It returns None where a square comes near the limits of float32, and on a GPU, where a look at them would
     have to wait for it.
     """
-    if get_xp(s) is not np:
-        return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        n2 = dot(s, s)  # (..., 1)
-    return np.sqrt(n2) if n2.min() > 1e-30 and n2.max() < 1e30 else None  # (..., 1)
+    if get_xp(s) is np:
+        with np.errstate(over="ignore", invalid="ignore"):
+            n2 = dot(s, s)  # (..., 1)
+        if n2.min() > 1e-30 and n2.max() < 1e30:
+            return np.sqrt(n2)  # (..., 1)
+    return None
 
 
 def length_and_direction(s: Array) -> tuple[Array, Array]:
