@@ -177,6 +177,15 @@ class Warps(NamedTuple):
         scale = np.array([[1 / self.scale[:, 0], zero], [zero, 1 / self.scale[:, 1]]])  # (2, 2, B)
         return scale.transpose(2, 0, 1) @ shear.transpose(2, 0, 1) @ turn.transpose(2, 0, 1)
 
+    def sources_of(self, height: int, width: int) -> Array:
+        """Return the (row, column) in the old image of every pixel of the warped one: (2, B, H, W)."""
+        centre = np.array([(height - 1) / 2, (width - 1) / 2])
+        down = np.arange(height) - centre[0] - self.move[:, :1]  # (B, H)
+        across = np.arange(width) - centre[1] - self.move[:, 1:]  # (B, W)
+        M = self.sources().transpose(1, 2, 0)[..., None, None]  # (2, 2, B, 1, 1)
+        moved = M[:, 0] * down[:, :, None] + M[:, 1] * across[:, None]  # (2, B, H, W)
+        return moved + centre[:, None, None, None]
+
 
 def warp(images: Array, warps: Warps) -> Array:
     """Warp images, each pixel from the four nearest of the old one (bilinear), black outside.
@@ -200,21 +209,17 @@ def warp(images: Array, warps: Warps) -> Array:
     batch, height, width, _ = images.shape
     if len(warps.angle) != batch:
         raise ValueError(f"warp: got {len(warps.angle)} warps for {batch} images, expected one for each")
-    centre = np.array([(height - 1) / 2, (width - 1) / 2])
-    grid = np.stack([*np.mgrid[:height, :width]], axis=-1) - centre  # (H, W, 2)
-    moved = grid - warps.move[:, None, None]  # (B, H, W, 2)
-    source = (warps.sources()[:, None, None] @ moved[..., None])[..., 0] + centre  # (B, H, W, 2)
-    corner = np.floor(source)  # (B, H, W, 2), the nearest pixel above and left
-    share = (source - corner)[..., None]  # (B, H, W, 2, 1), of the pixels below and right
+    rows, columns = warps.sources_of(height, width)  # (B, H, W) each, where every pixel comes from
+    above, left = np.floor(rows), np.floor(columns)  # (B, H, W), the nearest pixel above and left
+    lower, right = (rows - above)[..., None], (columns - left)[..., None]  # (B, H, W, 1), shares of the next
     black = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))  # (B, H + 2, W + 2, C)
-    last = np.array([height + 1, width + 1])
-    near, far = ((corner + k).clip(0, last).astype(int) for k in (1, 2))  # (B, H, W, 2), in `black`
+    pixels, first = black.reshape(-1, images.shape[3]), (height + 2) * (width + 2) * np.arange(batch)
 
-    def row(rows: Array) -> Array:
-        each = np.arange(batch)[:, None, None]
-        left, right = black[each, rows, near[..., 1]], black[each, rows, far[..., 1]]
-        return left * (1 - share[..., 1, :]) + right * share[..., 1, :]  # (B, H, W, C)
+    def line(rows: Array) -> Array:
+        """Return between columns what is in these rows of `black`: (B, H, W, C)."""
+        starts = first[:, None, None] + (width + 2) * rows.clip(0, height + 1).astype(int)  # (B, H, W)
+        near, far = (pixels.take(starts + (left + k).clip(0, width + 1).astype(int), axis=0) for k in (1, 2))
+        return near * (1 - right) + far * right  # (B, H, W, C)
 
-    above, below = row(near[..., 0]), row(far[..., 0])
-    mixed = above * (1 - share[..., 0, :]) + below * share[..., 0, :]  # (B, H, W, C)
+    mixed = line(above + 1) * (1 - lower) + line(above + 2) * lower  # (B, H, W, C)
     return (np.rint(mixed) if images.dtype.kind in "iu" else mixed).astype(images.dtype)
