@@ -124,7 +124,6 @@ TESTS = {
     "fast/precision.py": [precision("not run and not train and not paper")],
     "fast/self_attention_routing.py": [twin("CapsuleLayer"), FACTORED],
     "fast/spectral.py": [SPECTRAL, twin("Conv2d")],
-    "fast/tiled.py": [twin("CapsuleLayer"), FACTORED],
     "fast/squash.py": [["tests/test_squash.py"], twin("Squash"), contract("fast.Squash")],
     "fast/votes.py": [twin("Votes"), contract("fast.Votes"), precision("Votes")],
     "layers/scaled_loss.py": [contract("ScaledLoss"), precision("power or overflows")],

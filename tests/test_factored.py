@@ -1,4 +1,4 @@
-"""Votes by their factors or by tiles: no routing builds those of many samples, and threads change no bit."""
+"""Votes by their factors: no routing builds those of many samples, and threads change no bit."""
 
 import tracemalloc
 
@@ -12,7 +12,6 @@ from minicaps import (
     DynamicRouting,
     EMRouting,
     Entmax,
-    Frozen,
     Hard,
     InvertedAttentionRouting,
     LayerNorm,
@@ -21,14 +20,12 @@ from minicaps import (
     SelfAttentionRouting,
     Softmax,
     Sparsemax,
-    Stopped,
     TopK,
     capsules,
 )
 from minicaps.fast import capsule_layer as fast_capsule_layer
 from minicaps.fast import couplings as fast_couplings
-from minicaps.fast import factored, tiled
-from minicaps.layers import softmax
+from minicaps.fast import factored
 from minicaps.proof.routing_examples import drawn
 
 B, I, D, J, E = 19, 6, 2, 3, 4  # all different
@@ -103,9 +100,9 @@ def test_votes_that_are_built_give_the_sums_and_agreements_of_those_by_their_fac
     assert built.dimension == by_factors.dimension == E
 
 
-@pytest.mark.parametrize("name", [name for name in LINEAR if name.startswith("dynamic")])
-def test_votes_of_a_few_samples_are_built_and_w_is_copied_for_many_only(name):
-    layer = CapsuleLayer(I, D, J, E, routing=LINEAR[name](I, J, E), rng=0)
+@every_routing
+def test_votes_of_a_few_samples_are_built_and_w_is_copied_for_many_only(make):
+    layer = CapsuleLayer(I, D, J, E, routing=make(I, J, E), rng=0)
     ready = layer.for_inference()
     few = fast_capsule_layer.FEW * D
     for batch, kind, copies in (
@@ -141,7 +138,6 @@ def test_gradients_have_the_same_bits_whatever_the_order_of_threads(make, monkey
     found = []
     for parallel in (fast_capsule_layer.parallel, in_reverse, in_reverse):
         monkeypatch.setattr(fast_capsule_layer, "parallel", parallel)
-        monkeypatch.setattr(tiled, "parallel", parallel)
         layer.zero_grad()
         du = layer.backward(upstream(y), cache)
         found.append([du, *(grad.copy() for grad in layer.grads.values())])
@@ -206,80 +202,6 @@ def test_top_k_without_infinite_logits_has_the_bits_of_its_definition(parents, k
     np.testing.assert_array_equal(cache.chosen, plain.chosen)
 
 
-# -- a tile at a time ---------------------------------------------------------------------------------
-
-
-ATTENTION = {name: make for name, make in LINEAR.items() if "attention" in name}
-every_attention = pytest.mark.parametrize("make", ATTENTION.values(), ids=ATTENTION)
-SLICED = {
-    "softmax": Softmax,
-    "top 2": lambda: TopK(2),
-    "sparsemax": Sparsemax,
-    "leaky entmax": lambda: Leaky(Entmax()),
-    "hard": Hard,
-    "prior": lambda: drawn(Prior(I, J, dtype=np.float64)),
-    "leaky prior": lambda: Leaky(drawn(Prior(I, J + 1, TopK(2), dtype=np.float64))),
-    "frozen": lambda: Frozen(np.random.default_rng(3).uniform(size=(I, J))),
-    "stopped prior": lambda: Stopped(drawn(Prior(I, J, dtype=np.float64))),
-}
-
-
-class AmongChildren(capsules.Coupling):
-    """A softmax over the lower capsules: each sees all the others."""
-
-    def forward(self, b):
-        c = softmax(b.swapaxes(1, 2)).swapaxes(1, 2)  # (B, I, J)
-        return c, c
-
-    def backward(self, dc, c):
-        return c * (dc - (c * dc).sum(axis=1, keepdims=True))  # (B, I, J)
-
-
-def forward_and_backward(kind, routing, samples=B):
-    """What a capsule layer gives: v, du, and each gradient."""
-    layer = kind(I, D, J, E, routing=routing, std=1.0, rng=0, dtype=np.float64)
-    v, cache = layer.forward(np.random.default_rng(0).normal(size=(samples, I, D)))
-    return {"v": v, "du": layer.backward(upstream(v), cache), **layer.grads}, cache
-
-
-def attentions(coupling):
-    return (
-        drawn(SelfAttentionRouting(coupling=coupling(), bias_shape=(I, J), dtype=np.float64)),
-        SelfAttentionRouting(coupling=coupling()),
-        drawn(InvertedAttentionRouting(E, iterations=3, coupling=coupling(), dtype=np.float64)),
-    )
-
-
-@pytest.mark.parametrize("numbers", [1, 2 * B * J * E, 4 * B * J * E])
-@pytest.mark.parametrize("coupling", [*SLICED.values(), AmongChildren], ids=[*SLICED, "among children"])
-def test_tiles_of_any_size_give_what_the_definition_gives(coupling, numbers, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE_NUMBERS", numbers)
-    for fast, plain in zip(attentions(coupling), attentions(coupling), strict=True):
-        found, cache = forward_and_backward(CapsuleLayer, fast)
-        expected, definition = forward_and_backward(capsules.CapsuleLayer, plain)
-        assert found.keys() == expected.keys()
-        for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
-        for name in ("b", "c", "s", "v"):
-            np.testing.assert_allclose(getattr(cache, name), getattr(definition, name), rtol=1e-9, atol=1e-12)
-        whole = coupling is AmongChildren
-        sizes = {tile.stop - tile.start for tiles in cache.slices for tile in tiles}
-        assert max(sizes) == (I if whole else max(1, numbers // (B * J * E)))
-
-
-@every_attention
-@pytest.mark.usefixtures("small_slices")
-def test_the_course_keeps_the_order_of_the_lower_capsules(make):
-    u = np.random.default_rng(0).normal(size=(B, 20, D)).astype(np.float32)
-    fast, plain = (
-        kind(20, D, J, E, routing=make(20, J, E), std=1.0, rng=0).forward(u)[1]
-        for kind in (CapsuleLayer, capsules.CapsuleLayer)
-    )
-    assert sum(map(len, fast.slices)) == 20 > len(fast.slices)  # each tile is one of them
-    for name in ("b", "c", "s", "v"):
-        np.testing.assert_allclose(getattr(fast, name), getattr(plain, name), rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("coupling", [Softmax(), TopK(1), TopK(J), capsules.TopK(2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_share_that_is_known_is_what_the_coupling_gives(coupling, dtype):
@@ -299,32 +221,3 @@ def test_more_parents_to_choose_than_there_are_get_refused_by_a_single_iteration
     layer = CapsuleLayer(I, D, J, E, routing=routing(TopK(J + 1)), rng=0)
     with pytest.raises(ValueError, match=r"TopK.forward: k is 4, but b has 3 upper capsules J; expected 1"):
         layer(np.ones((2, I, D), dtype=np.float32))
-
-
-def test_a_coupling_that_is_changed_is_asked_for_all_lower_capsules():
-    class Doubled(Softmax):
-        pass
-
-    for coupling in (Doubled(), AmongChildren(), Leaky(Doubled()), Prior(I, J, AmongChildren())):
-        assert not fast_couplings.can_be_sliced(coupling)
-    assert all(fast_couplings.can_be_sliced(make()) for make in SLICED.values())
-
-
-@given(st.integers(1, 300), st.integers(1, 3000), st.integers(1, 12), st.integers(1, 40))
-def test_tiles_cover_every_lower_capsule_once(lower, samples, parents, dimension):
-    u, W = np.empty((samples, lower, 0)), np.empty((lower, 0, parents, dimension))
-    slices = tiled.in_tiles(Softmax(), u, W)
-    tiles = sorted((tile for each in slices for tile in each), key=lambda tile: tile.start)
-    assert [k for tile in tiles for k in range(lower)[tile]] == list(range(lower))
-    largest = max(tile.stop - tile.start for tile in tiles)
-    assert largest == 1 or largest * samples * parents * dimension <= tiled.TILE_NUMBERS
-
-
-@every_attention
-@pytest.mark.usefixtures("small_slices")
-def test_a_forward_has_the_same_bits_whatever_the_order_of_threads(make, monkeypatch):
-    layer = CapsuleLayer(I, D, J, E, routing=drawn(make(I, J, E)), std=1.0, rng=0)
-    u = np.random.default_rng(0).normal(size=(B, I, D)).astype(np.float32)
-    v = layer(u)
-    monkeypatch.setattr(tiled, "parallel", in_reverse)
-    np.testing.assert_array_equal(layer(u), v)

@@ -37,10 +37,10 @@ from minicaps.training import (
     Run,
     TrainConfig,
     current_ranks,
+    loss_scale,
     mpi,
     train_step,
 )
-from minicaps.training import run as runs
 from minicaps.training.ranks import SIZES, check_launch
 from minicaps.training.shared import batch_slices
 
@@ -85,7 +85,7 @@ PATCHED = """\
 import os, signal, sys
 from minicaps import cli, training
 from minicaps.training import machine, mpi, ranks
-from minicaps.training import run as runs
+from minicaps.training import loss_scale
 {patch}
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -197,7 +197,7 @@ def test_ranks_of_a_mixed_run_skip_the_same_steps_and_give_the_same_bits(data, t
         out = tmp_path / str(count)
         run = launch(count, script(tmp_path, OVERFLOWS), "train", *options_of(config), "--out", out)
         assert run.returncode == 0, run.stderr
-    monkeypatch.setattr(runs, "LossScale", partial(LossScale, 2.0**23, grow_after=2))
+    monkeypatch.setattr(loss_scale, "LossScale", partial(LossScale, 2.0**23, grow_after=2))
     Run(config, tmp_path / "1", say=quiet).train()
     (row,) = read_metrics(tmp_path / "1")
     assert 0 < row["skipped_steps"] < 9

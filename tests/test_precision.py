@@ -29,10 +29,10 @@ from minicaps.training import (
     TrainConfig,
     commands_of,
     evaluate,
+    loss_scale,
     to_batch,
     train_step,
 )
-from minicaps.training import run as runs
 from minicaps.training.loss_scale import MAX_SCALE
 from minicaps.training.progress import EpochProgress, epoch_batches
 
@@ -616,7 +616,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def overflows(monkeypatch):
     """Let runs begin with a scale that is too large, and grow it often: there are skipped steps all along."""
-    monkeypatch.setattr(runs, "LossScale", partial(LossScale, 2.0**23, grow_after=1))
+    monkeypatch.setattr(loss_scale, "LossScale", partial(LossScale, 2.0**23, grow_after=1))
 
 
 def file_bits(folder, name):
@@ -665,7 +665,7 @@ def test_a_run_that_is_stopped_and_shared_out_otherwise_skips_the_same_steps_and
 
 
 def test_an_epoch_of_skipped_steps_is_told_as_one(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "LossScale", partial(LossScale, 2.0**100))
+    monkeypatch.setattr(loss_scale, "LossScale", partial(LossScale, 2.0**100))
     said = []
     config = tiny_config(data=data, batch_size=100, precision="mixed", warmup=1)
     run = Run(config, tmp_path / "run", say=said.append)

@@ -1,14 +1,12 @@
-"""The capsule layer without building all of û (B, I, J, E), for routings that are linear in the votes.
+"""The capsule layer without building û (B, I, J, E) of large batches, for all routings linear in the votes.
 
-Votes and their gradient by factors are in ``factored.py``, those that are built a tile at a time in
-``tiled.py``, and what each routing does with them beside its fast form; here samples are dealt to threads,
-and the gradient goes on to u and W.
+The votes and their gradient by factors are in ``factored.py``, what each routing does with them beside its
+fast form; here samples are dealt to threads, and the gradient goes on to u and W.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,15 +19,10 @@ from minicaps.fast.dynamic_routing import DynamicRouting
 from minicaps.fast.factored import AnyVotes, BuiltVotes, Factored, FactoredVotes, OuterProducts, even_share
 from minicaps.fast.precision import rounded
 from minicaps.fast.threads import parallel, product, work_slices
-from minicaps.fast.tiled import Course, Tiled, TiledVotes, by_lower, in_tiles
 from minicaps.fast.votes import Votes
 
 FEW = 2  # û is as many times as large as W where votes are built, at most; measured
-FAMILIES: tuple[Factored | Tiled, ...] = (
-    dynamic_routing.FACTORED,
-    self_attention_routing.TILED,
-    inverted_attention_routing.TILED,
-)
+FAMILIES = dynamic_routing.FACTORED, self_attention_routing.FACTORED, inverted_attention_routing.FACTORED
 
 
 class SliceCache(NamedTuple):
@@ -68,40 +61,8 @@ class CapsuleCache(NamedTuple):
         return self._whole("v")  # each (B, J, E)
 
 
-class TiledCache(NamedTuple):
-    """What CapsuleLayer keeps of votes by tiles; ``b``, ``c``, ``s``, ``v`` have one array per look."""
-
-    u: Array  # (B, I, D)
-    votes: TiledVotes
-    courses: list[Course]
-
-    @property
-    def slices(self) -> list[list[slice]]:
-        return self.votes.slices
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        return (self.courses[-1].v.shape,)
-
-    @property
-    def b(self) -> list[Array]:
-        return [course.look.whole("b") for course in self.courses]  # each (B, I, J)
-
-    @property
-    def c(self) -> list[Array]:
-        return [course.look.whole("c") for course in self.courses]  # each (B, I, J)
-
-    @property
-    def s(self) -> list[Array]:
-        return [course.look.s for course in self.courses]  # each (B, J, E)
-
-    @property
-    def v(self) -> list[Array]:
-        return [course.v for course in self.courses]  # each (B, J, E)
-
-
 class CapsuleLayer(capsules.CapsuleLayer):
-    """capsules.CapsuleLayer, without building û but of a few samples, and some of the work on each thread.
+    """capsules.CapsuleLayer, without building û but of a few samples, and some samples on each thread.
 
     That is for dynamic routing, self-attention and inverted attention; any other, such as EM routing, which
     asks for squares of votes, does what its definition says.
@@ -115,12 +76,6 @@ class CapsuleLayer(capsules.CapsuleLayer):
             return super().forward(u, *activations)
         self._check_input(u)
         xp, W, u = get_xp(u), self.votes.params["W"], rounded(self, u)  # (I, D, J, E), (B, I, D)
-        if isinstance(family, Tiled):
-            W = rounded(self, W)  # (I, D, J, E)
-            matrices = self._kept("by lower", W, lambda: by_lower(W))  # (I, E·J, D)
-            votes = TiledVotes(u, W, matrices, in_tiles(self.routing.coupling, u, W))
-            courses = family.route(self.routing, votes)
-            return courses[-1].v, TiledCache(u, votes, courses)
         I, D, J, _ = W.shape
         votes_of = self._votes_of(len(u))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
@@ -150,12 +105,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
 
     def backward(self, dy: Any, cache: Any) -> Any:
         family = family_of(self.routing)
-        if isinstance(family, Tiled) and isinstance(cache, TiledCache):
-            check_gradients("CapsuleLayer.backward", dy, cache)
-            terms = family.route_backward(self.routing, dy, cache.votes, cache.courses)
-            du = cache.votes.backward(terms, self.votes.grads["W"], functools.partial(rounded, self))
-            return rounded(self, du)
-        if not isinstance(family, Factored) or not isinstance(cache, CapsuleCache):
+        if family is None or not isinstance(cache, CapsuleCache):
             return super().backward(dy, cache)
         check_gradients("CapsuleLayer.backward", dy, cache)
         count = family.count_products(self.routing, cache.slices[0].iterations)
@@ -203,12 +153,12 @@ def by_parents(W: Array) -> Array:
     return get_xp(W).ascontiguousarray(W.transpose(2, 1, 3, 0))  # (J, D, E, I)
 
 
-def family_of(routing: Routing) -> Factored | Tiled | None:
-    """Return how this routing runs without all the votes, if it is one of those that can."""
+def family_of(routing: Routing) -> Factored | None:
+    """Return how this routing runs on votes by their factors, if it is one of those that can."""
     return next((family for family in FAMILIES if family.does(routing)), None)
 
 
-def check_gradients(where: str, dy: Any, cache: CapsuleCache | TiledCache) -> None:
+def check_gradients(where: str, dy: Any, cache: CapsuleCache) -> None:
     """Check the upstream gradient, or several for several outputs."""
     several = dy if isinstance(dy, tuple) else (dy,)
     if len(several) != len(cache.shapes):

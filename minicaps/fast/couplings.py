@@ -5,12 +5,9 @@ What runs along the parents is then J operations on long rows, and not one on ea
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
-from minicaps.capsules import LOGITS, Coupling, Frozen, Hard, Leaky, Softmax, Stopped, TopKCache
+from minicaps.capsules import LOGITS, TopKCache
 from minicaps.checks import check_array
 
 MAX_INSERTED = 32  # with more, a sort is faster
@@ -95,33 +92,3 @@ class Prior(capsules.Prior):
     """capsules.Prior, whose sum stays in the order of the logits."""
 
     _plus_pairs = staticmethod(plus_pairs)
-
-
-ALONE = Softmax, Hard, capsules.TopK, capsules.Sparsemax, capsules.Entmax, TopK, Sparsemax, Entmax
-PRIORS = capsules.Prior, Prior
-
-
-def can_be_sliced(coupling: Coupling) -> bool:
-    """Whether it is known to share out each lower capsule by itself, whatever the others do."""
-    kind = type(coupling)
-    if kind in (Leaky, Stopped, *PRIORS):
-        inner: Any = coupling
-        return can_be_sliced(inner.inner)
-    return kind is Frozen or kind in ALONE
-
-
-def of_lower(coupling: Any, lower: slice) -> Any:
-    """Return the coupling of some lower capsules, of one that can be sliced or of all of them.
-
-    What it learns are views: gradients join those of the coupling.
-    """
-    kind = type(coupling)
-    if kind is Frozen:
-        return Frozen(coupling.c[lower])
-    if kind not in (Leaky, Stopped, *PRIORS):
-        return coupling
-    own = copy.copy(coupling)
-    own.inner = of_lower(coupling.inner, lower)
-    for arrays in (own._params, own._grads):
-        arrays.update({name: array[lower] for name, array in arrays.items()})  # each (i, J)
-    return own

@@ -160,13 +160,10 @@ class Factored(NamedTuple):
 
     def does(self, routing: Routing) -> bool:
         """Whether forward and backward of a routing are those of the definition."""
-        return follows(routing, self.plain)
-
-
-def follows(routing: Routing, plain: type[Routing]) -> bool:
-    """Whether forward and backward of a routing are those of this definition."""
-    own, kind = ("forward", "backward"), type(routing)
-    return isinstance(routing, plain) and all(getattr(kind, name) is getattr(plain, name) for name in own)
+        own, kind = ("forward", "backward"), type(routing)
+        return isinstance(routing, self.plain) and all(
+            getattr(kind, name) is getattr(self.plain, name) for name in own
+        )
 
 
 def couple(
@@ -197,7 +194,7 @@ def even_share(coupling: Any, b: Array) -> float | None:
     """
     J, kind = b.shape[2], type(coupling)
     if kind is Softmax or (kind in (capsules.TopK, TopK) and coupling.k <= J):
-        return 1 / J  # asked for in every forward, and known: parents that tie are chosen
+        return 1 / J  # asked for in every forward, and known: parents that tie are all chosen
     if get_xp(b) is not np or coupling.params:
         return None
     c = coupling(b)  # (1, I, J)

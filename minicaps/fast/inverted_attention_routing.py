@@ -1,4 +1,4 @@
-"""Inverted attention routing with a fast LayerNorm, and on votes that are built a tile at a time."""
+"""Inverted attention routing with a fast LayerNorm, and on votes that need not be built."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 from minicaps import capsules
 from minicaps.arrays import Array
-from minicaps.fast.factored import even_share, is_constant
+from minicaps.capsules import Iteration
+from minicaps.fast.factored import AnyVotes, Factored, OuterProducts, couple, is_constant
 from minicaps.fast.normalization import LayerNorm
-from minicaps.fast.tiled import Course, Term, Tiled, TiledVotes, by_query, by_sample
 
 
 class InvertedAttentionRouting(capsules.InvertedAttentionRouting):
@@ -17,36 +17,47 @@ class InvertedAttentionRouting(capsules.InvertedAttentionRouting):
     LayerNorm = LayerNorm
 
 
-def route(routing: capsules.InvertedAttentionRouting, votes: TiledVotes) -> list[Course]:
-    """Do what InvertedAttentionRouting.forward does: an iteration is a look, and its query the last v."""
-    query, courses = None, []
-    for _ in range(routing.iterations):
-        share = even_share(routing.coupling, votes.zero_logits()) if query is None else None
-        look = votes.look(query, routing.coupling) if share is None else votes.look_evenly(share)
-        v, norm = routing.norm.forward(look.s)  # (B, J, E)
-        courses.append(Course(look, v, norm))
-        query = by_query(v) / math.sqrt(routing.upper_dimension)  # (E, J, B)
-    return courses
+def route(
+    routing: capsules.InvertedAttentionRouting, votes: AnyVotes, share: float | None
+) -> tuple[Array, list[Iteration]]:
+    """Do what InvertedAttentionRouting.forward does, for such votes."""
+    b = votes.zero_logits()  # (B, I, J)
+    iterations: list[Iteration] = []
+    for r in range(routing.iterations):
+        if r > 0:
+            b = votes.agree(iterations[-1].v) / math.sqrt(routing.upper_dimension)  # (B, I, J)
+        c, s, coupling = couple(routing.coupling, votes, b, share if r == 0 else None)
+        v, norm = routing.norm.forward(s)  # (B, J, E)
+        iterations.append(Iteration(b, c, s, v, coupling, norm))
+    return iterations[-1].v, iterations
+
+
+def count_products(routing: capsules.InvertedAttentionRouting, iterations: list[Iteration]) -> int:
+    """Return K: cʳ ⊗ dsʳ of every iteration and db ⊗ vʳ⁻¹ between them, or the last alone."""
+    return 1 if is_constant(routing.coupling) else 2 * len(iterations) - 1
 
 
 def route_backward(
-    routing: capsules.InvertedAttentionRouting, dv: Array, votes: TiledVotes, courses: list[Course]
-) -> list[Term]:
-    """Do what InvertedAttentionRouting.backward does, but return dû as c ⊗ ds and db ⊗ query of each look."""
-    terms: list[Term] = []
-    for look, _, norm in reversed(courses):
-        ds = by_query(routing.norm.backward(dv, norm))  # (E, J, B)
-        if look.share is not None:
-            return [*terms, Term(None, look.share * ds)]
-        terms.append(Term(look.weights, ds))
-        if is_constant(routing.coupling) or (look.query is None and not routing.coupling.params):
+    routing: capsules.InvertedAttentionRouting,
+    dv: Array,
+    votes: AnyVotes,
+    iterations: list[Iteration],
+    gradient: OuterProducts,
+) -> None:
+    """Do what InvertedAttentionRouting.backward does, but keep dû as outer products."""
+    last = len(iterations) - 1
+    for r in reversed(range(len(iterations))):
+        iteration, k = iterations[r], 2 * (last - r)
+        ds = routing.norm.backward(dv, iteration.squash)  # (B, J, E)
+        gradient.set_product(k, iteration.c, ds)
+        if is_constant(routing.coupling) or (r == 0 and not routing.coupling.params):
             break
-        db, dquery = votes.look_backward(look, ds, routing.coupling)  # of every tile, (E, J, B)
-        if look.query is None:
+        dc = votes.agree(ds)  # (B, I, J)
+        db = routing.coupling.backward(dc, iteration.coupling) / math.sqrt(routing.upper_dimension)
+        if r == 0:
             break
-        terms.append(Term(db, look.query))
-        dv = by_sample(dquery) / math.sqrt(routing.upper_dimension)  # (B, J, E)
-    return terms
+        gradient.set_product(k + 1, db, iterations[r - 1].v)
+        dv = votes.combine(db)  # (B, J, E)
 
 
-TILED = Tiled(capsules.InvertedAttentionRouting, route, route_backward)
+FACTORED = Factored(capsules.InvertedAttentionRouting, route, count_products, route_backward)

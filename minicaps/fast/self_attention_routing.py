@@ -1,14 +1,15 @@
-"""Self-attention routing with a fast squash, and on votes that are built a tile at a time."""
+"""Self-attention routing with a fast squash, and on votes that need not be built."""
 
 from __future__ import annotations
 
 import math
 
 from minicaps import capsules
-from minicaps.arrays import Array
-from minicaps.fast.factored import is_constant
+from minicaps.arrays import Array, get_xp
+from minicaps.capsules import Iteration
+from minicaps.fast.couplings import plus_pairs
+from minicaps.fast.factored import AnyVotes, Factored, OuterProducts, is_constant
 from minicaps.fast.squash import ExponentialSquash
-from minicaps.fast.tiled import Course, Term, Tiled, TiledVotes, by_query
 
 
 class SelfAttentionRouting(capsules.SelfAttentionRouting):
@@ -17,27 +18,44 @@ class SelfAttentionRouting(capsules.SelfAttentionRouting):
     ExponentialSquash = ExponentialSquash
 
 
-def route(routing: capsules.SelfAttentionRouting, votes: TiledVotes) -> list[Course]:
-    """Do what SelfAttentionRouting.forward does: one look, and its query is the sum of all votes."""
-    query = by_query(votes.total()) / math.sqrt(votes.W.shape[3])  # (E, J, B)
-    look = votes.look(query, routing.coupling, routing.params.get("bias"))
-    v, squash = routing.squash.forward(look.s)  # (B, J, E)
-    return [Course(look, v, squash)]
+def route(
+    routing: capsules.SelfAttentionRouting, votes: AnyVotes, share: float | None
+) -> tuple[Array, list[Iteration]]:
+    """Do what SelfAttentionRouting.forward does, for such votes; there are no logits of 0."""
+    b = votes.agree(votes.total) / math.sqrt(votes.dimension)  # (B, I, J)
+    c, coupling = routing.coupling.forward(b)  # (B, I, J)
+    if routing.bias_shape is not None:
+        c = plus_pairs(c, routing.params["bias"])  # (B, I, J)
+    s = votes.combine(c)  # (B, J, E)
+    v, squash = routing.squash.forward(s)  # (B, J, E)
+    return v, [Iteration(b, c, s, v, coupling, squash)]
+
+
+def count_products(routing: capsules.SelfAttentionRouting, iterations: list[Iteration]) -> int:
+    """Return K: c ⊗ ds, db ⊗ t and 1 ⊗ dt, or the first alone."""
+    return 1 if is_constant(routing.coupling) else 3
 
 
 def route_backward(
-    routing: capsules.SelfAttentionRouting, dv: Array, votes: TiledVotes, courses: list[Course]
-) -> list[Term]:
-    """Do what SelfAttentionRouting.backward does, but return dû as c ⊗ ds, db ⊗ query and dtotal."""
-    ((look, _, squash),) = courses
-    ds = by_query(routing.squash.backward(dv, squash))  # (E, J, B)
-    terms, query, dbias = [Term(look.weights, ds)], look.query, routing.grads.get("bias")
-    if is_constant(routing.coupling) and dbias is None:
-        return terms
-    db, dquery = votes.look_backward(look, ds, routing.coupling, dbias)  # of every tile, (E, J, B)
-    if is_constant(routing.coupling) or query is None:
-        return terms
-    return [*terms, Term(db, query), Term(None, dquery / math.sqrt(votes.W.shape[3]))]
+    routing: capsules.SelfAttentionRouting,
+    dv: Array,
+    votes: AnyVotes,
+    iterations: list[Iteration],
+    gradient: OuterProducts,
+) -> None:
+    """Do what SelfAttentionRouting.backward does, but keep dû as outer products."""
+    ((_, c, _, _, coupling, squash),) = iterations
+    ds = routing.squash.backward(dv, squash)  # (B, J, E)
+    gradient.set_product(0, c, ds)
+    dc = votes.agree(ds)  # (B, I, J)
+    if routing.bias_shape is not None:
+        routing.grads["bias"] += dc.sum(axis=0)  # (I, J)
+    if is_constant(routing.coupling):
+        return
+    db = routing.coupling.backward(dc, coupling) / math.sqrt(votes.dimension)  # (B, I, J)
+    gradient.set_product(1, db, votes.total)
+    ones = get_xp(dv).broadcast_to(get_xp(dv).ones(1, dtype=dv.dtype), db.shape)  # (B, I, J)
+    gradient.set_product(2, ones, votes.combine(db))
 
 
-TILED = Tiled(capsules.SelfAttentionRouting, route, route_backward)
+FACTORED = Factored(capsules.SelfAttentionRouting, route, count_products, route_backward)
