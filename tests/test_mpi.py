@@ -85,7 +85,8 @@ PATCHED = """\
 import os, signal, sys
 from minicaps import cli, training
 from minicaps.training import machine, mpi, ranks
-from minicaps.training import loss_scale
+from minicaps.training import run as runs
+from minicaps.training import loss_scale as scaling
 {patch}
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -187,7 +188,9 @@ def test_every_family_and_network_gives_the_same_bits(data, tmp_path):
         assert bits(tmp_path / str(k)) == bits(tmp_path / f"alone-{k}"), FAMILIES[k]
 
 
-OVERFLOWS = "import functools\nruns.LossScale = functools.partial(runs.LossScale, 2.0**23, grow_after=2)\n"
+OVERFLOWS = (
+    "import functools\nscaling.LossScale = functools.partial(scaling.LossScale, 2.0**23, grow_after=2)\n"
+)
 
 
 @with_mpi
