@@ -235,7 +235,7 @@ def test_a_mixed_run_copies_once_for_each_step_and_once_more_where_it_is_skipped
     config = helpers.tiny_config(
         data=str(small_folder), limit=100, batch_size=10, **options, precision="mixed"
     )
-    monkeypatch.setattr(scaling, "LossScale", lambda: LossScale(2.0**23, grow_after=2))
+    monkeypatch.setattr("minicaps.training.loss_scale.LossScale", lambda: LossScale(2.0**23, grow_after=2))
     found = []
     for xp in (np, device):
         monkeypatch.setattr(runs, "resolve", lambda name, xp=xp: xp)
@@ -254,7 +254,7 @@ def test_a_whole_mixed_run_on_a_device_goes_on_from_its_checkpoint(
     device, tmp_path, small_folder, monkeypatch
 ):
     monkeypatch.setattr(runs, "resolve", lambda name: device)
-    monkeypatch.setattr(scaling, "LossScale", lambda: LossScale(2.0**23, grow_after=2))
+    monkeypatch.setattr("minicaps.training.loss_scale.LossScale", lambda: LossScale(2.0**23, grow_after=2))
     config = helpers.tiny_config(data=str(small_folder), limit=60, batch_size=6, epochs=2, precision="mixed")
     Run(config, tmp_path / "whole", say=helpers.quiet).train()
     with pytest.raises(KeyboardInterrupt):

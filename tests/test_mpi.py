@@ -37,7 +37,6 @@ from minicaps.training import (
     Run,
     TrainConfig,
     current_ranks,
-    loss_scale,
     mpi,
     train_step,
 )
@@ -200,7 +199,7 @@ def test_ranks_of_a_mixed_run_skip_the_same_steps_and_give_the_same_bits(data, t
         out = tmp_path / str(count)
         run = launch(count, script(tmp_path, OVERFLOWS), "train", *options_of(config), "--out", out)
         assert run.returncode == 0, run.stderr
-    monkeypatch.setattr(loss_scale, "LossScale", partial(LossScale, 2.0**23, grow_after=2))
+    monkeypatch.setattr("minicaps.training.loss_scale.LossScale", partial(LossScale, 2.0**23, grow_after=2))
     Run(config, tmp_path / "1", say=quiet).train()
     (row,) = read_metrics(tmp_path / "1")
     assert 0 < row["skipped_steps"] < 9

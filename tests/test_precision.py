@@ -615,7 +615,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def overflows(monkeypatch):
     """Let runs begin with a scale that is too large, and grow it often: there are skipped steps all along."""
-    monkeypatch.setattr(scaling, "LossScale", partial(LossScale, 2.0**23, grow_after=1))
+    monkeypatch.setattr("minicaps.training.loss_scale.LossScale", partial(LossScale, 2.0**23, grow_after=1))
 
 
 def file_bits(folder, name):
@@ -664,7 +664,7 @@ def test_a_run_that_is_stopped_and_shared_out_otherwise_skips_the_same_steps_and
 
 
 def test_an_epoch_of_skipped_steps_is_told_as_one(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "LossScale", partial(LossScale, 2.0**100))
+    monkeypatch.setattr("minicaps.training.loss_scale.LossScale", partial(LossScale, 2.0**100))
     said = []
     config = tiny_config(data=data, batch_size=100, precision="mixed", warmup=1)
     run = Run(config, tmp_path / "run", say=said.append)
