@@ -294,9 +294,10 @@ def test_simulated_ranks_in_mixed_precision_skip_the_same_steps_and_give_the_sam
 
     def train(source_of):
         network = build(name, "tiny", rng=0).set_precision("mixed")
-        source, loss_scale = source_of(network), LossScale(2.0**23, grow_after=2)
-        adam = Adam(network, 1e-3)
-        losses = [train_step(source, adam, images, labels, loss_scale).loss for _ in range(12)]
+        loss_scale = LossScale(2.0**23, grow_after=2)
+        with source_of(network) as source:  # which moves the parameters
+            adam = Adam(network, 1e-3)
+            losses = [train_step(source, adam, images, labels, loss_scale).loss for _ in range(12)]
         assert 0 < loss_scale.skipped_steps < 12 and adam.steps == 12 - loss_scale.skipped_steps
         states = network.state() | adam.state() | loss_scale.state()
         return losses, {name: array.tobytes() for name, array in states.items()}
