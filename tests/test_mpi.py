@@ -378,11 +378,18 @@ def test_the_page_says_what_the_model_computes(monkeypatch):
     page = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^\| `(small|paper)` \| (\d+) \| (.*) \|$", page, re.MULTILINE)
     assert len(lines) == 8
+    number, text = r"([\d.]+)", " ".join(page.split())
+    pattern = f"{number} ms a slice, {number} ms an image and {number} ms an update of `small`; "
+    measured = re.search(pattern + f"{number}, {number} and {number} ms of `paper`", text).groups()
+    measured = {"small": measured[:3], "paper": measured[3:]}
     for preset, ranks, cells in lines:
         ranks, numbers = int(ranks), build("capsnet", preset, rng=0).count_params()
-        costs = model.Costs(0.0, 0.0, 0.0, numbers)
-        own = [f"{8 * numbers * (ranks - 1) / ranks / 1e6:.1f}", str(2 * (ranks - 1))]
-        own += [f"{1e3 * costs.exchange(ranks, link):.1f}" for link in model.LINKS.values()]
+        costs = model.Costs(*(float(each) / 1e3 for each in measured[preset]), numbers)
+        own = [f"{8 * numbers * (ranks - 1) / ranks / 1e6:.2f}", str(2 * (ranks - 1))]
+        own += [
+            f"{1e3 * costs.exchange(ranks, link):.1f} ms, {costs.break_even(ranks, link):,} images"
+            for link in model.LINKS.values()
+        ]
         assert cells.split(" | ") == own
 
 
