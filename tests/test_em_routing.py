@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from helpers import mnist
 
 from minicaps import capsules, fast, gradcheck
 from minicaps.capsules import EMRouting, Frozen, Leaky, Stopped
+from minicaps.datasets import to_float
 from minicaps.fast import EMRouting as FastEMRouting
+from minicaps.networks import build
+from minicaps.training import Adam, OneProcess, train_step
 
 B, I, J, E = 2, 7, 3, 4  # all different
 both = pytest.mark.parametrize("cls", [EMRouting, FastEMRouting], ids=["plain", "fast"])
@@ -317,3 +321,20 @@ def test_a_capsule_layer_may_route_by_em(room):
     (mu, upper), _ = layer.forward(u, a)
     assert mu.shape == (2, 3, 6) and upper.shape == (2, 3)
     gradcheck(layer, [u, a]).raise_if_failed()
+
+
+# -- in a CapsNet ---------------------------------------------------------------------------------
+
+
+def test_every_class_of_a_capsnet_is_learned():
+    """With an inverse temperature of 0.1 costs push some classes' activations to 0, whence none returns."""
+    dataset, rng = mnist(), np.random.default_rng(0)
+    images, labels = dataset.train_images[:2000], dataset.train_labels[:2000]
+    network = build("capsnet", "small", rng=0, routing="em", decoder=False)
+    source, adam = OneProcess(network), Adam(network, 0.004)
+    for _ in range(100):
+        chosen = rng.integers(0, len(images), 50)
+        train_step(source, adam, to_float(images[chosen]), labels[chosen])
+    a = network(to_float(images[:500]))  # (500, J)
+    of_label = a[np.arange(500), labels[:500]]  # (500,)
+    assert min(of_label[labels[:500] == j].mean() for j in range(10)) > 0.3
