@@ -12,7 +12,7 @@ import strict_backend
 
 from minicaps import arrays
 from minicaps.cli import main
-from minicaps.fast import own_the_cores, threads
+from minicaps.fast import own_the_cores, thread_count, threads
 from minicaps.training import Run
 
 # No deadline: what a single example takes on a busy machine says nothing about the code.
@@ -49,6 +49,19 @@ def small_slices(monkeypatch):
     monkeypatch.setattr(threads, "MIN_NUMBERS", 0)
     monkeypatch.setattr(threads, "SLICE_NUMBERS", 8)
     monkeypatch.setattr(threads, "MIN_MULTIPLICATIONS", 0)
+
+
+@pytest.fixture
+def with_threads(monkeypatch):
+    """Return a function that sets MINICAPS_THREADS."""
+
+    def choose(count):
+        monkeypatch.setenv("MINICAPS_THREADS", str(count))
+        thread_count.cache_clear()
+
+    yield choose
+    monkeypatch.undo()
+    thread_count.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,23 +12,10 @@ import pytest
 from helpers import quiet, tiny_config
 
 import minicaps
-from minicaps.fast import platform, thread_count
+from minicaps.fast import platform
 from minicaps.networks import PRESETS, CapsNet, OverlapCapsNet, build
 from minicaps.training import Adam, DataParallel, OneProcess, Run, backpropagate, processes, train_step
 from minicaps.training.processes import batch_slices
-
-
-@pytest.fixture
-def threads(monkeypatch):
-    """Return a function that sets MINICAPS_THREADS."""
-
-    def choose(count):
-        monkeypatch.setenv("MINICAPS_THREADS", str(count))
-        thread_count.cache_clear()
-
-    yield choose
-    monkeypatch.undo()
-    thread_count.cache_clear()
 
 
 def batch(network, count, seed=0):
@@ -43,8 +30,8 @@ def tiny(name="capsnet", **options):
 
 @pytest.mark.parametrize("name", ["capsnet", "cnn", "matrix", "mlp"])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_gradient_is_that_of_the_whole_batch(name, count, threads):
-    threads(count)
+def test_the_gradient_is_that_of_the_whole_batch(name, count, with_threads):
+    with_threads(count)
     network, plain = tiny(name, dtype=np.float64), tiny(name, dtype=np.float64)
     images, labels = batch(network, 170)
     loss, correct = backpropagate(plain, plain.objective(), images, labels)
@@ -58,8 +45,8 @@ def test_the_gradient_is_that_of_the_whole_batch(name, count, threads):
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
 
 
-def test_an_objective_that_changes_reaches_the_other_processes(threads):
-    threads(2)
+def test_an_objective_that_changes_reaches_the_other_processes(with_threads):
+    with_threads(2)
     network, plain = tiny("matrix", dtype=np.float64), tiny("matrix", dtype=np.float64)
     images, labels = batch(network, 90)
     with DataParallel(network, network.objective(), 90) as parallel:
@@ -73,8 +60,8 @@ def test_an_objective_that_changes_reaches_the_other_processes(threads):
 
 
 @pytest.mark.parametrize("count", [1, 79, 80, 97, 170])
-def test_batches_of_any_size_up_to_the_largest(count, threads):
-    threads(2)
+def test_batches_of_any_size_up_to_the_largest(count, with_threads):
+    with_threads(2)
     network, plain = tiny(dtype=np.float64), tiny(dtype=np.float64)
     images, labels = batch(network, count)
     loss, _ = backpropagate(plain, plain.objective(), images, labels)
@@ -84,10 +71,10 @@ def test_batches_of_any_size_up_to_the_largest(count, threads):
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
 
 
-def test_the_number_of_processes_does_not_change_a_bit(threads):
+def test_the_number_of_processes_does_not_change_a_bit(with_threads):
     results = []
     for count in (1, 2, 4):
-        threads(count)
+        with_threads(count)
         network = tiny()
         optimizer = Adam(network, 0.01)
         with DataParallel(network, network.objective(), 160) as parallel:
@@ -100,11 +87,11 @@ def test_the_number_of_processes_does_not_change_a_bit(threads):
             np.testing.assert_array_equal(value, other[key])
 
 
-def test_a_run_ends_with_the_same_bits_for_any_processes(threads, small_folder, tmp_path):
+def test_a_run_ends_with_the_same_bits_for_any_processes(with_threads, small_folder, tmp_path):
     config = tiny_config(data=str(small_folder), limit=170, batch_size=100, epochs=2)
     networks = []
     for count in (1, 2):
-        threads(count)
+        with_threads(count)
         run = Run(config, tmp_path / str(count), say=quiet)
         run.train()
         networks.append(run.network)
@@ -112,8 +99,8 @@ def test_a_run_ends_with_the_same_bits_for_any_processes(threads, small_folder, 
         np.testing.assert_array_equal(value, networks[1].params[name])
 
 
-def test_the_network_can_be_used_on_after_the_end(threads):
-    threads(2)
+def test_the_network_can_be_used_on_after_the_end(with_threads):
+    with_threads(2)
     network = tiny()
     images, labels = batch(network, 80)
     with DataParallel(network, network.objective(), 80) as parallel:
@@ -135,8 +122,8 @@ def test_how_a_batch_is_sliced():
     assert len(batch_slices(build("capsnet", "paper", rng=0), 128)) == 1
 
 
-def test_the_network_moves_to_shared_memory_with_its_numbers(threads):
-    threads(1)
+def test_the_network_moves_to_shared_memory_with_its_numbers(with_threads):
+    with_threads(1)
     network = tiny()
     before = network.state()
     with DataParallel(network, network.objective(), 80) as parallel:
@@ -153,8 +140,8 @@ def test_it_takes_the_cores_from_numpy(monkeypatch):
     assert platform.owns_the_cores()
 
 
-def test_wrong_input_is_refused_where_copying_would_hide_it(threads):
-    threads(2)
+def test_wrong_input_is_refused_where_copying_would_hide_it(with_threads):
+    with_threads(2)
     network = tiny()
     images, labels = batch(network, 90)
     with DataParallel(network, network.objective(), 80) as parallel:
@@ -170,8 +157,8 @@ def test_wrong_input_is_refused_where_copying_would_hide_it(threads):
         parallel.backpropagate(images, labels)
 
 
-def test_a_failure_in_another_process_is_told(threads):
-    threads(2)
+def test_a_failure_in_another_process_is_told(with_threads):
+    with_threads(2)
     network = tiny()
     images, labels = batch(network, 80)
     images[40:] = 1e38  # the second slice overflows
@@ -184,8 +171,8 @@ def test_a_failure_in_another_process_is_told(threads):
 
 
 @pytest.mark.parametrize("count", [20, 80])
-def test_labels_that_are_one_hot_are_refused_by_name(threads, count):
-    threads(2)
+def test_labels_that_are_one_hot_are_refused_by_name(with_threads, count):
+    with_threads(2)
     network = tiny()
     images, labels = batch(network, count)
     with DataParallel(network, network.objective(), 80) as parallel:
@@ -193,8 +180,8 @@ def test_labels_that_are_one_hot_are_refused_by_name(threads, count):
             parallel.backpropagate(images, np.eye(10, dtype=int)[labels])
 
 
-def test_a_process_that_was_killed_is_told(threads):
-    threads(2)
+def test_a_process_that_was_killed_is_told(with_threads):
+    with_threads(2)
     network = tiny()
     images, labels = batch(network, 80)
     with DataParallel(network, network.objective(), 80) as parallel:
@@ -204,8 +191,8 @@ def test_a_process_that_was_killed_is_told(threads):
             parallel.backpropagate(images, labels)
 
 
-def test_ctrl_c_is_left_to_the_first_process(threads):
-    threads(2)
+def test_ctrl_c_is_left_to_the_first_process(with_threads):
+    with_threads(2)
     network = tiny()
     images, labels = batch(network, 80)
     with DataParallel(network, network.objective(), 80) as parallel:
@@ -214,8 +201,8 @@ def test_ctrl_c_is_left_to_the_first_process(threads):
         assert parallel.backpropagate(images, labels) == expected
 
 
-def test_the_error_state_of_the_first_process_holds_in_all(threads):
-    threads(2)
+def test_the_error_state_of_the_first_process_holds_in_all(with_threads):
+    with_threads(2)
     network = tiny()
     network.params["conv.W"][...] = 1e38
     images, labels = batch(network, 80)
@@ -237,8 +224,8 @@ def alive(process):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
-def test_no_process_outlives_the_first(threads):
-    threads(2)
+def test_no_process_outlives_the_first(with_threads):
+    with_threads(2)
     program = (
         "import sys, time\n"
         "from minicaps.networks import build\n"
@@ -259,8 +246,8 @@ def test_no_process_outlives_the_first(threads):
     assert not alive(other)
 
 
-def test_it_works_in_one_process_where_python_cannot_start_another(threads, monkeypatch):
-    threads(2)
+def test_it_works_in_one_process_where_python_cannot_start_another(with_threads, monkeypatch):
+    with_threads(2)
     monkeypatch.setattr(processes.sys, "executable", "")
     network, plain = tiny(dtype=np.float64), tiny(dtype=np.float64)
     images, labels = batch(network, 80)
@@ -272,8 +259,8 @@ def test_it_works_in_one_process_where_python_cannot_start_another(threads, monk
             np.testing.assert_allclose(network.grads[key], grad, rtol=1e-9, atol=1e-15)
 
 
-def test_pairs_of_images_are_shared_too(threads):
-    threads(2)
+def test_pairs_of_images_are_shared_too(with_threads):
+    with_threads(2)
     network, plain = (OverlapCapsNet(PRESETS["tiny"], rng=0) for _ in range(2))
     rng = np.random.default_rng(0)
     parts = rng.random((80, 2, *network.image_shape), dtype=np.float32)
@@ -387,8 +374,8 @@ class Unwilling(CapsNet):
         raise ValueError("no copies of me")
 
 
-def test_a_network_that_cannot_be_sent_is_trained_in_one_process(threads):
-    threads(2)
+def test_a_network_that_cannot_be_sent_is_trained_in_one_process(with_threads):
+    with_threads(2)
     network, plain = Unwilling(PRESETS["tiny"], rng=0), tiny()
     images, labels = batch(network, 80)
     with pytest.warns(RuntimeWarning, match="ValueError: no copies of me"):
@@ -399,8 +386,8 @@ def test_a_network_that_cannot_be_sent_is_trained_in_one_process(threads):
 
 
 @pytest.mark.parametrize("fails_at", [0, 1, 2])
-def test_after_a_slice_that_failed_the_gradient_is_looked_at_where_it_is(fails_at, threads, monkeypatch):
-    threads(1)
+def test_after_a_slice_that_failed_the_gradient_is_looked_at_where_it_is(fails_at, with_threads, monkeypatch):
+    with_threads(1)
     network = tiny()
     images, labels = batch(network, 170)
     with DataParallel(network, network.objective(), 170) as source:

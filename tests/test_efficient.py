@@ -31,7 +31,6 @@ from minicaps import (
     save,
 )
 from minicaps.capsules import ExponentialSquash
-from minicaps.fast import thread_count
 from minicaps.figures import Explorer, explore
 from minicaps.layers import Dense
 from minicaps.networks import EFFICIENT_PRESETS, files, to_onnx
@@ -478,21 +477,8 @@ def test_onnx_says_that_it_cannot_hold_it(trained, tmp_path):
         to_onnx(tmp_path / "x.onnx", trained)
 
 
-@pytest.fixture
-def threads(monkeypatch):
-    """Return a function that sets MINICAPS_THREADS."""
-
-    def choose(count):
-        monkeypatch.setenv("MINICAPS_THREADS", str(count))
-        thread_count.cache_clear()
-
-    yield choose
-    monkeypatch.undo()
-    thread_count.cache_clear()
-
-
-def test_each_slice_of_a_batch_is_normalised_by_itself_and_its_sums_are_added_up(threads):
-    threads(2)
+def test_each_slice_of_a_batch_is_normalised_by_itself_and_its_sums_are_added_up(with_threads):
+    with_threads(2)
     network, plain = (build("efficient", "tiny", rng=0, dtype=np.float64) for _ in range(2))
     images, labels = images_of(97, dtype=np.float64)
     expected, sums = dict.fromkeys(plain.grads, 0.0), dict.fromkeys(plain.running, 0.0)
@@ -512,10 +498,10 @@ def test_each_slice_of_a_batch_is_normalised_by_itself_and_its_sums_are_added_up
         assert network.added["trunk.norm1.count"] == 97 * 12 * 12
 
 
-def test_the_number_of_processes_changes_no_bit_of_weights_or_running_averages(threads):
+def test_the_number_of_processes_changes_no_bit_of_weights_or_running_averages(with_threads):
     results = []
     for count in (1, 2, 4):
-        threads(count)
+        with_threads(count)
         network = build("efficient", "tiny", rng=0)
         optimizer = Adam(network, 0.01)
         with DataParallel(network, network.objective(), 160) as parallel:

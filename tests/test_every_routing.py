@@ -5,7 +5,6 @@ import os
 import pytest
 from helpers import press_ctrl_c_at, quiet, small_folder, tiny_config
 
-from minicaps.fast import thread_count
 from minicaps.networks import files
 from minicaps.networks.capsnet_config import COUPLINGS, ROUTINGS
 from minicaps.training import Run, processes
@@ -23,19 +22,6 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return str(small_folder(tmp_path_factory.mktemp("data"), 200, 40))
-
-
-@pytest.fixture
-def with_threads(monkeypatch):
-    """Return a function that sets MINICAPS_THREADS."""
-
-    def choose(count):
-        monkeypatch.setenv("MINICAPS_THREADS", str(count))
-        thread_count.cache_clear()
-
-    yield choose
-    monkeypatch.undo()
-    thread_count.cache_clear()
 
 
 def weights(folder):

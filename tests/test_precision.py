@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minicaps import capsules, cli, fast, layers
 from minicaps.datasets import augment
-from minicaps.fast import half, thread_count
+from minicaps.fast import half
 from minicaps.fast.convolution import WindowsCache
 from minicaps.layers import ReLU, ScaledLoss
 from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, PRESETS_OF, ROUTINGS, build, files
@@ -409,19 +409,6 @@ def test_what_cannot_be_mixed_is_refused():
     with pytest.raises(ValueError, match="set_precision: a snapshot for inference is read-only"):
         single.for_inference().set_precision("mixed")
     assert ReLU().set_precision("mixed").precision == "mixed"  # which has no parameters at all
-
-
-@pytest.fixture
-def with_threads(monkeypatch):
-    """Return a function that sets MINICAPS_THREADS."""
-
-    def choose(count):
-        monkeypatch.setenv("MINICAPS_THREADS", str(count))
-        thread_count.cache_clear()
-
-    yield choose
-    monkeypatch.undo()
-    thread_count.cache_clear()
 
 
 @pytest.mark.parametrize("each", SMALL_NETWORKS, ids=label)
