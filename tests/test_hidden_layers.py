@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import assert_the_objective_agrees_with_central_differences, quiet, small_dataset, tiny_config
-from test_data_parallel import batch, threads  # noqa: F401, a fixture
+from test_data_parallel import batch
 
 from minicaps import CapsNet, CapsNetConfig, Leaky, build, load, save
 from minicaps.cli import OK, WRONG_USE
@@ -171,10 +171,10 @@ def test_more_parents_to_choose_than_a_hidden_layer_has_are_refused():
 
 
 @every_routing
-def test_the_number_of_processes_does_not_change_a_bit(routing, threads):  # noqa: F811, the fixture
+def test_the_number_of_processes_does_not_change_a_bit(routing, with_threads):
     results = []
     for count in (1, 2):
-        threads(count)
+        with_threads(count)
         net = network(routing=routing)
         optimizer = Adam(net, 0.01)
         with DataParallel(net, net.objective(), 160) as parallel:
