@@ -133,7 +133,8 @@ class ClassMatrixCaps(capsules.ClassMatrixCaps):
     def _children(self, poses: Array) -> Array:
         """poses (b, H, W, types, 16) -> (H·W, types, b, 16)."""
         rows = poses.reshape(len(poses), -1, *poses.shape[-2:])  # (b, H·W, types, 16)
-        return rounded(self, get_xp(poses).ascontiguousarray(rows.transpose(1, 2, 0, 3)))
+        M = get_xp(poses).ascontiguousarray(rows.transpose(1, 2, 0, 3))  # (H·W, types, b, 16)
+        return rounded(self, M)
 
     def _votes(self, M: Array, blocks: Array, poses: Array) -> Array:
         """M (H·W, types, b, 16) -> votes (b, J, I, 16), with coordinates."""

@@ -21,7 +21,8 @@ class Votes(capsules.Votes):
         axes = ("batch B", None), ("lower capsules I", W.shape[0]), ("capsule dimension D", W.shape[1])
         check_array("Votes.forward", "u", u, *axes, like=W)
         (I, D, J, E), xp, u = W.shape, get_xp(u), rounded(self, u)
-        matrices, u_hat = rounded(self, W).reshape(I, D, -1), xp.empty((len(u), I, J * E), dtype=u.dtype)
+        matrices = rounded(self, W).reshape(I, D, -1)  # (I, D, J·E)
+        u_hat = xp.empty((len(u), I, J * E), dtype=u.dtype)  # (B, I, J·E)
 
         def work(k: slice) -> None:
             products = u[:, k].swapaxes(0, 1) @ matrices[k]  # (i, B, D) @ (i, D, J·E) -> (i, B, J·E)
