@@ -54,6 +54,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, small_folder, tmp_path):
 def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no_figures):
     save_network(tmp_path / "tiny.npz", tiny_config().network(small_dataset()))
     options = {
+        "recipe": "default",
         "model": "capsnet",
         "preset": "tiny",
         "size": 28,
@@ -65,6 +66,7 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "schedule": "exponential",
         "warmup": 2,
         "shift": 1,
+        "warp": 0.25,
         "layers": ((6, 5), (4, 3)),
         "routing": "inverted-attention",
         "presence": "line",
@@ -77,11 +79,11 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "channels": 1,
         "init": str(tmp_path / "tiny.npz"),
     }
-    assert {*options, "decoder"} == {field.name for field in fields(TrainConfig)}
+    assert {*options, "decoder", "validate"} == {field.name for field in fields(TrainConfig)}
     written = {**options, "layers": "6x5,4x3"}
     flags = [x for name, value in written.items() for x in (f"--{name.replace('_', '-')}", value)]
-    assert call("train", *flags, "--no-decoder", "--out", tmp_path / "run")[0] == 0
-    assert read_config(tmp_path / "run") == TrainConfig(**options, decoder=False)
+    assert call("train", *flags, "--no-decoder", "--validate", "--out", tmp_path / "run")[0] == 0
+    assert read_config(tmp_path / "run") == TrainConfig(**options, decoder=False, validate=True)
 
 
 def test_figures_that_cannot_be_drawn_are_a_warning_and_the_run_is_complete(
@@ -260,7 +262,7 @@ def test_options_that_cannot_act_or_undo_the_training_are_refused(
 
 
 def test_what_is_odd_about_the_data_is_said(call, small_folder, monkeypatch, no_figures):
-    monkeypatch.setattr(Dataset, "remarks", lambda dataset, limit: ["class 7 has no images", "all are grey"])
+    monkeypatch.setattr(Dataset, "remarks", lambda dataset, *which: ["class 7 has no images", "all are grey"])
     output = call(
         *QUICK, "--data", small_folder, "--init", "pretrained", "--preset", "small", "--out", "run"
     )[1]

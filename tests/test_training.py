@@ -212,11 +212,6 @@ def test_resuming_knows_what_is_done(straight):
     assert run.epochs == read_metrics(straight) and run.optimizer.steps == 3 * 6
 
 
-def test_seconds_count_the_time_before_the_stop(straight):
-    run = Run.resume(straight, say=quiet)
-    assert run.seconds == pytest.approx(sum(row["seconds"] for row in run.epochs), rel=1e-3)
-
-
 def test_resuming_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         Run.resume(tmp_path)

@@ -48,11 +48,10 @@ def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
         text, choices = told["help"], told["choices"]
         if kind is bool:
             parser.add_argument(
-                flag(option.name, False),
-                dest=option.name,
-                action="store_false",
+                flag(option.name),
+                action=argparse.BooleanOptionalAction,
                 default=argparse.SUPPRESS,
-                help=f"do not {text}",
+                help=f"{text} (default: {'yes' if option.default else 'no'})",
             )
             continue
         if isinstance(kind, types.UnionType):  # X | None
@@ -118,7 +117,7 @@ def prepare(options: argparse.Namespace, progress: ProgressLine) -> Run:
             raise UsageError(f"--resume continues a run with its own options; leave out {', '.join(flags)}")
         return Run.resume(options.resume, say=progress.say, progress=progress.show, **given)
     with checking_arguments():
-        config = TrainConfig(**given)
+        config = TrainConfig.from_recipe(given.pop("recipe", "default"), **given)
     return Run(config, options.out, say=progress.say, progress=progress.show)
 
 
@@ -131,7 +130,7 @@ def describe(run: Run, resumed: bool) -> None:
         f"{len(run.validation[0]):,} to validate, {len(dataset.test_images):,} to test, "
         f"{dataset.classes} classes, {' × '.join(map(str, dataset.image_shape))} pixels"
     )
-    for line in dataset.remarks(run.config.limit):
+    for line in dataset.remarks(run.config.limit, run.config.validate):
         print(f"warning: {line}")
     if run.start is not None:
         print(f"start: {run.start}")

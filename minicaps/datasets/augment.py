@@ -160,13 +160,15 @@ class Warps(NamedTuple):
         return cls(np.zeros(count), np.zeros(count), np.ones((count, 2)), np.zeros((count, 2)))
 
     @classmethod
-    def random(cls, count: int, rng: np.random.Generator) -> Warps:
-        """Draw warps from the ranges of affNIST, without moves.
+    def random(cls, count: int, rng: np.random.Generator, strength: float = 1.0) -> Warps:
+        """Draw warps from the ranges of affNIST, or from `strength` times these, without moves.
 
         Angles up to ±20°, shear up to ±0.2, each axis scaled by 0.8 to 1.2, all evenly.
         """
-        angle, shear = rng.uniform(-20, 20, size=count), rng.uniform(-0.2, 0.2, size=count)
-        return cls(angle, shear, rng.uniform(0.8, 1.2, size=(count, 2)), np.zeros((count, 2)))
+        turn, slant = 20 * strength, 0.2 * strength
+        angle, shear = rng.uniform(-turn, turn, size=count), rng.uniform(-slant, slant, size=count)
+        scale = rng.uniform(1 - slant, 1 + slant, size=(count, 2))
+        return cls(angle, shear, scale, np.zeros((count, 2)))
 
     def sources(self) -> Array:
         """Return the matrices (B, 2, 2) from (row, column) in the warped image to that in the old."""
@@ -223,3 +225,25 @@ def warp(images: Array, warps: Warps) -> Array:
 
     mixed = line(above + 1) * (1 - lower) + line(above + 2) * lower  # (B, H, W, C)
     return (np.rint(mixed) if images.dtype.kind in "iu" else mixed).astype(images.dtype)
+
+
+def vary(images: Array, shift_by_up_to: int, strength: float, rng: np.random.Generator) -> Array:
+    """Change every image at random, as training does: shift it, and with a `strength` warp it as well.
+
+    Parameters
+    ----------
+    images : array (B, H, W, C) of any dtype
+    shift_by_up_to : int
+        Pixels; together with a warp the shift need not be of whole pixels.
+    strength : float
+        Of ``Warps.random``; with 0 this is ``shift``.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    array of the same shape and dtype
+    """
+    if strength == 0:
+        return shift(images, shift_by_up_to, rng)
+    warps = Warps.random(len(images), rng, strength)
+    return warp(images, warps._replace(move=rng.uniform(-shift_by_up_to, shift_by_up_to, (len(images), 2))))

@@ -48,7 +48,7 @@ class Dataset:
         """The number of classes."""
         return len(self.class_names)
 
-    def split(self, limit: int | None = None) -> tuple[Array, Array, Array, Array]:
+    def split(self, limit: int | None = None, validate: bool = True) -> tuple[Array, Array, Array, Array]:
         """Keep the last 5,000 training images apart (of fewer than 50,000 a tenth, and one at least).
 
         Where the images are sorted, so that such a cut leaves out a class or distorts its share, the
@@ -58,25 +58,29 @@ class Dataset:
         ----------
         limit : int, optional
             Train on the first `limit` images only, with the same care.
+        validate : bool
+            Whether to keep images apart; else those to validate are none.
 
         Returns
         -------
         train_images, train_labels, validation_images, validation_labels
             Views of the training images and labels where their order is kept, copies elsewhere.
         """
-        kept, held_out = self._split(limit)
+        kept, held_out = self._split(limit, validate)
         images, labels = self.train_images, self.train_labels
         return images[kept], labels[kept], images[held_out], labels[held_out]
 
-    def _split(self, limit: int | None) -> tuple[Index, Index]:
+    def _split(self, limit: int | None, validate: bool) -> tuple[Index, Index]:
         count = len(self.train_images)
+        if not validate:
+            return first(self.train_labels, limit), slice(count, None)
         kept, held_out = cut(self.train_labels, count - max(1, min(5000, count // 10)))
         few = first(self.train_labels[kept], limit)
         if isinstance(kept, slice):  # from 0, so that numbers within it are numbers of all images
             return few, held_out
         return kept[few], held_out
 
-    def remarks(self, limit: int | None = None) -> list[str]:
+    def remarks(self, limit: int | None = None, validate: bool = True) -> list[str]:
         """Say in a line each what may be wrong with the data set; mostly there is nothing to say.
 
         Those are classes without images, or without training, validation or test images; images that
@@ -84,13 +88,13 @@ class Dataset:
 
         Parameters
         ----------
-        limit : int, optional
+        limit, validate
             As for ``split``.
         """
-        kept, held_out = self._split(limit)
+        kept, held_out = self._split(limit, validate)
         parts = {
             "training": self.train_labels[kept],
-            "validation": self.train_labels[held_out],
+            **({"validation": self.train_labels[held_out]} if validate else {}),
             "test": self.test_labels,
         }
         labels = np.concatenate([self.train_labels, self.test_labels])  # (N,)

@@ -160,12 +160,12 @@ def use_and_limits(facts: Facts) -> Iterable[object]:
 
 
 def data(facts: Facts) -> Iterable[object]:
-    dataset, summary = facts.dataset, facts.record.summary
-    _, labels, _, held_out = dataset.split(facts.record.config.limit)
+    dataset, summary, config = facts.dataset, facts.record.summary, facts.record.config
+    _, labels, _, held_out = dataset.split(config.limit, config.validate)
     rows = [
         ("where it lay", dataset.source),
         ("training images", f"{len(labels):,}"),
-        ("validation images", f"{len(held_out):,}"),
+        *([("validation images", f"{len(held_out):,}")] if config.validate else []),
         ("test images", f"{len(dataset.test_labels):,}"),
         ("classes", f"{dataset.classes:,}"),
         ("SHA-256 of its content", summary.get("data_sha256", "unknown")),
@@ -173,7 +173,7 @@ def data(facts: Facts) -> Iterable[object]:
     yield table((), rows)
     if not dataset.has_test_part:
         yield element("p", "The data have no test part: every fifth image of a class is for the test.")
-    if remarks := dataset.remarks(facts.record.config.limit):
+    if remarks := dataset.remarks(config.limit, config.validate):
         yield element("p", "What was found odd about the data:")
         yield element("ul", *(element("li", remark) for remark in remarks))
 
@@ -185,7 +185,7 @@ def training(facts: Facts) -> Iterable[object]:
     best = f"{summary['best_epoch']} of {len(record.epochs)}" if summary.get("best_epoch") else "unknown"
     rows = [
         ("time", f"{record.seconds:,.1f} s of training and validation, {len(record.epochs)} epochs"),
-        ("epoch that validated best", best),
+        *([("epoch that validated best", best)] if record.config.validate else []),
         ("seed", f"{record.config.seed}, of the first weights, the order of the images and the shifts"),
         *versions_and_machine().items(),
     ]
@@ -198,6 +198,7 @@ def training(facts: Facts) -> Iterable[object]:
 def results(facts: Facts) -> Iterable[object]:
     record, total = facts.record, len(facts.correct)
     low, high = interval(int(facts.correct.sum()), total)
+    validated = record.validation_accuracy
     rows = [
         (
             "test accuracy",
@@ -205,7 +206,7 @@ def results(facts: Facts) -> Iterable[object]:
         ),
         ("test images classified wrongly", f"{(~facts.correct).sum():,} of {total:,}"),
         ("test loss", f"{facts.test.loss:.5f}"),
-        ("validation accuracy of the last epoch", _percent(record.epochs[-1]["validation_accuracy"])),
+        *([] if validated is None else [("validation accuracy of the last epoch", _percent(validated))]),
         ("training accuracy of the last epoch", _percent(record.epochs[-1]["train_accuracy"])),
     ]
     yield table((), rows)
@@ -279,9 +280,9 @@ def _picture(facts: Facts, name: str, text: str) -> Markup:
 
 def _classes(facts: Facts) -> Iterable[object]:
     """Return the table of all classes, or of those with the most mistakes."""
-    dataset, predictions = facts.dataset, facts.test.predictions
+    dataset, predictions, config = facts.dataset, facts.test.predictions, facts.record.config
     labels, names, count = dataset.test_labels, dataset.class_names, dataset.classes
-    _, trained, *_ = dataset.split(facts.record.config.limit)
+    _, trained, *_ = dataset.split(config.limit, config.validate)
     in_training, in_test = (np.bincount(each, minlength=count) for each in (trained, labels))  # (J,), (J,)
     right = np.bincount(labels[facts.correct], minlength=count)  # (J,)
     shown = foremost(in_test - right, MAX_ROWS)  # (j,)

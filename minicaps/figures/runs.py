@@ -112,7 +112,7 @@ def of_test_images(
 
 
 def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw loss and accuracy over the epochs, for training and validation.
+    """Draw loss and accuracy over the epochs, for training and, where there is one, validation.
 
     Parameters
     ----------
@@ -128,13 +128,15 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
             "accuracy": ("Images classified correctly (%)", 100, ".2f"),
         }
         for axes, (name, (label, scale, digits)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            for k, part in enumerate(("train", "validation")):
+            validated = all(f"validation_{name}" in row for row in epochs)
+            for k, part in enumerate(("train", "validation")[: 1 + validated]):
                 y = [scale * row[f"{part}_{name}"] for row in epochs]
                 of_part = part.replace("train", "training")
                 axes.plot(x, y, label=of_part, markevery=max(1, len(x) // 30), **line_style(k))
             axes.set(xlabel="Epoch", ylabel=label)
             unit = " %" if scale == 100 else ""
-            axes.set_title(f"{name.capitalize()}: {y[-1]:{digits}}{unit} on validation at the end")
+            where = "on validation" if validated else "in training"
+            axes.set_title(f"{name.capitalize()}: {y[-1]:{digits}}{unit} {where} at the end")
             whole_numbers(axes.xaxis)
             axes.legend()
         return figure

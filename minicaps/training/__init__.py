@@ -2,7 +2,7 @@
 
 from minicaps.training.batch import batches, to_batch
 from minicaps.training.bench import Bench, bench
-from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig, read_config
+from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.fast_adam import Adam
 from minicaps.training.files import REPORT, fingerprint
@@ -19,6 +19,7 @@ from minicaps.training.folder import (
 from minicaps.training.loss_scale import LossScale
 from minicaps.training.machine import load_together
 from minicaps.training.mpi import MPIParallel, gradient_source
+from minicaps.training.notation import flag
 from minicaps.training.optimizers import SGD, Optimizer
 from minicaps.training.processes import DataParallel
 from minicaps.training.ranks import Ranks, all_ranks, check_launch, current_ranks, in_first_rank
@@ -27,7 +28,8 @@ from minicaps.training.run import Run
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, GradientSource, OneProcess, Result, backpropagate, train_step
-from minicaps.training.summary import commands_of, flag
+from minicaps.training.stored_config import read_config
+from minicaps.training.summary import commands_of
 
 __all__ = [
     "MAY_CHANGE",

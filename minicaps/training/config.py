@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minicaps.checks import check_choice, check_flag, check_whole
+from minicaps.checks import check_choice, check_flag, check_number, check_whole
 from minicaps.datasets import Dataset
 from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, ROUTINGS, Network, build, configure
 from minicaps.training.loss_scale import RUN_PRECISIONS
 from minicaps.training.notation import as_layers, as_size, read_layers, read_size, write_layers
+from minicaps.training.recipes import RECIPES, flags_of
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
-CONFIG = "config.json"  # in the folder of a run
-MAX_CONFIG = 1 << 16  # its bytes
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
 OF_CAPSNETS = ("layers", "routing", "presence", "coupling")  # options that no other network has
@@ -60,8 +57,18 @@ class TrainConfig:
         If an option has a value that cannot be.
     BadOption
         If an option cannot act, since the network has nothing of the kind (a ValueError, too).
+
+    See Also
+    --------
+    TrainConfig.from_recipe : the options of a recipe; the field `recipe` only says which they began with.
     """
 
+    recipe: str = _option(
+        "default",
+        "a named set of options to begin with; others that are given win. accurate is "
+        f"{flags_of('accurate')}",
+        *RECIPES,
+    )
     model: str = _option("capsnet", "network to train", *NETWORKS)
     preset: str = _option("small", "size of a capsule network", *PRESETS)
     data: str | None = _option(
@@ -98,6 +105,14 @@ class TrainConfig:
     schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
     warmup: int = _option(0, "steps over which the learning rate first grows from 0")
     shift: int = _option(1, "move training images at random by up to this many pixels")
+    warp: float = _option(
+        0.0,
+        "turn, shear and scale training images at random, by up to X times what affNIST does: 20 degrees, "
+        "0.2 pixels a row, 0.8 to 1.2",
+    )
+    validate: bool = _option(
+        True, "hold a part of the training images back, and validate every epoch with it"
+    )
     layers: tuple[tuple[int, int], ...] | None = _option(
         None,
         "hidden capsule layers between the primary and the class capsules of the CapsNet, each routed to as "
@@ -137,7 +152,12 @@ class TrainConfig:
                 check_whole("train", 1, **{name: getattr(self, name)})
         check_whole("train", 1, epochs=self.epochs, batch_size=self.batch_size)
         check_whole("train", 0, warmup=self.warmup, shift=self.shift, seed=self.seed)
-        check_flag("train", decoder=self.decoder)
+        check_flag("train", decoder=self.decoder, validate=self.validate)
+        check_number("train", warp=self.warp)
+        if self.warp >= 5:
+            raise ValueError(
+                f"train: warp is {self.warp!r}, expected less than 5, where images shrink to nothing"
+            )
         for name, what in (("data", "the path of a folder"), ("init", "the path of a run or of its weights")):
             path = getattr(self, name)
             if path is not None and not (isinstance(path, str) and path):
@@ -172,6 +192,18 @@ class TrainConfig:
             raise BadOption(
                 f"train: routing_iterations is {count}, but self-attention has none; leave it out"
             )
+
+    @classmethod
+    def from_recipe(cls, recipe: str, **options: Any) -> TrainConfig:
+        """Return the options of a recipe, but for those that are given, which win.
+
+        Raises
+        ------
+        ValueError
+            If there is no such recipe, or as by ``TrainConfig``.
+        """
+        check_choice("train", "recipe", recipe, tuple(RECIPES))
+        return cls(recipe=recipe, **{**RECIPES[recipe], **options})
 
     def __str__(self) -> str:
         return "  ".join(f"{name}={value}" for name, value in self.options().items())
@@ -263,36 +295,3 @@ class TrainConfig:
             if (path := getattr(self, name)) is not None and path != PRETRAINED
         }
         return replace(self, **paths)
-
-
-def config_of(options: dict[str, Any]) -> TrainConfig:
-    """Return the configuration of what ``asdict`` made of one, also in an older version.
-
-    Older ones took options that did nothing, such as the preset of an MLP: they still do nothing.
-    """
-    if not isinstance(options, dict):
-        raise TypeError(f"expected a mapping of options, got {type(options).__name__}")
-    idle = options_without_effect(options.get("model", "capsnet"))
-    options = {name: value for name, value in options.items() if name not in idle}
-    return TrainConfig(**options)
-
-
-def read_config(folder: str | Path) -> TrainConfig:
-    """Read the configuration of the run in `folder`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no run.
-    ValueError
-        If the file is damaged, or its values are not allowed.
-    """
-    path = Path(os.path.expanduser(folder)) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG})")
-    if path.stat().st_size > MAX_CONFIG:
-        raise ValueError(f"{path}: not a configuration ({path.stat().st_size:,} bytes long)")
-    try:
-        return config_of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged, or of another version ({error})") from None

@@ -13,10 +13,11 @@ import numpy as np
 from minicaps.arrays import Array
 from minicaps.datasets import Dataset
 from minicaps.networks import Network, files
-from minicaps.training.config import CONFIG, MAY_CHANGE, TrainConfig, config_of
+from minicaps.training.config import MAY_CHANGE, TrainConfig
 from minicaps.training.loss_scale import LossScale
 from minicaps.training.optimizers import Optimizer
 from minicaps.training.progress import EpochProgress
+from minicaps.training.stored_config import CONFIG, config_of
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.npz"
 MODEL, BEST, SUMMARY = "model.npz", "best.npz", "summary.json"  # weights of the last epoch, of the best one

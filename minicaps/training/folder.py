@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minicaps.networks import PRESETS_OF, Network, files, save_network
-from minicaps.training.config import CONFIG, TrainConfig, read_config
+from minicaps.training.config import TrainConfig
 from minicaps.training.files import (
     BEST,
     CHECKPOINT,
@@ -27,6 +27,7 @@ from minicaps.training.files import (
 from minicaps.training.guards import FolderLock
 from minicaps.training.progress import best_epoch
 from minicaps.training.ranks import in_first_rank
+from minicaps.training.stored_config import CONFIG, read_config
 
 RUNS = "runs"  # the folder of runs that were given none of their own
 

@@ -1,4 +1,4 @@
-"""How options that are more than one number are written on the command line."""
+"""How options are written on the command line."""
 
 from __future__ import annotations
 
@@ -66,3 +66,8 @@ def as_layers(where: str, layers: Any) -> Layers | None:
     for capsules, dimension in layers:
         check_whole(where, 1, **{"layers (capsules)": capsules, "layers (dimension)": dimension})
     return tuple(map(tuple, layers)) or None
+
+
+def flag(name: str, value: object = None) -> str:
+    """Return the flag of ``train`` that sets an option (to this value)."""
+    return ("--no-" if value is False else "--") + name.replace("_", "-")

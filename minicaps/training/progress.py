@@ -60,11 +60,14 @@ class EpochProgress:
         epoch: int,
         epochs: int,
         learning_rate: float,
-        validation: Evaluation,
+        validation: Evaluation | None,
         loss_scale: LossScale | None = None,
     ) -> dict[str, Any]:
         """Return what ``metrics.jsonl`` says of a complete epoch, but for the seconds of its validation."""
         mixed = {} if loss_scale is None else loss_scale.metrics()
+        validated = {}
+        if validation is not None:
+            validated = {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy}
         return {
             "epoch": epoch,
             "epochs": epochs,  # that the run was to have then, which its schedule follows
@@ -72,8 +75,7 @@ class EpochProgress:
             "train_accuracy": self.correct / self.images,
             "learning_rate": learning_rate,
             "images_per_second": self.images_per_second,
-            "validation_loss": validation.loss,
-            "validation_accuracy": validation.accuracy,
+            **validated,
             "seconds": self.seconds,
             **mixed,
         }
@@ -81,14 +83,15 @@ class EpochProgress:
 
 def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
     """Return the line of the report about a complete epoch."""
-    mixed = ""
+    mixed, validated = "", ""
+    if "validation_accuracy" in metrics:
+        validated = f"validation {100 * metrics['validation_accuracy']:.2f} %  "
     if "loss_scale" in metrics:
         mixed = f"  {metrics['skipped_steps']} steps skipped, loss scale {metrics['loss_scale']:,.0f}"
     return (
         f"epoch {metrics['epoch']}/{epochs}  "
         f"loss {metrics['train_loss']:.4f}  accuracy {100 * metrics['train_accuracy']:.2f} %  "
-        f"validation {100 * metrics['validation_accuracy']:.2f} %  "
-        f"{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s{mixed}"
+        f"{validated}{metrics['images_per_second']:,.0f} images/s  {metrics['seconds']:.0f} s{mixed}"
     )
 
 
@@ -98,11 +101,13 @@ def position(epochs: Sequence[Mapping[str, Any]], current: EpochProgress, batche
     return f"after epoch {len(epochs)}{within}"
 
 
-def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> int:
-    """Return the number, from 1, of the epoch with the highest validation accuracy.
+def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the number, from 1, of the epoch with the highest validation accuracy, if these validate.
 
     Of several the one with the lowest validation loss, and of these the first.
     """
+    if not all("validation_accuracy" in row for row in epochs):
+        return None
     ranks = [(row["validation_accuracy"], -row["validation_loss"]) for row in epochs]
     return ranks.index(max(ranks)) + 1
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minicaps.training.config import CONFIG, TrainConfig, options_without_effect, read_config
+from minicaps.training.config import TrainConfig, options_without_effect
 from minicaps.training.files import BEST, CHECKPOINT, METRICS, MODEL, SUMMARY
 from minicaps.training.folder import RunFolder
+from minicaps.training.stored_config import CONFIG, read_config
 
-NUMBERS = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds")
+NUMBERS = ("epoch", "train_loss", "train_accuracy", "seconds")
+VALIDATED = ("validation_loss", "validation_accuracy")  # only where images are held back
 SHOWN = ("model", "preset", "epochs")  # of every run, so they are no differences
 FILES = {CHECKPOINT, METRICS, MODEL, BEST, SUMMARY}  # that only runs have
 MAX_METRICS = 1 << 26  # bytes of metrics.jsonl
@@ -54,8 +56,8 @@ class RunRecord:
 
     @property
     def validation_accuracy(self) -> float | None:
-        """That of the last epoch, 0 to 1; None before the first is complete."""
-        return self.epochs[-1]["validation_accuracy"] if self.epochs else None
+        """That of the last epoch, 0 to 1; None before the first is complete, and of a run that has none."""
+        return self.epochs[-1].get("validation_accuracy") if self.epochs else None
 
     @property
     def seconds(self) -> float:
@@ -98,7 +100,8 @@ def _read_epochs(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
-            damaged = not all(_is_number(row[name]) for name in NUMBERS)
+            names = NUMBERS + VALIDATED * any(name in row for name in VALIDATED)
+            damaged = not all(_is_number(row[name]) for name in names)
         except (ValueError, TypeError, KeyError, RecursionError):
             damaged = True
         if damaged:

@@ -17,7 +17,7 @@ from minicaps.datasets import augment, load
 from minicaps.fast import own_the_cores
 from minicaps.networks import save_network
 from minicaps.training.batch import to_batch
-from minicaps.training.config import TrainConfig, read_config
+from minicaps.training.config import TrainConfig
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.fast_adam import Adam
 from minicaps.training.files import CHECKPOINT, MODEL, Checkpoint, fingerprint, not_of_this_run
@@ -31,6 +31,7 @@ from minicaps.training.progress import EpochProgress, epoch_batches, epoch_line,
 from minicaps.training.ranks import in_first_rank
 from minicaps.training.start import Start, start_from
 from minicaps.training.step import Diverged, GradientSource, smaller_may_help, train_step
+from minicaps.training.stored_config import read_config
 from minicaps.training.summary import changes_of, summarize
 
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
@@ -61,7 +62,7 @@ class Run:
     ----------
     dataset : Dataset
     images, labels, validation : arrays
-        Those that are trained on, and the pair of images and labels that is kept apart.
+        Those that are trained on, and the pair of images and labels that is kept apart, if any.
     network, optimizer, loss_scale
     epochs : list of dict
         The metrics of every complete epoch, as in ``metrics.jsonl``.
@@ -100,7 +101,7 @@ class Run:
         own_the_cores()
         with data_may_have_moved() if resume else nullcontext():
             self.dataset = load_together(lambda: load(config.data, config.size, config.channels))
-        self.images, self.labels, *validation = self.dataset.split(config.limit)
+        self.images, self.labels, *validation = self.dataset.split(config.limit, config.validate)
         self.validation = validation[0], validation[1]
         self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
         steps = config.epochs * self.steps_per_epoch
@@ -143,11 +144,6 @@ class Run:
     def finished(self) -> bool:
         """Whether the run is complete: its summary is of all its epochs."""
         return len(self.epochs) == self.config.epochs == self._files.read_summary().get("epochs")
-
-    @property
-    def seconds(self) -> float:
-        """The seconds spent on training and validation, before and after resuming."""
-        return sum(row["seconds"] for row in self.epochs) + self.current.seconds
 
     def _note_position(self) -> None:
         self.kept, self._saved = position(self.epochs, self.current, self.steps_per_epoch), time.monotonic()
@@ -199,7 +195,7 @@ class Run:
         start = time.perf_counter() - current.seconds
         whole = epoch_batches(config.seed, epoch, len(self.images), config.batch_size)
         for chosen, rng in islice(whole, current.batches, None):
-            images = augment.shift(self.images[chosen], config.shift, rng)  # (B, H, W, C)
+            images = augment.vary(self.images[chosen], config.shift, config.warp, rng)  # (B, H, W, C)
             x, y = to_batch(images, self.labels[chosen], self.network.xp)
             source.objective = self.objective.at(self.optimizer.steps / config.epochs / self.steps_per_epoch)
             try:
@@ -223,19 +219,22 @@ class Run:
 
     def _complete_epoch(self) -> None:
         """Validate, note the epoch's numbers, and save."""
-        current, optimizer, start = self.current, self.optimizer, time.perf_counter()
-        with np.errstate(over="ignore", invalid="ignore"):  # told in words, below
-            validation = in_first_rank(evaluate)(self.network, *self.validation, self.config.batch_size)
-        for what, loss in (("mean", current.loss), ("validation", validation.loss)):
+        config, current, start = self.config, self.current, time.perf_counter()
+        validation = None
+        if config.validate:
+            with np.errstate(over="ignore", invalid="ignore"):  # told in words, below
+                validation = in_first_rank(evaluate)(self.network, *self.validation, config.batch_size)
+        losses = {"mean": current.loss} | ({} if validation is None else {"validation": validation.loss})
+        for what, loss in losses.items():
             if not math.isfinite(loss):
-                raise self._diverged(f"the {what} loss is {loss} after step {optimizer.steps}")
-        last = optimizer.schedule(max(optimizer.steps, 1) - 1), validation  # the last step's learning rate
-        metrics = current.metrics(len(self.epochs) + 1, self.config.epochs, *last, self.loss_scale)
+                raise self._diverged(f"the {what} loss is {loss} after step {self.optimizer.steps}")
+        rate = self.optimizer.schedule(max(self.optimizer.steps, 1) - 1)  # of the last step
+        metrics = current.metrics(len(self.epochs) + 1, config.epochs, rate, validation, self.loss_scale)
         metrics["seconds"] += time.perf_counter() - start
         self.epochs.append(metrics)
         self.current = EpochProgress()
         self.save()
-        self.say(epoch_line(metrics, self.config.epochs))
+        self.say(epoch_line(metrics, config.epochs))
 
     def _diverged(self, what: str) -> Diverged:
         cure = smaller_may_help(self.optimizer)

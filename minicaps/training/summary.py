@@ -11,8 +11,10 @@ from minicaps.datasets import Dataset
 from minicaps.networks import PRESETS_OF
 from minicaps.training.config import BadOption, TrainConfig
 from minicaps.training.evaluation import Evaluation
+from minicaps.training.notation import flag
 from minicaps.training.optimizers import Optimizer
 from minicaps.training.progress import EpochProgress
+from minicaps.training.recipes import RECIPES
 
 
 def summarize(
@@ -27,7 +29,7 @@ def summarize(
         "test_accuracy": test.accuracy,
         "test_error_percent": round(100 * (1 - test.accuracy), 6),
         "test_images": len(dataset.test_images),
-        "validation_accuracy": epochs[-1]["validation_accuracy"],
+        "validation_accuracy": epochs[-1].get("validation_accuracy"),
         "best_epoch": best,
         "best_validation_accuracy": best and epochs[best - 1]["validation_accuracy"],
         "epochs": config.epochs,
@@ -38,11 +40,6 @@ def summarize(
         "preset": config.preset if config.model in PRESETS_OF else None,
         "data": dataset.source,
     }
-
-
-def flag(name: str, value: object = None) -> str:
-    """Return the flag of ``train`` that sets an option (to this value)."""
-    return ("--no-" if value is False else "--") + name.replace("_", "-")
 
 
 def commands_of(config: TrainConfig, epochs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -58,11 +55,13 @@ def commands_of(config: TrainConfig, epochs: Sequence[Mapping[str, Any]]) -> lis
 
 def _command(config: TrainConfig, epochs: int) -> str:
     words = ["python", "-m", "minicaps", "train"]
-    written = config.options() | {"learning_rate": config.learning_rate, "epochs": epochs}
+    written, recipe = config.options() | {"epochs": epochs}, RECIPES[config.recipe]
+    if config.learning_rate is None and "learning_rate" not in recipe:
+        written["learning_rate"] = None
     for option in fields(config):
         value = written[option.name]
-        if value != option.default:
-            words += [flag(option.name, value)] + [str(value)] * (value is not False)
+        if value != recipe.get(option.name, option.default):
+            words += [flag(option.name, value)] + [str(value)] * (not isinstance(value, bool))
     return shlex.join(words)
 
 
