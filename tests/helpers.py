@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from minicaps import datasets
-from minicaps.networks import find_pretrained
+from minicaps.networks import PRESETS_OF, find_pretrained
 from minicaps.proof.gradcheck import JACOBIAN_COLUMNS
 from minicaps.training import TrainConfig, backpropagate
 
@@ -90,7 +90,7 @@ def quiet(line):
 
 
 def tiny_config(**options):
-    tiny = {"preset": "tiny"} if options.get("model", "capsnet") == "capsnet" else {}
+    tiny = {"preset": "tiny"} if options.get("model", "capsnet") in PRESETS_OF else {}
     return TrainConfig(**{**tiny, "epochs": 1, "batch_size": 50, **options})
 
 

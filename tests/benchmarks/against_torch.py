@@ -2,6 +2,7 @@
 
     python tests/benchmarks/against_torch.py            # everything, about ten minutes
     python tests/benchmarks/against_torch.py --quick    # small and paper, training only
+    python tests/benchmarks/against_torch.py --growth   # how the cost of an image grows, alone
     python tests/benchmarks/against_torch.py --json results.json
 
 A PyTorch twin gets the same weights. Outputs, loss and every gradient must agree before anything is
@@ -33,6 +34,7 @@ from minicaps.training.bench import sgemm_rate
 
 TRAINING = ("eager", "channels_last", "compile", "jax")
 INFERENCE = ("eager", "compile", "jax", "onnxruntime")
+GROWTH = ("eager", "compile")
 MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways
 
 
@@ -59,7 +61,7 @@ def make_twin(net):
             )
 
         def forward(self, images, labels=None):
-            """images (B, C, H, W) -> v (B, J, E), reconstruction (B, H·W·C)."""
+            """images (B, C, H, W) -> v (B, J, E), and reconstruction (B, H·W·C) or None."""
             w, batch = self.weights, len(images)
             x = F.relu(F.conv2d(images, w["conv_W"], w["conv_bias"], stride=config.conv_stride))
             x = F.conv2d(x, w["primary_conv_W"], w["primary_conv_bias"], stride=config.primary_stride)
@@ -74,6 +76,8 @@ def make_twin(net):
                 v = squash((c[..., None] * (u_hat if last else still)).sum(dim=1))
                 if not last:
                     b = b + (still * v[:, None]).sum(dim=-1)
+            if not config.decoder:
+                return v, None
             chosen = (v * v).sum(-1).argmax(1) if labels is None else labels
             x = (F.one_hot(chosen, net.classes)[..., None] * v).reshape(batch, -1)
             for layer in ("fc1", "fc2", "fc3"):
@@ -335,7 +339,7 @@ def show(label, results):
             if name == "minicaps"
             else (f"{np.median(ratios):6.2f}  ({ratios.min():.2f} to {ratios.max():.2f})")
         )
-        print(f"{label:<34} {name:<14} {1e3 * seconds:9.1f} ms {memory:7.0f} MB  {spread}", flush=True)
+        print(f"{label:<34} {name:<14} {1e3 * seconds:9.2f} ms {memory:7.0f} MB  {spread}", flush=True)
 
 
 def main():
@@ -344,7 +348,9 @@ def main():
     )
     parser.add_argument("--json", metavar="FILE", help="write every ratio there, under a plain name")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="(default: 7)")
-    parser.add_argument("--quick", action="store_true", help="training of small and paper only")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--quick", action="store_true", help="training of small and paper only")
+    some.add_argument("--growth", action="store_true", help="how the cost of an image grows, only")
     options = parser.parse_args()
     try:
         import torch
@@ -363,6 +369,18 @@ def main():
     def note(name, value):
         figures[name] = round(float(value), 3)
 
+    if not options.growth:
+        peers(note, training, inference, options)
+    if not options.quick:
+        grow(note, options.rounds)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(figures, file, indent=2)
+            file.write("\n")
+
+
+def peers(note, training, inference, options):
+    """Show training and inference of the presets small and paper beside those that are named."""
     print(f"\n{'task':<34} {'who':<14} {'a step':>12} {'peak':>10}  ratio: median (smallest to largest)")
     for preset, batch in (("small", 100), ("paper", 128)):
         results = compare({"preset": preset}, "train", batch, training, options.rounds)
@@ -372,10 +390,11 @@ def main():
         note(f"{preset}_memory_vs_eager", results["eager"][2] / results["minicaps"][2])
         if preset == "paper":
             bound = 2 * MULTIPLY_ADDS_DIRECT * batch / sgemm_rate()
-            note("sgemm_bound_ratio", bound / results["minicaps"][0])
+            ratio = bound / results["minicaps"][0]
+            note("sgemm_bound_ratio", ratio)
             print(
                 f"{'':<34} the direct method at the machine's sgemm rate: {1e3 * bound:.1f} ms, "
-                f"ratio {figures['sgemm_bound_ratio']:.2f}"
+                f"ratio {ratio:.2f}"
             )
     if not options.quick:
         for preset, batch in (("small", 100), ("paper", 128)):
@@ -389,25 +408,36 @@ def main():
                 show(f"infer {preset}, batch {batch}", results)
                 for name in inference:
                     note(f"{preset}_infer{batch}_vs_{name}", np.median(results[name][1]))
-        grow(note)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(figures, file, indent=2)
-            file.write("\n")
+        alone = [name for name in inference if name != "jax"]
+        results = compare({"preset": "small", "decoder": False}, "infer", 1, alone, options.rounds)
+        show("infer small, batch 1, no decoder", results)
+        note("small_infer1_no_decoder_us", 1e6 * results["minicaps"][0])
+        for name in alone:
+            note(f"small_infer1_no_decoder_vs_{name}", np.median(results[name][1]))
 
 
-def grow(note):
-    """Show how the cost of an image grows with batch, side, types and iterations."""
-    print(f"\n{'training, cost of an image':<34} {'minicaps':>12} {'torch eager':>12}")
-    cases = [(f"small, batch {b}", {}, b, f"batch{b}") for b in (1, 8, 32, 128, 256)]
-    cases += [(f"small, side {n}", {"image_shape": [n, n, 1]}, 32, f"side{n}") for n in (28, 40, 52, 64)]
-    cases += [(f"small, types {n}", {"primary_types": n}, 32, f"types{n}") for n in (8, 16, 32, 64)]
-    cases += [(f"small, iterations {n}", {"iterations": n}, 32, f"iterations{n}") for n in (1, 2, 3, 5)]
+def grow(note, rounds):
+    """Show how the cost of an image grows with batch, side, types, classes and iterations."""
+    print(f"\n{'training, ms an image':<34} " + " ".join(f"{who:>14}" for who in ("minicaps", *GROWTH)))
+    cases = [(f"small, batch {b}", {}, b, f"batch{b}") for b in (1, 4, 16, 32, 128, 512)]
+    grown = {
+        "side": ("image_shape", (28, 40, 64, 96)),
+        "types": ("primary_types", (8, 32, 64, 128)),
+        "classes": ("classes", (10, 50, 100, 200)),
+        "iterations": ("iterations", (1, 3, 5, 7)),
+    }
+    for what, (option, sizes) in grown.items():
+        for n in sizes:
+            cases.append(
+                (f"small, {what} {n}", {option: [n, n, 1] if what == "side" else n}, 32, f"{what}{n}")
+            )
     for label, extra, batch, name in cases:
-        results = compare({"preset": "small", **extra}, "train", batch, ("eager",), 3, seconds=0.5)
+        results = compare({"preset": "small", **extra}, "train", batch, GROWTH, rounds, seconds=0.5)
         per_image = {who: 1e3 * seconds / batch for who, (seconds, _, _) in results.items()}
-        print(f"{label:<34} {per_image['minicaps']:>9.3f} ms {per_image['eager']:>9.3f} ms", flush=True)
+        print(f"{label:<34} " + " ".join(f"{x:>14.3f}" for x in per_image.values()), flush=True)
         note(f"small_{name}_ms_per_image", per_image["minicaps"])
+        for who in GROWTH:
+            note(f"small_{name}_train_vs_{who}", np.median(results[who][1]))
 
 
 if __name__ == "__main__":
