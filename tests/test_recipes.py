@@ -205,8 +205,7 @@ def test_a_run_without_validation_trains_resumes_and_reports(call, data, tmp_pat
     assert summary["train_images"] == 150 and summary["best_epoch"] is summary["validation_accuracy"] is None
     page = (tmp_path / "run" / "report.html").read_text()
     assert "best.npz" not in page and "--no-validate" in page
-    for name in ("validation images", "validation accuracy of the last epoch", "epoch that validated best"):
-        assert name not in page
+    assert "validation" not in page.replace(str(tmp_path), "")  # neither images, nor numbers, nor words
     listed = json.loads(call("runs", "--json", ".")[1])
     assert [run["validation_accuracy"] for run in listed["runs"]] == [None]
     assert call("train", "--resume", "run", "--epochs", 3)[0] == 0

@@ -182,15 +182,16 @@ def training(facts: Facts) -> Iterable[object]:
     record, summary = facts.record, facts.record.summary
     yield element("p", "The command that repeats it, to the bit with the same versions and processor:")
     yield element("pre", "\n".join(commands_of(record.config, record.epochs)))
+    learning = "training and validation" if record.config.validate else "training"
     best = f"{summary['best_epoch']} of {len(record.epochs)}" if summary.get("best_epoch") else "unknown"
     rows = [
-        ("time", f"{record.seconds:,.1f} s of training and validation, {len(record.epochs)} epochs"),
+        ("time", f"{record.seconds:,.1f} s of {learning}, {len(record.epochs)} epochs"),
         *([("epoch that validated best", best)] if record.config.validate else []),
         ("seed", f"{record.config.seed}, of the first weights, the order of the images and the shifts"),
         *versions_and_machine().items(),
     ]
     yield table((), rows)
-    yield _picture(facts, "learning_curves", "Loss and accuracy in training and validation, by epoch")
+    yield _picture(facts, "learning_curves", f"Loss and accuracy in {learning}, by epoch")
     yield element("h3", "Configuration")
     yield table((), [(name, str(value)) for name, value in record.options().items()])
 
