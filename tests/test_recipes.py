@@ -178,6 +178,12 @@ def test_a_warp_that_cannot_be_is_refused(strength, expected):
         TrainConfig(warp=strength)
 
 
+def test_any_number_is_a_warp_and_is_written_as_one(data, tmp_path):
+    config = tiny_config(data=data, warp=np.float32(0.5))
+    Run(config, tmp_path / "run", say=quiet)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["warp"] == 0.5
+
+
 # -- without validation ------------------------------------------------------------------------
 
 

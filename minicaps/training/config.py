@@ -158,6 +158,7 @@ class TrainConfig:
             raise ValueError(
                 f"train: warp is {self.warp!r}, expected less than 5, where images shrink to nothing"
             )
+        object.__setattr__(self, "warp", float(self.warp))
         for name, what in (("data", "the path of a folder"), ("init", "the path of a run or of its weights")):
             path = getattr(self, name)
             if path is not None and not (isinstance(path, str) and path):
