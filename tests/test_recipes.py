@@ -107,6 +107,11 @@ def test_the_command_that_repeats_a_run_names_its_recipe_and_what_differs(recipe
     assert set(options) <= set(given)  # nothing that the recipe says already
 
 
+def test_a_rate_that_suits_the_network_instead_of_the_recipes_is_written_as_a_number():
+    (line,) = commands_of(TrainConfig.from_recipe("accurate", learning_rate=None), [])
+    assert line.endswith("--recipe accurate --learning-rate 0.004")
+
+
 def test_an_older_run_knows_no_recipe(data, tmp_path):
     config = tiny_config(data=data)
     Run(config, tmp_path / "run", say=quiet).train()
