@@ -1,6 +1,6 @@
 """minicaps beside PyTorch, JAX and ONNX Runtime on the same CPU: first the same numbers, then the time.
 
-    python tests/benchmarks/against_torch.py            # everything, about ten minutes
+    python tests/benchmarks/against_torch.py            # everything, a quarter of an hour
     python tests/benchmarks/against_torch.py --quick    # small and paper, training only
     python tests/benchmarks/against_torch.py --growth   # how the cost of an image grows, alone
     python tests/benchmarks/against_torch.py --json results.json
