@@ -262,7 +262,9 @@ def test_options_that_cannot_act_or_undo_the_training_are_refused(
 
 
 def test_what_is_odd_about_the_data_is_said(call, small_folder, monkeypatch, no_figures):
-    monkeypatch.setattr(Dataset, "remarks", lambda dataset, *which: ["class 7 has no images", "all are grey"])
+    monkeypatch.setattr(
+        Dataset, "remarks", lambda dataset, limit, validate: ["class 7 has no images", "all are grey"]
+    )
     output = call(
         *QUICK, "--data", small_folder, "--init", "pretrained", "--preset", "small", "--out", "run"
     )[1]

@@ -166,8 +166,8 @@ class Warps(NamedTuple):
         Angles up to ±20°, shear up to ±0.2, each axis scaled by 0.8 to 1.2, all evenly.
         """
         turn, slant = 20 * strength, 0.2 * strength
-        angle, shear = rng.uniform(-turn, turn, size=count), rng.uniform(-slant, slant, size=count)
-        scale = rng.uniform(1 - slant, 1 + slant, size=(count, 2))
+        angle, shear = rng.uniform(-turn, turn, size=count), rng.uniform(-slant, slant, size=count)  # (B,)
+        scale = rng.uniform(1 - slant, 1 + slant, size=(count, 2))  # (B, 2)
         return cls(angle, shear, scale, np.zeros((count, 2)))
 
     def sources(self) -> Array:
@@ -227,14 +227,14 @@ def warp(images: Array, warps: Warps) -> Array:
     return (np.rint(mixed) if images.dtype.kind in "iu" else mixed).astype(images.dtype)
 
 
-def vary(images: Array, shift_by_up_to: int, strength: float, rng: np.random.Generator) -> Array:
+def vary(images: Array, largest: int, strength: float, rng: np.random.Generator) -> Array:
     """Change every image at random, as training does: shift it, and with a `strength` warp it as well.
 
     Parameters
     ----------
     images : array (B, H, W, C) of any dtype
-    shift_by_up_to : int
-        Pixels; together with a warp the shift need not be of whole pixels.
+    largest : int
+        Largest shift, in pixels; together with a warp it need not be of whole ones.
     strength : float
         Of ``Warps.random``; with 0 this is ``shift``.
     rng : numpy.random.Generator
@@ -244,6 +244,7 @@ def vary(images: Array, shift_by_up_to: int, strength: float, rng: np.random.Gen
     array of the same shape and dtype
     """
     if strength == 0:
-        return shift(images, shift_by_up_to, rng)
+        return shift(images, largest, rng)
     warps = Warps.random(len(images), rng, strength)
-    return warp(images, warps._replace(move=rng.uniform(-shift_by_up_to, shift_by_up_to, (len(images), 2))))
+    move = rng.uniform(-largest, largest, size=(len(images), 2))  # (B, 2)
+    return warp(images, warps._replace(move=move))

@@ -71,3 +71,8 @@ def as_layers(where: str, layers: Any) -> Layers | None:
 def flag(name: str, value: object = None) -> str:
     """Return the flag of ``train`` that sets an option (to this value)."""
     return ("--no-" if value is False else "--") + name.replace("_", "-")
+
+
+def words_of(name: str, value: Any) -> list[str]:
+    """Return the words that give an option this value on the command line."""
+    return [flag(name, value)] if isinstance(value, bool) else [flag(name), str(value)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minicaps.training.notation import flag
+from minicaps.training.notation import words_of
 
 # Each was chosen on the last 10,000 training images, without a look at the test set; what was tried stands in
 # data/experiments/README.md.
@@ -24,7 +24,4 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def flags_of(recipe: str) -> str:
     """Return the options of a recipe as one would give them to ``train``."""
-    return " ".join(
-        flag(name, value) if isinstance(value, bool) else f"{flag(name)} {value}"
-        for name, value in RECIPES[recipe].items()
-    )
+    return " ".join(word for option in RECIPES[recipe].items() for word in words_of(*option))

@@ -11,7 +11,7 @@ from minicaps.datasets import Dataset
 from minicaps.networks import PRESETS_OF
 from minicaps.training.config import BadOption, TrainConfig
 from minicaps.training.evaluation import Evaluation
-from minicaps.training.notation import flag
+from minicaps.training.notation import words_of
 from minicaps.training.optimizers import Optimizer
 from minicaps.training.progress import EpochProgress
 from minicaps.training.recipes import RECIPES
@@ -61,7 +61,7 @@ def _command(config: TrainConfig, epochs: int) -> str:
     for option in fields(config):
         value = written[option.name]
         if value != recipe.get(option.name, option.default):
-            words += [flag(option.name, value)] + [str(value)] * (not isinstance(value, bool))
+            words += words_of(option.name, value)
     return shlex.join(words)
 
 
