@@ -6,6 +6,7 @@ A check only raises. `where` is always who asks, for the message: "CapsuleLayer.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -164,12 +165,40 @@ def check_whole(where: str, least: int, **values: int) -> None:
             raise ValueError(f"{where}: {name} is {value!r}, expected {expected}")
 
 
+def check_shift(where: str, image_shape: tuple[int, ...], **largest: int) -> None:
+    """Raise ValueError unless every value is whole, 0 or more, and so many pixels leave an image in sight."""
+    check_whole(where, 0, **largest)
+    height, width = image_shape[:2]
+    for name, value in largest.items():
+        if value >= min(height, width):
+            raise ValueError(
+                f"{where}: {name} is {value:,}, which moves images of {height}×{width} out of sight; "
+                f"expected less than {min(height, width)}"
+            )
+
+
 def check_number(where: str, **values: float) -> None:
     """Raise ValueError unless every value is a finite number, 0 or more."""
     for name, value in values.items():
-        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not (is_number and 0 <= value < np.inf):
+        if not (_is_number(value) and value >= 0):
             raise ValueError(f"{where}: {name} is {value!r}, expected a number, 0 or more")
+
+
+def check_above_zero(where: str, **values: float) -> None:
+    """Raise ValueError unless every value is a finite number above 0."""
+    for name, value in values.items():
+        if not (_is_number(value) and value > 0):
+            raise ValueError(f"{where}: {name} is {value!r}, expected a number above 0")
+
+
+def _is_number(value: Any) -> bool:
+    """Say whether `value` is a number that a float holds, other than inf and nan."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def check_flag(where: str, **values: bool) -> None:

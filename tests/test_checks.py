@@ -8,6 +8,7 @@ import pytest
 
 import minicaps
 from minicaps import (
+    BatchNorm,
     CapsuleLayer,
     Conv2d,
     CrossEntropyLoss,
@@ -16,6 +17,7 @@ from minicaps import (
     DynamicRouting,
     Hard,
     Layer,
+    LayerNorm,
     MarginLoss,
     Mask,
     MaxPool2d,
@@ -72,6 +74,10 @@ OPTIONS = [  # how a thing is made, and what the error says
     (lambda: MarginLoss(present=np.inf), "MarginLoss: present is inf, expected a number, 0 or more"),
     (lambda: MarginLoss(down_weight="0.5"), "MarginLoss: down_weight is '0.5', expected a number, 0 or more"),
     (lambda: ReconstructionLoss(scale=-1), "ReconstructionLoss: scale is -1, expected a number, 0 or more"),
+    (lambda: ReconstructionLoss(scale=10**400), f"scale is {10**400}, expected a number, 0 or more"),
+    (lambda: LayerNorm(3, epsilon=-1), "LayerNorm: epsilon is -1, expected a number above 0"),
+    (lambda: BatchNorm(3, epsilon=np.inf), "BatchNorm: epsilon is inf, expected a number above 0"),
+    (lambda: Squash(offset=True), "Squash: offset is True, expected a number above 0"),
     (lambda: WeightedSum([]), "WeightedSum: got 0 losses and 0 weights"),
     (lambda: WeightedSum([MarginLoss()], [None]), "WeightedSum: weight 0 is None, expected a number"),
     (lambda: Sequential(), "Sequential: got no layers, expected at least one"),
@@ -90,6 +96,7 @@ OPTIONS = [  # how a thing is made, and what the error says
     (lambda: build("svm"), "model is 'svm', expected one of capsnet, cnn, efficient, matrix, mlp"),
     (lambda: build("mlp", "huge"), "preset is 'huge', expected one of tiny, small, paper"),
     (lambda: Constant(0), "Constant: learning_rate is 0, expected a number above 0"),
+    (lambda: Constant(10**400), f"learning_rate is {10**400}, expected a number above 0"),
     (lambda: Exponential(np.nan), "Exponential: learning_rate is nan, expected a number"),
     (lambda: Cosine(0.1, 0), "Cosine: steps is 0, expected"),
     (lambda: Cosine(0.1, 10, warmup=1.5), "Cosine: warmup is 1.5, expected a whole number, 0 or more"),

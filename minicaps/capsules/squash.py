@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import NamedTuple
 
 from minicaps.arrays import Array, get_xp
-from minicaps.checks import any_axes, check_array, check_gradient, check_number
+from minicaps.checks import any_axes, check_above_zero, check_array, check_gradient
 from minicaps.layers import Layer, length_and_direction
 
 
@@ -75,9 +75,7 @@ class Squash(Squashing):
 
     def __init__(self, *, offset: float = 1.0) -> None:
         super().__init__()
-        check_number("Squash", offset=offset)
-        if offset == 0:
-            raise ValueError("Squash: offset is 0, expected a number above 0")
+        check_above_zero("Squash", offset=offset)
         self.offset = float(offset)
         self._scale = self.offset**-0.5  # 1/√κ
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minicaps import figures
-from minicaps.checks import check_choice, check_positive
+from minicaps.checks import check_above_zero, check_choice, check_positive
 from minicaps.datasets import Dataset, load
 from minicaps.experiments.needs import Needs, check_needs
 from minicaps.experiments.training import Batches, Row, fit, prepared, seconds_per_step
@@ -64,8 +63,8 @@ class Settings:
         check_positive("experiment", seeds=self.seeds)
         if self.steps is not None:
             check_positive("experiment", steps=self.steps)
-        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0):
-            raise ValueError(f"experiment: minutes is {self.minutes!r}, expected a number above 0")
+        if self.minutes is not None:
+            check_above_zero("experiment", minutes=self.minutes)
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"experiment: folds is {self.folds!r}, expected a whole number, 2 or more")
         if self.seed < 0:

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array, get_xp
-from minicaps.checks import any_axes, check_array, check_gradient, check_number, check_positive
+from minicaps.checks import (
+    any_axes,
+    check_above_zero,
+    check_array,
+    check_gradient,
+    check_number,
+    check_positive,
+)
 from minicaps.layers.contract import Layer
 
 
@@ -73,11 +80,10 @@ class BatchNorm(Layer):
     ) -> None:
         super().__init__()
         check_positive("BatchNorm", features=features)
-        check_number("BatchNorm", momentum=momentum, epsilon=epsilon)
+        check_number("BatchNorm", momentum=momentum)
+        check_above_zero("BatchNorm", epsilon=epsilon)
         if not momentum < 1:
             raise ValueError(f"BatchNorm: momentum is {momentum!r}, expected 0 to below 1")
-        if epsilon == 0:
-            raise ValueError("BatchNorm: epsilon is 0, expected a number above 0")
         self.features, self.momentum, self.epsilon = features, float(momentum), float(epsilon)
         self.add_param("gain", np.ones(features, dtype=dtype))  # (N,)
         self.add_param("bias", np.zeros(features, dtype=dtype))  # (N,)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicaps.arrays import Array, get_xp
-from minicaps.checks import any_axes, check_array, check_gradient, check_number, check_positive
+from minicaps.checks import any_axes, check_above_zero, check_array, check_gradient, check_positive
 from minicaps.layers.contract import Layer
 
 
@@ -44,9 +44,7 @@ class LayerNorm(Layer):
     def __init__(self, features: int, *, epsilon: float = 1e-5, dtype: Any = np.float32) -> None:
         super().__init__()
         check_positive("LayerNorm", features=features)
-        check_number("LayerNorm", epsilon=epsilon)
-        if epsilon == 0:
-            raise ValueError("LayerNorm: epsilon is 0, expected a number above 0")
+        check_above_zero("LayerNorm", epsilon=epsilon)
         self.features, self.epsilon = features, float(epsilon)
         self.add_param("gain", np.ones(features, dtype=dtype))  # (N,)
         self.add_param("bias", np.zeros(features, dtype=dtype))  # (N,)

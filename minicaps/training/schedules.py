@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from minicaps.checks import check_number, check_whole
+from minicaps.checks import check_above_zero, check_whole
 
 Schedule = Callable[[int], float]  # step number, from 0 -> learning rate
 
@@ -17,9 +17,7 @@ def _warm(step: int, warmup: int) -> float:
 
 
 def _check(where: str, learning_rate: float, warmup: int) -> None:
-    check_number(where, learning_rate=learning_rate)
-    if learning_rate == 0:
-        raise ValueError(f"{where}: learning_rate is {learning_rate!r}, expected a number above 0")
+    check_above_zero(where, learning_rate=learning_rate)
     check_whole(where, 0, warmup=warmup)
 
 
