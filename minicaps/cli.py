@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from minicaps import __version__
@@ -103,6 +104,13 @@ def run_command(arguments: Sequence[str]) -> int:
         return tell(error)
 
 
+class Help(argparse.HelpFormatter):
+    """Help whose lines end at spaces only, so that a flag such as --batch-size can be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser for these arguments; the function of their command is its default for ``command``.
 
@@ -117,7 +125,8 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     named = command_of(arguments)
     for name, text in COMMANDS.items():
-        own = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        description = text[0].upper() + text[1:] + "."
+        own = commands.add_parser(name, help=text, description=description, formatter_class=Help)
         add_debug(own)
         if name == named:
             module = importlib.import_module(f"minicaps.commands.{name}")
