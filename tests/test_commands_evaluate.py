@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import small_dataset, write_folder
+from helpers import quiet, small_dataset, tiny_config, write_folder
 from PIL import Image
 
 from minicaps.networks import load_network
+from minicaps.training import Run, read_config
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -23,6 +24,43 @@ def test_evaluate_agrees_with_the_summary(call, finished_run):
     correct = round(100 * accuracy)
     assert output.splitlines()[0] == (
         f"accuracy {correct}.00 % (error {100 - correct}.00 %): {100 - correct} of 100 images wrong"
+    )
+
+
+@pytest.fixture(scope="module")
+def run_of_copies(tmp_path_factory, small_folder):
+    """The folder of a run that was tested by shifted copies."""
+    folder = tmp_path_factory.mktemp("runs") / "copies"
+    config = tiny_config(epochs=4, batch_size=30, learning_rate=0.005, data=str(small_folder), test_shift=1)
+    Run(config, folder, say=quiet).train()
+    return folder
+
+
+def test_a_run_is_evaluated_by_copies_as_it_was_tested(call, run_of_copies):
+    summary = json.loads((run_of_copies / "summary.json").read_text())
+    with_copies, without = (round(100 * summary[f"test_accuracy{name}"]) for name in ("", "_unshifted"))
+    first, _, third, *rows = call("evaluate", run_of_copies)[1].splitlines()
+    assert first.startswith(f"accuracy {with_copies}.00 %") and len(rows) == 10
+    assert third == (
+        "by the mean scores of 9 copies of every image, shifted by up to 1 pixel; "
+        f"without them {without}.00 %"
+    )
+    plain = call("evaluate", run_of_copies, "--test-shift", 0)
+    assert plain == call("evaluate", run_of_copies / "model.npz", "--data", read_config(run_of_copies).data)
+    assert plain[1].startswith(f"accuracy {without}.00 %") and "copies" not in plain[1]
+    told = json.loads(call("evaluate", run_of_copies, "--json")[1])
+    assert told["test_shift"] == 1 and told["unshifted_accuracy"] == summary["test_accuracy_unshifted"]
+    assert told["accuracy"] == summary["test_accuracy"] and told["wrong"] == 100 - with_copies
+
+
+def test_other_copies_may_be_asked_for(call, complaint, finished_run):
+    output = call("evaluate", finished_run, "--test-shift", 2)[1]
+    assert "of 25 copies of every image, shifted by up to 2 pixels" in output
+    assert "test_shift is -1, expected a whole number, 0 or more" in complaint(
+        "evaluate", finished_run, "--test-shift", -1, code=2
+    )
+    assert "test_shift is 28, which moves images of 28×28 out of sight" in complaint(
+        "evaluate", finished_run, "--test-shift", 28, code=2
     )
 
 

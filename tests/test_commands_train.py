@@ -67,6 +67,7 @@ def test_every_option_reaches_the_configuration(call, small_folder, tmp_path, no
         "warmup": 2,
         "shift": 1,
         "warp": 0.25,
+        "test_shift": 1,
         "layers": ((6, 5), (4, 3)),
         "routing": "inverted-attention",
         "presence": "line",
@@ -250,6 +251,14 @@ def test_other_sizes_are_refused_in_one_line(complaint, size):
         (["--model", "mlp", "--preset", "paper"], "preset is 'paper', but mlp has none"),
         (["--preset", "tiny", "--warmup", 100_000], "warmup is 100,000, but the training has 18 steps only"),
         (["--preset", "tiny", "--shift", 100], "shift is 100, which moves images of 28×28 out of sight"),
+        (
+            ["--preset", "tiny", "--test-shift", 28],
+            "test_shift is 28, which moves images of 28×28 out of sight",
+        ),
+        (
+            ["--preset", "medium"],
+            "preset is 'medium', expected one of tiny, small, paper for the network capsnet",
+        ),
         (["--init", "pretrained", "--model", "mlp"], "the weights of a CapsNet, expected those of a MLP"),
     ],
 )

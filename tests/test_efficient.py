@@ -364,6 +364,14 @@ def test_the_network_of_the_paper_has_161_824_parameters_without_its_decoder():
         assert line in network.table()
 
 
+def test_the_medium_one_strides_in_its_second_convolution():
+    small, medium = (build("efficient", preset, rng=0) for preset in ("small", "medium"))
+    shapes = medium.output_shapes()
+    assert (shapes["norm1"], shapes["norm2"], shapes["norm4"]) == ((24, 24, 32), (11, 11, 64), (7, 7, 128))
+    assert medium.count_params() == medium.config.count_params() == 412_848
+    assert medium.count_params() - small.count_params() == 128 * (7 * 7 - 6 * 6)  # the primary capsules'
+
+
 def test_its_loss_is_the_margin_loss_and_0_392_times_the_mean_squared_error_of_a_pixel():
     network = build("efficient", "tiny", rng=0)
     images, labels = images_of(3)

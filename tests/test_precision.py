@@ -16,7 +16,7 @@ from minicaps.datasets import augment
 from minicaps.fast import half
 from minicaps.fast.convolution import WindowsCache
 from minicaps.layers import ReLU, ScaledLoss
-from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, PRESETS_OF, ROUTINGS, build, files
+from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS_OF, ROUTINGS, build, files
 from minicaps.proof import cases_of
 from minicaps.proof.cases import arrays_in, map_arrays, upstream
 from minicaps.training import (
@@ -110,9 +110,7 @@ def test_any_form_of_array_is_rounded_to_its_own_shape_and_dtype(x):
 # -- whole networks: what is rounded -----------------------------------------------------------
 
 SCALE = 2.0**10  # of the loss, so that gradients are neither 0 nor inf in float16
-EVERY_PRESET = [
-    (name, preset, {}) for name in NETWORKS for preset in (PRESETS if name in PRESETS_OF else ["small"])
-]
+EVERY_PRESET = [(name, preset, {}) for name in NETWORKS for preset in PRESETS_OF.get(name, ["small"])]
 EVERY_OPTION = [
     *({"routing": name} for name in ROUTINGS),
     *({"coupling": name} for name in COUPLINGS),

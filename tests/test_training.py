@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from minicaps import datasets, figures, training
 from minicaps.datasets import augment
-from minicaps.networks import files, load_network
+from minicaps.networks import PRESETS, OverlapCapsNet, files, load_network
 from minicaps.training import (
     Adam,
     Diverged,
@@ -289,13 +289,14 @@ def test_metrics_has_one_object_for_every_epoch(straight):
 def test_summary_has_every_number(straight):
     summary = json.loads((straight / "summary.json").read_text())
     assert summary.keys() >= {
-        *("test_accuracy", "test_error_percent", "parameters", "epochs", "seconds"),
-        *("images_per_second", "seed", "preset"),
+        *("test_accuracy", "test_error_percent", "test_accuracy_unshifted", "parameters", "epochs"),
+        *("seconds", "images_per_second", "seed", "preset"),
     }
     assert summary["epochs"] == 3 and summary["seed"] == 0 and summary["preset"] == "tiny"
     assert summary["train_images"] == 270 and summary["test_images"] == 100
     assert summary["parameters"] == THREE_EPOCHS.network(small_dataset()).count_params()
     assert summary["test_error_percent"] == pytest.approx(100 - 100 * summary["test_accuracy"])
+    assert summary["test_accuracy_unshifted"] == summary["test_accuracy"]
     assert summary["seconds"] > 0 and summary["images_per_second"] > 0
 
 
@@ -399,10 +400,10 @@ def test_validation_and_test_images_are_evaluated_as_they_are(marked, tmp_path, 
     evaluated = spy(monkeypatch, runs, "evaluate")
     run_to_the_end(tmp_path)
     parts = [(marked.train_images[270:], marked.train_labels[270:])] * 3
-    for (_, *found, _), expected in zip(
+    for (_, *found), expected in zip(
         evaluated, [*parts, (marked.test_images, marked.test_labels)], strict=True
     ):
-        for array, original in zip(found, expected, strict=True):
+        for array, original in zip(found[:2], expected, strict=True):
             np.testing.assert_array_equal(array, original)
 
 
@@ -511,6 +512,65 @@ def test_evaluation_of_no_images_is_refused():
     network = tiny_config(model="mlp").network(small_dataset())
     with pytest.raises(ValueError, match="there are no images"):
         evaluate(network, small_dataset().test_images[:0], small_dataset().test_labels[:0])
+
+
+@pytest.mark.parametrize("test_shift", [1, 2])
+def test_scores_are_the_means_of_all_shifted_copies(test_shift):
+    images, labels = small_dataset().test_images[:30], small_dataset().test_labels[:30]
+    network = tiny_config(seed=2).network(small_dataset())
+    result = evaluate(network, images, labels, batch_size=7, test_shift=test_shift)
+    wide = np.pad(images, ((0, 0), (test_shift, test_shift), (test_shift, test_shift), (0, 0)))
+    steps = range(2 * test_shift + 1)
+    copies = [wide[:, r : r + 28, c : c + 28] for r in steps for c in steps]  # each shift once
+    found = [evaluate(network, copy, labels) for copy in copies]
+    scores = sum(each.scores for each in found) / len(copies)
+    np.testing.assert_allclose(result.scores, scores, rtol=1e-5)
+    np.testing.assert_array_equal(result.predictions, scores.argmax(axis=1))
+    assert result.accuracy == (result.predictions == labels).mean()
+    assert result.loss == pytest.approx(sum(each.loss for each in found) / len(copies), rel=1e-6)
+    assert result.unshifted_accuracy == evaluate(network, images, labels).accuracy
+
+
+def test_without_shifted_copies_images_are_taken_as_they_are():
+    images, labels = small_dataset().test_images[:30], small_dataset().test_labels[:30]
+    network = tiny_config(seed=2).network(small_dataset())
+    plain, zero = evaluate(network, images, labels), evaluate(network, images, labels, test_shift=0)
+    assert plain.accuracy == plain.unshifted_accuracy == zero.accuracy and plain.loss == zero.loss
+    np.testing.assert_array_equal(plain.scores, zero.scores)
+
+
+@pytest.mark.parametrize(
+    "test_shift, message",
+    [
+        (-1, "test_shift is -1, expected a whole number, 0 or more"),
+        (1.5, "test_shift is 1.5, expected a whole number"),
+        (28, "test_shift is 28, which moves images of 28×28 out of sight; expected less than 28"),
+    ],
+)
+def test_copies_that_cannot_be_are_refused(test_shift, message):
+    images, labels = small_dataset().test_images, small_dataset().test_labels
+    with pytest.raises(ValueError, match=message):
+        evaluate(tiny_config().network(small_dataset()), images, labels, test_shift=test_shift)
+
+
+def test_images_with_two_labels_have_no_shifted_copies():
+    network = OverlapCapsNet(PRESETS["tiny"], rng=0)
+    images = small_dataset().test_images[:8].reshape(4, 2, 28, 28, 1)  # the two parts of each
+    labels = np.array([[0, 1], [2, 3], [4, 5], [6, 7]])
+    assert 0 <= evaluate(network, images, labels).accuracy <= 1
+    with pytest.raises(ValueError, match=r"labels have shape \(4, 2\), expected \(N,\)"):
+        evaluate(network, images, labels, test_shift=1)
+
+
+def test_the_test_of_a_run_is_made_of_copies_and_its_validation_is_not(tmp_path, monkeypatch):
+    evaluated = spy(monkeypatch, runs, "evaluate")
+    summary = Run(tiny_config(test_shift=1), tmp_path, say=quiet).train()
+    *validations, (network, images, labels, size, test_shift) = evaluated
+    assert test_shift == 1 and {len(given) for given in validations} == {4}
+    again = evaluate(network, images, labels, size, test_shift)
+    plain = evaluate(network, images, labels)
+    assert summary["test_accuracy"] == again.accuracy
+    assert summary["test_accuracy_unshifted"] == plain.accuracy == again.unshifted_accuracy
 
 
 # -- what goes wrong ---------------------------------------------------------------------------

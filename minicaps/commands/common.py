@@ -141,6 +141,15 @@ def load_run(path: Path) -> tuple[Network, tuple[str, ...]]:
     return load_network(find_weights(path))
 
 
+def about_copies(test_shift: int, unshifted: float) -> str:
+    """Say that a test was made of shifted copies, and its accuracy without them, 0 to 1."""
+    count, pixels = (2 * test_shift + 1) ** 2, "1 pixel" if test_shift == 1 else f"{test_shift} pixels"
+    return (
+        f"by the mean scores of {count:,} copies of every image, shifted by up to {pixels}; "
+        f"without them {100 * unshifted:.2f} %"
+    )
+
+
 def load_capsnet(path: Path) -> tuple[VectorCapsNet, tuple[str, ...]]:
     """Load the CapsNet or EfficientCapsNet of a finished run, as ``load_run`` does.
 

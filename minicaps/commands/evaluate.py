@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minicaps.arrays import Array
+from minicaps.checks import check_shift
 from minicaps.commands.answers import (
     CsvLines,
     View,
@@ -20,13 +22,15 @@ from minicaps.commands.common import (
     OK,
     RUN_HELP,
     UsageError,
+    about_copies,
+    checking_arguments,
     complain,
     load_data,
     load_run,
     run_path,
 )
 from minicaps.datasets import LabelledImages, about_images, read_test_images
-from minicaps.training import Evaluation, evaluate
+from minicaps.training import Evaluation, evaluate, read_config
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +47,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "train/ and test/, on test/ only), or called after a class itself; on single pictures, in folders "
         "called after their class; on patterns such as 'new/*'; or on the test part of IDX, .npz or "
         ".csv files (default: the test images of the run)",
+    )
+    parser.add_argument(
+        "--test-shift",
+        type=int,
+        metavar="N",
+        help="test every image by the mean scores of its copies, shifted by up to N pixels, as train does "
+        "with the option of this name (default: that of the run; 0 for a file of weights)",
     )
     add_views(parser)
     add_forms(parser)
@@ -65,21 +76,34 @@ def command(options: argparse.Namespace) -> int:
         dataset = load_data(None, run, network, class_names)
         names = [f"{dataset.source}#{k}" for k in range(len(dataset.test_labels))]
         test = LabelledImages(dataset.test_images, dataset.test_labels, names, dataset.source)
-    result = evaluate(network, test.images, test.labels)
+    test_shift = _own_test_shift(run) if options.test_shift is None else options.test_shift
+    with checking_arguments():
+        check_shift("evaluate", network.image_shape, test_shift=test_shift)
+    result = evaluate(network, test.images, test.labels, test_shift=test_shift)
     if options.csv:
         _print_csv(result, test, class_names)
     elif options.json:
-        told = {"run": str(run), "scores": network.score_name}
+        told = {"run": str(run), "scores": network.score_name, "test_shift": test_shift}
         print_json(told | _as_json(result, test, class_names))
     else:
-        _print_report(result, test, class_names)
+        _print_report(result, test, class_names, test_shift)
     for line in about_images("test", test.images):
         complain(f"warning: {test.source}: {line}")
     view.tell()
     return OK
 
 
-def _print_report(result: Evaluation, test: LabelledImages, class_names: tuple[str, ...]) -> None:
+def _own_test_shift(run: Path) -> int:
+    """Return the option of a run; 0 where only its weights are there."""
+    try:
+        return read_config(run).test_shift
+    except FileNotFoundError:
+        return 0
+
+
+def _print_report(
+    result: Evaluation, test: LabelledImages, class_names: tuple[str, ...], test_shift: int
+) -> None:
     correct = result.predictions == test.labels  # (N,)
     print(
         f"accuracy {100 * result.accuracy:.2f} % (error {100 * (1 - result.accuracy):.2f} %): "
@@ -87,6 +111,8 @@ def _print_report(result: Evaluation, test: LabelledImages, class_names: tuple[s
     )
     classes = len(np.unique(test.labels))
     print(f"data: {test.source}: {_count(len(correct), 'test image')} of {_count(classes, 'class')}")
+    if test_shift:
+        print(about_copies(test_shift, result.unshifted_accuracy))
     width = max(12, *map(len, class_names))
     for name, of_class in _by_class(correct, test.labels, class_names):
         print(f"  class {name:<{width}} {100 * of_class.mean():6.2f} % of {len(of_class):,}")
@@ -118,6 +144,7 @@ def _as_json(result: Evaluation, test: LabelledImages, class_names: tuple[str, .
         "images": len(correct),
         "wrong": int((~correct).sum()),
         "accuracy": result.accuracy,
+        "unshifted_accuracy": result.unshifted_accuracy,
         "classes": [
             {"name": name, "images": len(of_class), "accuracy": float(of_class.mean())}
             for name, of_class in _by_class(correct, test.labels, class_names)

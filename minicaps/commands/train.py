@@ -15,6 +15,7 @@ from minicaps.commands.common import (
     OK,
     ProgressLine,
     UsageError,
+    about_copies,
     checking_arguments,
     complain,
     path_of,
@@ -101,6 +102,8 @@ def command(options: argparse.Namespace) -> int:
         f"(error {summary['test_error_percent']:.2f} %) on {summary['test_images']:,} images, "
         f"{summary['seconds']:.0f} s of training"
     )
+    if run.config.test_shift:
+        print(about_copies(run.config.test_shift, summary["test_accuracy_unshifted"]))
     best = f"best.npz of epoch {summary['best_epoch']}, " if summary["best_epoch"] else ""
     print(f"written: {run.folder}/ (summary.json, model.npz, {best}figures, report.html)")
     return OK

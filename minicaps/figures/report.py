@@ -200,11 +200,11 @@ def results(facts: Facts) -> Iterable[object]:
     record, total = facts.record, len(facts.correct)
     low, high = interval(int(facts.correct.sum()), total)
     validated = record.validation_accuracy
+    accuracy = f"{_percent(facts.test.accuracy)} (95 % interval: {_percent(low)} to {_percent(high)})"
+    without = ("test accuracy without shifted copies", _percent(facts.test.unshifted_accuracy))
     rows = [
-        (
-            "test accuracy",
-            f"{_percent(facts.test.accuracy)} (95 % interval: {_percent(low)} to {_percent(high)})",
-        ),
+        ("test accuracy", accuracy),
+        *([without] if record.config.test_shift else []),
         ("test images classified wrongly", f"{(~facts.correct).sum():,} of {total:,}"),
         ("test loss", f"{facts.test.loss:.5f}"),
         *([] if validated is None else [("validation accuracy of the last epoch", _percent(validated))]),

@@ -46,6 +46,7 @@ EFFICIENT_PRESETS: dict[str, EfficientCapsNetConfig] = {
         decoder_hidden=(32, 64),
     ),
     "small": EfficientCapsNetConfig(conv_strides=(2, 1, 1, 1), decoder_hidden=(128, 256)),
+    "medium": EfficientCapsNetConfig(conv_strides=(1, 2, 1, 1), decoder_hidden=(128, 256)),
     "paper": EfficientCapsNetConfig(),
 }  # fmt: skip
 PRESETS_OF: dict[str, Mapping[str, NetworkConfig]] = {
@@ -53,15 +54,17 @@ PRESETS_OF: dict[str, Mapping[str, NetworkConfig]] = {
     "efficient": EFFICIENT_PRESETS,
     "matrix": MATRIX_PRESETS,
 }
+PRESET_NAMES = tuple(dict.fromkeys(name for presets in PRESETS_OF.values() for name in presets))  # of any
 
 
 def configure(name: str, preset: str = "small", **options: Any) -> NetworkConfig:
     """Return the configuration of a network by name; the arguments are those of ``build``."""
     if name not in NETWORKS:
         raise ValueError(f"model is {name!r}, expected one of {', '.join(NETWORKS)}")
-    if preset not in PRESETS:
-        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-    base = PRESETS_OF[name][preset] if name in PRESETS_OF else NETWORKS[name].Config()
+    presets = PRESETS_OF.get(name, PRESETS)
+    if preset not in presets:
+        raise ValueError(f"preset is {preset!r}, expected one of {', '.join(presets)} for the network {name}")
+    base = presets[preset] if name in PRESETS_OF else NETWORKS[name].Config()
     try:
         return replace(base, **options)
     except TypeError as error:
@@ -76,7 +79,7 @@ def build(
     Parameters
     ----------
     name : {"capsnet", "cnn", "efficient", "matrix", "mlp"}
-    preset : {"tiny", "small", "paper"}
+    preset : {"tiny", "small", "paper"}, or "medium" for "efficient"
         Sizes of the capsule networks; the others have one size.
     rng : numpy.random.Generator or int, optional
         Source of the first weights.
@@ -87,7 +90,7 @@ def build(
     Raises
     ------
     ValueError
-        If there is no such network or preset, or an option has a value that cannot be.
+        If there is no such network or preset of it, or an option has a value that cannot be.
     TypeError
         If there is no such option.
     """

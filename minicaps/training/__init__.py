@@ -2,7 +2,7 @@
 
 from minicaps.training.batch import batches, to_batch
 from minicaps.training.bench import Bench, bench
-from minicaps.training.config import MAY_CHANGE, PRETRAINED, BadOption, TrainConfig
+from minicaps.training.config import MAY_CHANGE, PRETRAINED, TrainConfig
 from minicaps.training.evaluation import Evaluation, evaluate
 from minicaps.training.fast_adam import Adam
 from minicaps.training.files import REPORT, fingerprint
@@ -21,6 +21,7 @@ from minicaps.training.machine import load_together
 from minicaps.training.mpi import MPIParallel, gradient_source
 from minicaps.training.notation import flag
 from minicaps.training.optimizers import SGD, Optimizer
+from minicaps.training.options import BadOption
 from minicaps.training.processes import DataParallel
 from minicaps.training.ranks import Ranks, all_ranks, check_launch, current_ranks, in_first_rank
 from minicaps.training.records import RunRecord, differing_options, find_runs, read_record

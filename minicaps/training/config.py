@@ -3,46 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from minicaps.checks import check_choice, check_flag, check_number, check_whole
+from minicaps.checks import check_above_zero, check_choice, check_flag, check_number, check_shift, check_whole
 from minicaps.datasets import Dataset
-from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS, ROUTINGS, Network, build, configure
+from minicaps.networks import (
+    COUPLINGS,
+    NETWORKS,
+    PRESENCES,
+    PRESET_NAMES,
+    ROUTINGS,
+    Network,
+    build,
+    configure,
+)
 from minicaps.training.loss_scale import RUN_PRECISIONS
 from minicaps.training.notation import as_layers, as_size, read_layers, read_size, write_layers
+from minicaps.training.options import HAS, OF_CAPSNETS, BadOption, option, options_without_effect
 from minicaps.training.recipes import RECIPES, flags_of
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
 PRETRAINED = "pretrained"  # the word for the weights that come along
 MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or compute, and how far it goes
-OF_CAPSNETS = ("layers", "routing", "presence", "coupling")  # options that no other network has
-OF_SOME = ("preset", "routing_iterations", *OF_CAPSNETS, "decoder")  # not every network has them
-HAS = {"capsnet": OF_SOME, "efficient": ("preset", "decoder"), "matrix": ("preset", "routing_iterations")}
-
-
-class BadOption(ValueError):
-    """An option that another one, the data, or the run that is continued, leaves no room for."""
-
-
-def options_without_effect(model: str) -> tuple[str, ...]:
-    """Return the options that a network of this name does not have."""
-    return tuple(name for name in OF_SOME if name not in HAS.get(model, ()))
-
-
-def _option(
-    default: Any,
-    text: str,
-    *choices: Any,
-    metavar: str | None = None,
-    read: Callable[[str], Any] | None = None,
-) -> Any:
-    metadata = {"help": text, "choices": choices or None, "metavar": metavar, "read": read}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -63,86 +48,89 @@ class TrainConfig:
     TrainConfig.from_recipe : the options of a recipe; the field `recipe` only says which they began with.
     """
 
-    recipe: str = _option(
+    recipe: str = option(
         "default",
         "a named set of options to begin with; others that are given win. accurate is "
         f"{flags_of('accurate')}",
         *RECIPES,
     )
-    model: str = _option("capsnet", "network to train", *NETWORKS)
-    preset: str = _option("small", "size of a capsule network", *PRESETS)
-    data: str | None = _option(
+    model: str = option("capsnet", "network to train", *NETWORKS)
+    preset: str = option(
+        "small", "size of a capsule network; medium is one of efficient alone", *PRESET_NAMES
+    )
+    data: str | None = option(
         None,
         "data set: a folder of four IDX files (MNIST's, EMNIST's or QMNIST's names), an .npz or .csv file, "
         "or a folder with a subfolder of PNG or JPEG files for every class; these may be in train/ and "
         "test/; without a test part every fifth image of a class is for the test (default: MNIST)",
         metavar="FOLDER",
     )
-    size: int | tuple[int, int] | None = _option(
+    size: int | tuple[int, int] | None = option(
         None,
         "scale images to NxN pixels, or to HEIGHTxWIDTH (default: their size, if they all have the same)",
         metavar="N",
         read=read_size,
     )
-    channels: int | None = _option(
+    channels: int | None = option(
         None, "make images grey (1) or colour ones (3) (default: as they are; all in colour if one is)", 1, 3
     )
-    limit: int | None = _option(
+    limit: int | None = option(
         None, "train on the first LIMIT images only; of sorted ones on as many of each class in proportion"
     )
-    epochs: int = _option(6, "passes over the training images")
-    batch_size: int = _option(100, "images in one step")
-    slices: int | None = _option(
+    epochs: int = option(6, "passes over the training images")
+    batch_size: int = option(100, "images in one step")
+    slices: int | None = option(
         None,
         "batch slices of a step, which processes or the ranks of MPI share; another number changes the last "
         "bits (default: 1, 2, 4, … of 40 images or more; 1 for more than two million parameters)",
     )
-    learning_rate: float | None = _option(
+    learning_rate: float | None = option(
         None,
         "largest learning rate of Adam (default: 0.004; 0.001 for the CapsNet of the preset paper or with "
         "hidden layers)",
     )
-    schedule: str = _option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
-    warmup: int = _option(0, "steps over which the learning rate first grows from 0")
-    shift: int = _option(1, "move training images at random by up to this many pixels")
-    warp: float = _option(
+    schedule: str = option("cosine", "course of the learning rate", "constant", "exponential", "cosine")
+    warmup: int = option(0, "steps over which the learning rate first grows from 0")
+    shift: int = option(1, "move training images at random by up to this many pixels")
+    warp: float = option(
         0.0,
         "turn, shear and scale training images at random, by up to X times what affNIST does: 20 degrees, "
         "0.2 pixels a row, 0.8 to 1.2",
     )
-    validate: bool = _option(
-        True, "hold a part of the training images back, and validate every epoch with it"
+    test_shift: int = option(
+        0, "test every image by the mean scores of its copies, shifted by up to this many pixels"
     )
-    layers: tuple[tuple[int, int], ...] | None = _option(
+    validate: bool = option(True, "hold a part of the training images back, and validate every epoch with it")
+    layers: tuple[tuple[int, int], ...] | None = option(
         None,
         "hidden capsule layers between the primary and the class capsules of the CapsNet, each routed to as "
         "those are: capsules and dimension of each, such as 32x8,16x8 (default: none)",
         metavar="NxD,...",
         read=read_layers,
     )
-    routing: str = _option("dynamic", "routing of the CapsNet", *ROUTINGS)
-    presence: str = _option(
+    routing: str = option("dynamic", "routing of the CapsNet", *ROUTINGS)
+    presence: str = option(
         "own",
         "what tells the classes: lengths or activations of the routing's own, or a learned line behind it",
         *PRESENCES,
     )
-    coupling: str = _option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
-    routing_iterations: int | None = _option(None, "routing iterations (default: the preset's)")
-    decoder: bool = _option(True, "reconstruct the image beside classifying it")
-    precision: str = _option(
+    coupling: str = option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
+    routing_iterations: int | None = option(None, "routing iterations (default: the preset's)")
+    decoder: bool = option(True, "reconstruct the image beside classifying it")
+    precision: str = option(
         "float32",
         "of products with weights in training; mixed: of float16 numbers, with loss scaling (simulated "
         "without a GPU); unscaled: without it, to see what float16 loses",
         *RUN_PRECISIONS,
     )
-    init: str | None = _option(
+    init: str | None = option(
         None,
         "start from the weights of this run, of a file, or from those that come along (pretrained): layers "
         "that fit are taken, the others begin afresh, as does the one of the classes if they differ",
         metavar="RUN",
     )
-    seed: int = _option(0, "of the first weights, the order of the images and the shifts")
-    backend: str = _option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
+    seed: int = option(0, "of the first weights, the order of the images and the shifts")
+    backend: str = option("numpy", "array library; auto is cupy where it works", "numpy", "cupy", "auto")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size("train", self.size))
@@ -152,6 +140,7 @@ class TrainConfig:
                 check_whole("train", 1, **{name: getattr(self, name)})
         check_whole("train", 1, epochs=self.epochs, batch_size=self.batch_size)
         check_whole("train", 0, warmup=self.warmup, shift=self.shift, seed=self.seed)
+        check_whole("train", 0, test_shift=self.test_shift)
         check_flag("train", decoder=self.decoder, validate=self.validate)
         check_number("train", warp=self.warp)
         if self.warp >= 5:
@@ -163,14 +152,12 @@ class TrainConfig:
             path = getattr(self, name)
             if path is not None and not (isinstance(path, str) and path):
                 raise ValueError(f"train: {name} is {path!r}, expected {what}")
-        chosen, is_number = self.learning_rate, isinstance(self.learning_rate, (int, float))
-        if chosen is not None and not (
-            is_number and not isinstance(chosen, bool) and 0 < chosen <= sys.float_info.max
-        ):
-            raise ValueError(f"train: learning_rate is {chosen!r}, expected a number above 0")
-        for name, option in type(self).__dataclass_fields__.items():
-            value, choices = getattr(self, name), option.metadata["choices"]
-            if choices and not (value is None and option.default is None):
+        if self.learning_rate is not None:
+            check_above_zero("train", learning_rate=self.learning_rate)
+            object.__setattr__(self, "learning_rate", float(self.learning_rate))
+        for name, each in type(self).__dataclass_fields__.items():
+            value, choices = getattr(self, name), each.metadata["choices"]
+            if choices and not (value is None and each.default is None):
                 check_choice("train", name, value, choices)
         self._check_options_act()
 
@@ -182,8 +169,8 @@ class TrainConfig:
                 raise BadOption(
                     f"train: {name} is {value!r}, but {self.model} has none (these have: {has}); leave it out"
                 )
-        if self.layers:  # says what cannot be
-            configure(self.model, self.preset, layers=self.layers, coupling=self.coupling)
+        own = {"layers": self.layers, "coupling": self.coupling} if self.layers else {}
+        configure(self.model, self.preset, **own)  # says what cannot be
         if self.slices is not None and (self.slices > self.batch_size or self.backend == "cupy"):
             on_gpu = self.backend == "cupy"
             reason = "a batch is not sliced on a GPU" if on_gpu else f"a batch has {self.batch_size} images"
@@ -265,12 +252,10 @@ class TrainConfig:
                 f"train: warmup is {self.warmup:,}, but the training has {steps:,} steps only; expected as "
                 "many at most"
             )
-        height, width, _ = image_shape
-        if self.shift >= min(height, width):
-            raise BadOption(
-                f"train: shift is {self.shift:,}, which moves images of {height}×{width} out of sight; "
-                f"expected less than {min(height, width)}"
-            )
+        try:
+            check_shift("train", image_shape, shift=self.shift, test_shift=self.test_shift)
+        except ValueError as error:
+            raise BadOption(str(error)) from None
 
     def but_for(self, **changes: Any) -> TrainConfig:
         """Return the same but for what a run may change when it is resumed: `data`, `backend`, `epochs`.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minicaps.training.config import TrainConfig, options_without_effect
+from minicaps.training.config import TrainConfig
 from minicaps.training.files import BEST, CHECKPOINT, METRICS, MODEL, SUMMARY
 from minicaps.training.folder import RunFolder
+from minicaps.training.options import options_without_effect
 from minicaps.training.stored_config import CONFIG, read_config
 
 NUMBERS = ("epoch", "train_loss", "train_accuracy", "seconds")

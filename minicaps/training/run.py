@@ -282,7 +282,8 @@ class Run:
     def _finish(self, draw: Draw | None) -> dict[str, Any]:
         """Look at the test set, once; write the weights and the summary; then draw."""
         config, dataset = self.config, self.dataset
-        test = evaluate(self.network, dataset.test_images, dataset.test_labels, config.batch_size)
+        images = dataset.test_images, dataset.test_labels
+        test = evaluate(self.network, *images, config.batch_size, config.test_shift)
         summary = summarize(config, dataset, test, self.epochs, self._files.best_epoch(self.epochs)) | {
             "train_images": len(self.images),
             "parameters": self.network.count_params(),

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minicaps.training.config import TrainConfig, options_without_effect
+from minicaps.training.config import TrainConfig
+from minicaps.training.options import options_without_effect
 
 CONFIG = "config.json"  # in the folder of a run
 MAX_CONFIG = 1 << 16  # its bytes

@@ -9,10 +9,11 @@ from typing import Any
 
 from minicaps.datasets import Dataset
 from minicaps.networks import PRESETS_OF
-from minicaps.training.config import BadOption, TrainConfig
+from minicaps.training.config import TrainConfig
 from minicaps.training.evaluation import Evaluation
 from minicaps.training.notation import words_of
 from minicaps.training.optimizers import Optimizer
+from minicaps.training.options import BadOption
 from minicaps.training.progress import EpochProgress
 from minicaps.training.recipes import RECIPES
 
@@ -28,6 +29,7 @@ def summarize(
     return {
         "test_accuracy": test.accuracy,
         "test_error_percent": round(100 * (1 - test.accuracy), 6),
+        "test_accuracy_unshifted": test.unshifted_accuracy,
         "test_images": len(dataset.test_images),
         "validation_accuracy": epochs[-1].get("validation_accuracy"),
         "best_epoch": best,
