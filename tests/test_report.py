@@ -110,6 +110,7 @@ def test_the_classes_of_the_page_add_up(page):
     assert [int(row[2]) for row in rows] == np.bincount(dataset.test_labels).tolist()
     accuracy = json.loads((folder / "summary.json").read_text())["test_accuracy"]
     assert sum(int(row[3]) for row in rows) == round(100 * accuracy)
+    assert "shifted copies" not in text  # there were none
 
 
 def test_the_page_needs_nothing_else(page):

@@ -564,12 +564,12 @@ def test_images_with_two_labels_have_no_shifted_copies():
 
 def test_the_test_of_a_run_is_made_of_copies_and_its_validation_is_not(tmp_path, monkeypatch):
     evaluated = spy(monkeypatch, runs, "evaluate")
-    summary = Run(tiny_config(test_shift=1), tmp_path, say=quiet).train()
+    summary = Run(tiny_config(test_shift=3), tmp_path, say=quiet).train()
     *validations, (network, images, labels, size, test_shift) = evaluated
-    assert test_shift == 1 and {len(given) for given in validations} == {4}
+    assert test_shift == 3 and {len(given) for given in validations} == {4}
     again = evaluate(network, images, labels, size, test_shift)
     plain = evaluate(network, images, labels)
-    assert summary["test_accuracy"] == again.accuracy
+    assert summary["test_accuracy"] == again.accuracy != plain.accuracy
     assert summary["test_accuracy_unshifted"] == plain.accuracy == again.unshifted_accuracy
 
 
