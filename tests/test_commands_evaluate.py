@@ -38,7 +38,7 @@ def run_of_copies(tmp_path_factory, small_folder):
 
 def test_a_run_is_evaluated_by_copies_as_it_was_tested(call, run_of_copies):
     summary = json.loads((run_of_copies / "summary.json").read_text())
-    with_copies, without = (round(100 * summary[f"test_accuracy{name}"]) for name in ("", "_unshifted"))
+    with_copies, without = (round(100 * summary[f"{name}test_accuracy"]) for name in ("", "unshifted_"))
     first, _, third, *rows = call("evaluate", run_of_copies)[1].splitlines()
     assert first.startswith(f"accuracy {with_copies}.00 %") and len(rows) == 10
     assert third == (
@@ -49,7 +49,7 @@ def test_a_run_is_evaluated_by_copies_as_it_was_tested(call, run_of_copies):
     assert plain == call("evaluate", run_of_copies / "model.npz", "--data", read_config(run_of_copies).data)
     assert plain[1].startswith(f"accuracy {without}.00 %") and "copies" not in plain[1]
     told = json.loads(call("evaluate", run_of_copies, "--json")[1])
-    assert told["test_shift"] == 1 and told["unshifted_accuracy"] == summary["test_accuracy_unshifted"]
+    assert told["test_shift"] == 1 and told["unshifted_accuracy"] == summary["unshifted_test_accuracy"]
     assert told["accuracy"] == summary["test_accuracy"] and told["wrong"] == 100 - with_copies
 
 

@@ -289,14 +289,14 @@ def test_metrics_has_one_object_for_every_epoch(straight):
 def test_summary_has_every_number(straight):
     summary = json.loads((straight / "summary.json").read_text())
     assert summary.keys() >= {
-        *("test_accuracy", "test_error_percent", "test_accuracy_unshifted", "parameters", "epochs"),
+        *("test_accuracy", "test_error_percent", "unshifted_test_accuracy", "parameters", "epochs"),
         *("seconds", "images_per_second", "seed", "preset"),
     }
     assert summary["epochs"] == 3 and summary["seed"] == 0 and summary["preset"] == "tiny"
     assert summary["train_images"] == 270 and summary["test_images"] == 100
     assert summary["parameters"] == THREE_EPOCHS.network(small_dataset()).count_params()
     assert summary["test_error_percent"] == pytest.approx(100 - 100 * summary["test_accuracy"])
-    assert summary["test_accuracy_unshifted"] == summary["test_accuracy"]
+    assert summary["unshifted_test_accuracy"] == summary["test_accuracy"]
     assert summary["seconds"] > 0 and summary["images_per_second"] > 0
 
 
@@ -570,7 +570,7 @@ def test_the_test_of_a_run_is_made_of_copies_and_its_validation_is_not(tmp_path,
     again = evaluate(network, images, labels, size, test_shift)
     plain = evaluate(network, images, labels)
     assert summary["test_accuracy"] == again.accuracy != plain.accuracy
-    assert summary["test_accuracy_unshifted"] == plain.accuracy == again.unshifted_accuracy
+    assert summary["unshifted_test_accuracy"] == plain.accuracy == again.unshifted_accuracy
 
 
 # -- what goes wrong ---------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def command(options: argparse.Namespace) -> int:
         f"{summary['seconds']:.0f} s of training"
     )
     if run.config.test_shift:
-        print(about_copies(run.config.test_shift, summary["test_accuracy_unshifted"]))
+        print(about_copies(run.config.test_shift, summary["unshifted_test_accuracy"]))
     best = f"best.npz of epoch {summary['best_epoch']}, " if summary["best_epoch"] else ""
     print(f"written: {run.folder}/ (summary.json, model.npz, {best}figures, report.html)")
     return OK

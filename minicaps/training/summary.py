@@ -29,7 +29,7 @@ def summarize(
     return {
         "test_accuracy": test.accuracy,
         "test_error_percent": round(100 * (1 - test.accuracy), 6),
-        "test_accuracy_unshifted": test.unshifted_accuracy,
+        "unshifted_test_accuracy": test.unshifted_accuracy,
         "test_images": len(dataset.test_images),
         "validation_accuracy": epochs[-1].get("validation_accuracy"),
         "best_epoch": best,
