@@ -377,7 +377,7 @@ def test_the_other_squashes_are_finite_from_0_to_1e30_in_float32(squash):
 
 @pytest.mark.parametrize("make, message", [
     (lambda: Squash(offset=0), "Squash: offset is 0, expected a number above 0"),
-    (lambda: Squash(offset=-1), "Squash: offset is -1, expected a number, 0 or more"),
+    (lambda: Squash(offset=-1), "Squash: offset is -1, expected a number above 0"),
     (lambda: LayerNorm(4, epsilon=0), "LayerNorm: epsilon is 0, expected a number above 0"),
     (lambda: LayerNorm(0), "LayerNorm: features is 0, expected a whole number above 0"),
     (lambda: InvertedAttentionRouting(4, iterations=0), "Routing: iterations is 0, expected"),
