@@ -3,6 +3,7 @@
 import json
 import shlex
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,8 @@ def test_the_run_keeps_its_recipe_and_what_it_stands_for(call, data):
     code, output, _ = call(
         "train", "--recipe", "accurate", *words, "--validate", "--data", data, "--out", "run"
     )
+    assert "by the mean scores of 9 copies of every image" in output  # the recipe tests so
+    assert "test accuracy without shifted copies" in Path("run/report.html").read_text(encoding="utf-8")
     assert code == 0 and "recipe=accurate" in output and "15 to validate" in output
     expected = TrainConfig(recipe="accurate", **{**RECIPES["accurate"], **given, "data": data})
     assert read_config("run") == expected
@@ -92,7 +95,7 @@ def test_the_run_keeps_its_recipe_and_what_it_stands_for(call, data):
         {},
         {"shift": 1, "validate": True},
         {"epochs": 6, "learning_rate": 0.004, "decoder": False},
-        {"model": "capsnet", "warp": 0.0, "seed": 2},
+        {"model": "capsnet", "preset": "small", "warp": 0.0, "seed": 2},
     ],
 )
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -117,7 +120,7 @@ def test_an_older_run_knows_no_recipe(data, tmp_path):
     Run(config, tmp_path / "run", say=quiet).train()
     path = tmp_path / "run" / "config.json"
     options = json.loads(path.read_text())
-    for name in ("recipe", "warp", "validate"):
+    for name in ("recipe", "warp", "test_shift", "validate"):
         del options[name]
     path.write_text(json.dumps(options))
     assert read_config(tmp_path / "run") == config

@@ -12,11 +12,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "accurate": {
         "model": "efficient",
+        "preset": "medium",
         "epochs": 60,
         "batch_size": 50,
         "learning_rate": 0.003,
         "shift": 2,
         "warp": 0.75,
+        "test_shift": 1,
         "validate": False,
     },
 }
