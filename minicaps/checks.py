@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def check_above_zero(where: str, **values: float) -> None:
 
 def _is_number(value: Any) -> bool:
     """Say whether `value` is a number that a float holds, other than inf and nan."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return False
     try:
         return math.isfinite(value)

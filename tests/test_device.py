@@ -304,7 +304,8 @@ HARMLESS = set(
 # Functions that handle data of the host only: first weights, examples, files, constant matrices, and the
 # end of a prediction or an evaluation, after its copies.
 ON_THE_HOST = set(
-    "__init__ examples state load_state as_param _matrices by_points by_frequencies predict evaluate".split()
+    "__init__ examples state load_state as_param _matrices by_points by_frequencies predict evaluate "
+    "_evaluate_as_they_are".split()
 )
 
 
