@@ -283,6 +283,11 @@ def test_a_coupling_of_another_kind_can_be_handed_in():
     [
         (lambda: EMRouting(0), ValueError, "parents is 0, expected a whole number above 0"),
         (lambda: EMRouting(3, 0), ValueError, "iterations is 0"),
+        (
+            lambda: EMRouting(3, min_variance=-1),
+            ValueError,
+            "min_variance is -1, expected a number above 0; the",
+        ),
         (lambda: EMRouting(3, min_variance=0), ValueError, "min_variance is 0, expected a number above 0"),
         (lambda: EMRouting(3, inverse_temperature=-1), ValueError, "inverse_temperature is -1"),
         (lambda: EMRouting(3, beta_u_start="x"), ValueError, "beta_u_start is 'x'"),

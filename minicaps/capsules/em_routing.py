@@ -9,7 +9,7 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules.couplings import Coupling, check_coupling
 from minicaps.capsules.routing import Routing
-from minicaps.checks import check_array, check_gradient, check_number, check_positive
+from minicaps.checks import check_above_zero, check_array, check_gradient, check_number, check_positive
 
 TINY_MASS = 1e-12  # added to a parent's mass ρ: a parent that nobody chooses has the mean 0, not 0/0
 
@@ -42,9 +42,10 @@ class EMCache(NamedTuple):
 
 def check_min_variance(where: str, min_variance: float) -> None:
     """Raise ValueError unless σ²_min is a number above 0."""
-    check_number(where, min_variance=min_variance)
-    if min_variance == 0:
-        raise ValueError(f"{where}: min_variance is 0, expected a number above 0; the authors' is 5e-4")
+    try:
+        check_above_zero(where, min_variance=min_variance)
+    except ValueError as error:
+        raise ValueError(f"{error}; the authors' is 5e-4") from None
 
 
 class EMRouting(Routing):
