@@ -62,6 +62,15 @@ def test_work_slices_cover_everything_once_in_equal_shares(count, numbers):
     assert max(sizes) * numbers <= workers.SLICE_NUMBERS + numbers
     assert len(set(sizes[:-1])) <= 1
     assert work_slices(count, numbers, object()) == [slice(0, count)]  # a GPU
+    halves = work_slices(count, numbers, np, halved=True)
+    two = workers.MIN_NUMBERS <= count * numbers <= 2 * workers.SLICE_NUMBERS
+    assert halves == (slices_of(count, -(-count // 2)) if two else slices)
+
+
+def test_work_that_fits_into_two_slices_is_halved_where_that_is_asked_for():
+    numbers = workers.SLICE_NUMBERS // 50
+    assert [len(work_slices(100, numbers, np, halved=halved)) for halved in (False, True)] == [4, 2]
+    assert [len(work_slices(101, numbers, np, halved=halved)) for halved in (False, True)] == [4, 4]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])

@@ -136,15 +136,16 @@ def slices_of(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def work_slices(count: int, numbers: int, xp: Any) -> list[slice]:
+def work_slices(count: int, numbers: int, xp: Any, *, halved: bool = False) -> list[slice]:
     """Slice 0..count, each with so many numbers, for the threads.
 
-    A multiple of four slices gives up to four threads equal shares. What is too small to share stays
-    whole, and so does everything on a GPU.
+    A multiple of four slices gives up to four threads equal shares; `halved`, for work of many small steps,
+    makes two of what fits into two. What is too small to share stays whole, and so does everything on a GPU.
     """
     if xp is not np or count * numbers < MIN_NUMBERS:
         return [slice(0, count)]
-    shares = 4 * -(-count * numbers // (4 * SLICE_NUMBERS))
+    few = halved and count * numbers <= 2 * SLICE_NUMBERS
+    shares = 2 if few else 4 * -(-count * numbers // (4 * SLICE_NUMBERS))
     return slices_of(count, -(-count // shares))
 
 
