@@ -3,6 +3,7 @@
     python tests/benchmarks/against_torch.py            # everything, a quarter of an hour
     python tests/benchmarks/against_torch.py --quick    # small and paper, training only
     python tests/benchmarks/against_torch.py --growth   # how the cost of an image grows, alone
+    python tests/benchmarks/against_torch.py --routings # training with every routing, alone
     python tests/benchmarks/against_torch.py --json results.json
 
 A PyTorch twin gets the same weights. Outputs, loss and every gradient must agree before anything is
@@ -35,6 +36,12 @@ from minicaps.training.bench import sgemm_rate
 TRAINING = ("eager", "channels_last", "compile", "jax")
 INFERENCE = ("eager", "compile", "jax", "onnxruntime")
 GROWTH = ("eager", "compile")
+ROUTINGS = {  # options of a CapsNet
+    "dynamic": {},
+    "top-2": {"coupling": "top-2"},
+    "self-attention": {"routing": "self-attention"},
+    "inverted-attention": {"routing": "inverted-attention"},
+}
 MULTIPLY_ADDS_DIRECT = 0.609e9  # of an image in the paper's network by direct convolution, both ways
 
 
@@ -46,12 +53,10 @@ def make_twin(net):
     import torch
     from torch import nn
     from torch.nn import functional as F
+    from torch_routings import squash, twin_of
 
-    config = net.config
-
-    def squash(s):
-        n2 = (s * s).sum(-1, keepdim=True)
-        return s * (n2.sqrt() / (1 + n2))
+    config, has_line, route = net.config, net.has_line, twin_of(net.capsules.routing)
+    of_routing = {name: f"capsules_routing_{name.replace('.', '_')}" for name in net.capsules.routing.params}
 
     class Twin(nn.Module):
         def __init__(self):
@@ -61,29 +66,24 @@ def make_twin(net):
             )
 
         def forward(self, images, labels=None):
-            """images (B, C, H, W) -> v (B, J, E), and reconstruction (B, H·W·C) or None."""
+            """images (B, C, H, W) -> v (B, J, E), or z (B, J), and reconstruction (B, H·W·C) or None."""
             w, batch = self.weights, len(images)
             x = F.relu(F.conv2d(images, w["conv_W"], w["conv_bias"], stride=config.conv_stride))
             x = F.conv2d(x, w["primary_conv_W"], w["primary_conv_bias"], stride=config.primary_stride)
             # as in minicaps: capsule (p, q, type), its dimensions are neighbouring channels
             u = squash(x.permute(0, 2, 3, 1).reshape(batch, -1, config.primary_dimension))
             u_hat = torch.einsum("bid,idje->bije", u, w["capsules_votes_W"])
-            still = u_hat.detach() if config.stopped_gradient else u_hat
-            b = torch.zeros(u_hat.shape[:3], dtype=u_hat.dtype)
-            for r in range(config.iterations):
-                last = r == config.iterations - 1
-                c = b.softmax(dim=2)
-                v = squash((c[..., None] * (u_hat if last else still)).sum(dim=1))
-                if not last:
-                    b = b + (still * v[:, None]).sum(dim=-1)
+            (v,) = route({name: w[key] for name, key in of_routing.items()}, u_hat)
+            y = v @ w["presence_w"] if has_line else v
             if not config.decoder:
-                return v, None
-            chosen = (v * v).sum(-1).argmax(1) if labels is None else labels
+                return y, None
+            scores = y if has_line else (v * v).sum(-1)
+            chosen = scores.argmax(1) if labels is None else labels
             x = (F.one_hot(chosen, net.classes)[..., None] * v).reshape(batch, -1)
             for layer in ("fc1", "fc2", "fc3"):
                 x = x @ w[f"decoder_{layer}_W"] + w[f"decoder_{layer}_bias"]
                 x = x.sigmoid() if layer == "fc3" else F.relu(x)
-            return v, x
+            return y, x
 
     def torch_layout(name, value):
         value = torch.from_numpy(value.copy())
@@ -94,15 +94,17 @@ def make_twin(net):
     return Twin()
 
 
-def twin_loss(net, v, reconstruction, images, labels):
+def twin_loss(net, y, reconstruction, images, labels):
     """Return the loss that minicaps trains with, on what the twin computed."""
     from torch.nn import functional as F
 
-    T = F.one_hot(labels, net.classes)
-    n = v.norm(dim=-1)
-    margin = (T * F.relu(0.9 - n) ** 2 + 0.5 * (1 - T) * F.relu(n - 0.1) ** 2).sum()
+    if net.has_line:
+        loss = F.cross_entropy(y, labels, reduction="sum")
+    else:
+        T, n = F.one_hot(labels, net.classes), y.norm(dim=-1)
+        loss = (T * F.relu(0.9 - n) ** 2 + 0.5 * (1 - T) * F.relu(n - 0.1) ** 2).sum()
     flat = images.permute(0, 2, 3, 1).reshape(reconstruction.shape)
-    return (margin + net.config.reconstruction_scale * ((reconstruction - flat) ** 2).sum()) / len(v)
+    return (loss + net.config.reconstruction_scale * ((reconstruction - flat) ** 2).sum()) / len(y)
 
 
 def images_for(net, batch, dtype=np.float32):
@@ -120,23 +122,24 @@ def prove_that_the_twins_agree():
             {"preset": "small"},
             {"preset": "paper"},
             {"preset": "small", "stopped_gradient": True},
+            *({"preset": "small", **routing} for routing in ROUTINGS.values() if routing),
         ):
             net = build("capsnet", **options, rng=0, dtype=dtype)
             net.params["capsules.votes.W"][...] *= 5  # couplings that are not near uniform
             images, labels = images_for(net, 4, dtype)
-            (v, reconstruction), cache = net.forward(images, labels)
-            loss, loss_cache = net.objective().forward((v, reconstruction), (labels, images))
+            (scores, reconstruction), cache = net.forward(images, labels)
+            loss, loss_cache = net.objective().forward((scores, reconstruction), (labels, images))
             net.backward(net.objective().backward(loss_cache), cache)
 
             twin = make_twin(net)
             x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
             y = torch.from_numpy(labels)
-            twin_v, twin_reconstruction = twin(x, y)
-            value = twin_loss(net, twin_v, twin_reconstruction, x, y)
+            twin_scores, twin_reconstruction = twin(x, y)
+            value = twin_loss(net, twin_scores, twin_reconstruction, x, y)
             value.backward()
             pairs = {
-                "v": (v, twin_v),
-                "reconstruction": (reconstruction.reshape(len(v), -1), twin_reconstruction),
+                "v or z": (scores, twin_scores),
+                "reconstruction": (reconstruction.reshape(len(scores), -1), twin_reconstruction),
                 "loss": (loss, value),
             }
             for name, grad in net.grads.items():
@@ -351,6 +354,7 @@ def main():
     some = parser.add_mutually_exclusive_group()
     some.add_argument("--quick", action="store_true", help="training of small and paper only")
     some.add_argument("--growth", action="store_true", help="how the cost of an image grows, only")
+    some.add_argument("--routings", action="store_true", help="training with every routing, only")
     options = parser.parse_args()
     try:
         import torch
@@ -369,10 +373,12 @@ def main():
     def note(name, value):
         figures[name] = round(float(value), 3)
 
-    if not options.growth:
+    if not (options.growth or options.routings):
         peers(note, training, inference, options)
-    if not options.quick:
+    if not options.quick and not options.routings:
         grow(note, options.rounds)
+    if options.routings:
+        route(note, options.rounds)
     if options.json:
         with open(options.json, "w") as file:
             json.dump(figures, file, indent=2)
@@ -414,6 +420,16 @@ def peers(note, training, inference, options):
         note("small_infer1_no_decoder_us", 1e6 * results["minicaps"][0])
         for name in alone:
             note(f"small_infer1_no_decoder_vs_{name}", np.median(results[name][1]))
+
+
+def route(note, rounds):
+    """Show training of the presets small and paper with every routing beside PyTorch eager."""
+    print(f"\n{'task':<34} {'who':<14} {'a step':>12} {'peak':>10}  ratio: median (smallest to largest)")
+    for preset, batch in (("small", 100), ("paper", 128)):
+        for name, routing in ROUTINGS.items():
+            results = compare({"preset": preset, **routing}, "train", batch, ("eager",), rounds)
+            show(f"train {preset}, {name}", results)
+            note(f"{preset}_{name}_train_vs_eager", np.median(results["eager"][1]))
 
 
 def grow(note, rounds):

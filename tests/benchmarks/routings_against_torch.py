@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import time
@@ -68,104 +67,17 @@ def layer_and_inputs(family, size, dtype=np.float32, batch=BATCH):
 # -- the twins --------------------------------------------------------------------------------
 
 
-def make_twin(family, layer):
+def make_twin(layer):
     """Return a function of inputs that computes what the layer does in PyTorch, and its weights."""
     import torch
-    from torch.nn import functional as F
+    from torch_routings import twin_of
 
     weights = {name: torch.from_numpy(x.copy()).requires_grad_() for name, x in layer.params.items()}
-
-    class Entmax15(torch.autograd.Function):  # its gradient in closed form, as in the package entmax
-        @staticmethod
-        def forward(context, b):
-            z = (b - b.max(dim=-1, keepdim=True)[0]) / 2
-            falling = z.sort(dim=-1, descending=True)[0]
-            count = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
-            mean, squares = falling.cumsum(-1) / count, (falling * falling).cumsum(-1) / count
-            spread = count * (squares - mean * mean)
-            tau = mean - ((1 - spread) / count).clamp(min=0).sqrt()
-            support = (tau <= falling).sum(dim=-1, keepdim=True)
-            root = (z - tau.gather(-1, support - 1)).clamp(min=0)
-            context.save_for_backward(root)
-            return root * root
-
-        @staticmethod
-        def backward(context, dc):
-            (root,) = context.saved_tensors
-            db = dc * root
-            return db - db.sum(dim=-1, keepdim=True) / root.sum(dim=-1, keepdim=True) * root
-
-    def squash(s):
-        n2 = (s * s).sum(-1, keepdim=True)
-        return s * (n2.sqrt() / (1 + n2))
-
-    def exponential_squash(s):
-        n = s.norm(dim=-1, keepdim=True)
-        return s * (-torch.expm1(-n) / n)
-
-    def combine(c, u_hat):
-        return (c[..., None] * u_hat).sum(dim=1)
-
-    def agree(u_hat, v):
-        return (u_hat * v[:, None]).sum(dim=-1)
-
-    def softmax(b):
-        return b.softmax(dim=2)
-
-    def top_k(b):
-        smallest = b.topk(CHOSEN, dim=2)[0][..., -1:]
-        return b.masked_fill(b < smallest, -math.inf).softmax(dim=2)
-
-    def dynamic(u_hat, coupling):
-        b = torch.zeros(u_hat.shape[:3], dtype=u_hat.dtype)
-        for r in range(ITERATIONS):
-            v = squash(combine(coupling(b), u_hat))
-            if r < ITERATIONS - 1:
-                b = b + agree(u_hat, v)
-        return (v,)
-
-    def self_attention(u_hat):
-        b = agree(u_hat, u_hat.sum(dim=1)) / math.sqrt(u_hat.shape[3])
-        return (exponential_squash(combine(softmax(b) + weights["routing.bias"], u_hat)),)
-
-    def inverted_attention(u_hat):
-        E = u_hat.shape[3]
-        b = torch.zeros(u_hat.shape[:3], dtype=u_hat.dtype)
-        gain, bias = weights["routing.norm.gain"], weights["routing.norm.bias"]
-        for _ in range(layer.routing.iterations):
-            v = F.layer_norm(combine(softmax(b), u_hat), (E,), gain, bias, layer.routing.norm.epsilon)
-            b = agree(u_hat, v) / math.sqrt(E)
-        return (v,)
-
-    def em(u_hat, a):
-        R, E = EM_ITERATIONS, u_hat.shape[3]
-        b = torch.zeros(u_hat.shape[:3], dtype=u_hat.dtype)
-        for r in range(R):
-            mass = softmax(b) * a[..., None]
-            rho = mass.sum(dim=1)
-            w = mass / rho[:, None]
-            mu = combine(w, u_hat)
-            squares = (u_hat - mu[:, None]) ** 2
-            variance = combine(w, squares) + layer.routing.min_variance
-            half_log = 0.5 * variance.log().sum(dim=-1)
-            share = (1 - 0.95 ** (r + 1)) / (1 - 0.95**R)
-            cost = rho * (E * weights["routing.beta_u"] + half_log)
-            z = share * (weights["routing.beta_a"] - layer.routing.inverse_temperature * cost)
-            if r < R - 1:
-                distance = (squares / variance[:, None]).sum(dim=-1)
-                b = (F.logsigmoid(z) - half_log)[:, None] - 0.5 * distance
-        return mu, z.sigmoid()
+    of_routing = {name.removeprefix("routing."): x for name, x in weights.items() if name != "votes.W"}
+    route = twin_of(layer.routing)
 
     def twin(u, *a):
-        u_hat = torch.einsum("bid,idje->bije", u, weights["votes.W"])
-        return {
-            "dynamic": lambda: dynamic(u_hat, softmax),
-            "top-k": lambda: dynamic(u_hat, top_k),
-            "entmax": lambda: dynamic(u_hat, Entmax15.apply),
-            "self-attention": lambda: self_attention(u_hat),
-            "inverted-attention": lambda: inverted_attention(u_hat),
-            "em": lambda: em(u_hat, *a),
-        }[family]()
+        return route(of_routing, torch.einsum("bid,idje->bije", u, weights["votes.W"]), *a)
 
     return twin, weights
 
@@ -195,7 +107,7 @@ def prove_that_the_twins_agree(family, size):
         layer, inputs, upstream = layer_and_inputs(family, size, dtype, batch=7)
         y, cache = layer.forward(*inputs)
         d = layer.backward(upstream if family == "em" else upstream[0], cache)
-        twin, weights = make_twin(family, layer)
+        twin, weights = make_twin(layer)
         x = as_tensors([array.copy() for array in inputs], grad=True)
         theirs = forward_and_backward(twin, x, as_tensors(upstream))
         pairs = {f"output {k}": pair for k, pair in enumerate(zip(several(y), theirs, strict=True))}
@@ -255,7 +167,7 @@ def their_step(family, size):
 
     torch.set_num_threads(thread_count())
     layer, inputs, upstream = layer_and_inputs(family, size)
-    twin, weights = make_twin(family, layer)
+    twin, weights = make_twin(layer)
     x, dy = as_tensors(inputs, grad=True), as_tensors(upstream)
 
     def step():
