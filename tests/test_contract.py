@@ -40,11 +40,17 @@ every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.__m
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=name_of)
-@every_case
+@pytest.mark.parametrize(
+    "check, case",
+    [
+        pytest.param(check, case, id=f"{case.label}-{name_of(check)}")
+        for check in CHECKS
+        for case in CASES
+        if applies(check, case)
+    ],
+)
 def test_the_contract(check, case):
-    if applies(check, case):
-        check(case)
+    check(case)
 
 
 def test_every_class_is_found_in_whatever_folder():

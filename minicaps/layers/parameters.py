@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,7 +126,7 @@ class Parameters:
 
     def _contain(self, name: str, value: Any) -> None:
         self._check_name("layer", name, [*self._params, *self._running])
-        hidden = inspect.getattr_static(type(self), name, None)
+        hidden = next((vars(each)[name] for each in type(self).__mro__ if name in vars(each)), None)
         if name in OWN or callable(hidden) or isinstance(hidden, property):
             raise ValueError(
                 f"{type(self).__name__}: a layer named {name!r} would hide what every such layer has under "

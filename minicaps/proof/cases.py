@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from minicaps.layers import Example, Layer, Loss
-from minicaps.proof.discovery import find_examples
+from minicaps.proof.discovery import draw_examples, find_examples
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Case:
 
     def make(self, dtype: Any = np.float64) -> Example:
         """Build the example anew; it is the same each time."""
-        return find_examples(self.cls, dtype=dtype)[self.number]
+        return next(islice(draw_examples(self.cls, dtype=dtype), self.number, None))
 
     @property
     def label(self) -> str:

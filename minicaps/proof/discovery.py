@@ -125,6 +125,14 @@ def find_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> list[Exam
     ValueError
         If it has none, so that no proof can reach it.
     """
+    examples = list(draw_examples(cls, seed, dtype))
+    if not examples:
+        raise ValueError(f"{cls.__name__}.examples yields nothing; expected (name, layer, inputs)")
+    return examples
+
+
+def draw_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> Iterator[Example]:
+    """Yield the examples of a class one by one; whoever wants one of them need not build those behind it."""
     make = cls.examples if hasattr(cls, "examples") else None
     if make is None and cls.__name__ in EXAMPLES:
         make = functools.partial(EXAMPLES[cls.__name__], cls)
@@ -133,10 +141,8 @@ def find_examples(cls: Any, seed: int = 0, dtype: Any = np.float64) -> list[Exam
             f"{cls.__name__} has no examples, so no proof can reach it; give it a class method "
             "examples(cls, rng, dtype) that yields (name, layer, inputs)"
         )
-    examples = [Example(*example) for example in make(np.random.default_rng(seed), dtype)]
-    if not examples:
-        raise ValueError(f"{cls.__name__}.examples yields nothing; expected (name, layer, inputs)")
-    return examples
+    for example in make(np.random.default_rng(seed), dtype):
+        yield Example(*example)
 
 
 def check_class(cls: Any, seed: int = 0, tolerance: float = 1e-6) -> Iterator[Report]:

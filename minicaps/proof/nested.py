@@ -87,15 +87,17 @@ def unflatten(vector: np.ndarray, like: Any) -> Any:
 
 def every_array(value: Any) -> Iterator[np.ndarray]:
     """Yield every array in a cache: in tuples, lists, dictionaries and objects."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, dict):
-        yield from every_array(tuple(value.values()))
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from every_array(part)
-    elif hasattr(value, "__dict__") and not callable(value):
-        yield from every_array(vars(value))
+    waiting = [value]
+    while waiting:  # and not by calling itself: a gradient check asks for them many times
+        value = waiting.pop()
+        if isinstance(value, np.ndarray):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            waiting.extend(reversed(value))
+        elif isinstance(value, dict):
+            waiting.extend(reversed(value.values()))
+        elif hasattr(value, "__dict__") and not callable(value):
+            waiting.extend(reversed(vars(value).values()))
 
 
 def kinks(cache: Any) -> list[np.ndarray]:
