@@ -139,8 +139,9 @@ def slices_of(count: int, size: int) -> list[slice]:
 def work_slices(count: int, numbers: int, xp: Any, *, halved: bool = False) -> list[slice]:
     """Slice 0..count, each with so many numbers, for the threads.
 
-    A multiple of four slices gives up to four threads equal shares; `halved`, for work of many small steps,
-    makes two of what fits into two. What is too small to share stays whole, and so does everything on a GPU.
+    A multiple of four slices gives up to four threads equal shares. `halved`, for work of many small steps,
+    makes two of what fits into two: the capsules of 100 images then take 3.2 instead of 3.9 ms on two cores.
+    What is too small to share stays whole, and so does everything on a GPU.
     """
     if xp is not np or count * numbers < MIN_NUMBERS:
         return [slice(0, count)]
