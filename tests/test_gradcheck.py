@@ -10,6 +10,7 @@ import pytest
 from minicaps import Dense, DynamicRouting, Hard, Layer, Loss, ReLU, Sequential, Stopped, gradcheck
 from minicaps.proof import find_classes, module_from_path
 from minicaps.proof.capsule_examples import with_couplings
+from minicaps.proof.nested import every_array
 
 rng = np.random.default_rng(7)
 X = rng.normal(size=(3, 5))
@@ -501,3 +502,10 @@ def test_classes_are_found_by_what_they_are_or_have(tmp_path):
         "class Abstract(Layer): pass\n"
     )
     assert [cls.__name__ for cls in find_classes([module_from_path(path)])] == ["Own", "Plain"]
+
+
+def test_a_cache_that_holds_itself_is_searched_once():
+    cache = SimpleNamespace(x=np.ones(2), more=[{"y": np.zeros(3)}, np.ones(4)], n=1)
+    cache.itself = (cache, cache.more)
+    assert [array.size for array in every_array(cache)] == [2, 3, 4]
+    assert [array.size for array in every_array((cache.x, cache.x))] == [2, 2]

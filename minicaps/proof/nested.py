@@ -86,18 +86,27 @@ def unflatten(vector: np.ndarray, like: Any) -> Any:
 
 
 def every_array(value: Any) -> Iterator[np.ndarray]:
-    """Yield every array in a cache: in tuples, lists, dictionaries and objects."""
-    waiting = [value]
-    while waiting:  # and not by calling itself: a gradient check asks for them many times
+    """Yield every array in a cache: in tuples, lists, dictionaries and objects, each of these once.
+
+    A gradient check asks for them many times, so it does not call itself.
+    """
+    waiting, seen = [value], set[int]()
+    while waiting:
         value = waiting.pop()
         if isinstance(value, np.ndarray):
             yield value
-        elif isinstance(value, (tuple, list)):
-            waiting.extend(reversed(value))
-        elif isinstance(value, dict):
-            waiting.extend(reversed(value.values()))
-        elif hasattr(value, "__dict__") and not callable(value):
-            waiting.extend(reversed(vars(value).values()))
+        elif id(value) not in seen:  # a cache may hold itself
+            seen.add(id(value))
+            waiting.extend(reversed(held_by(value)))
+
+
+def held_by(value: Any) -> list[Any]:
+    """Return what a tuple, a list, a dictionary or an object holds."""
+    if isinstance(value, (tuple, list)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(vars(value).values()) if hasattr(value, "__dict__") and not callable(value) else []
 
 
 def kinks(cache: Any) -> list[np.ndarray]:
