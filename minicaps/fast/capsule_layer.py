@@ -115,17 +115,17 @@ class CapsuleLayer(capsules.CapsuleLayer):
         gradient = self._empty_products(count, cache.u)
 
         learns, parts = bool(self.routing.params), range(len(cache.slices))
-        each = [with_own_grads(self.routing) if learns and k > 0 else self.routing for k in parts]
+        routings = [with_own_grads(self.routing) if learns and k > 0 else self.routing for k in parts]
 
         def work(k: int) -> None:
             part = cache.slices[k]
             upstream = tuple(d[part.samples] for d in dy) if isinstance(dy, tuple) else dy[part.samples]
             products = gradient.of_samples(part.samples)
-            family.route_backward(each[k], upstream, part.votes, part.iterations, products)
+            family.route_backward(routings[k], upstream, part.votes, part.iterations, products)
 
         parallel(work, parts)
         if learns:
-            add_grads(self.routing, each[1:])
+            add_grads(self.routing, routings[1:])
         return self._votes_backward(gradient, cache.u)
 
     def _empty_products(self, count: int, u: Array) -> OuterProducts:

@@ -378,7 +378,7 @@ def main():
     if not options.quick and not options.routings:
         grow(note, options.rounds)
     if options.routings:
-        route(note, options.rounds)
+        routings(note, options.rounds)
     if options.json:
         with open(options.json, "w") as file:
             json.dump(figures, file, indent=2)
@@ -422,7 +422,7 @@ def peers(note, training, inference, options):
             note(f"small_infer1_no_decoder_vs_{name}", np.median(results[name][1]))
 
 
-def route(note, rounds):
+def routings(note, rounds):
     """Show training of the presets small and paper with every routing beside PyTorch eager."""
     print(f"\n{'task':<34} {'who':<14} {'a step':>12} {'peak':>10}  ratio: median (smallest to largest)")
     for preset, batch in (("small", 100), ("paper", 128)):
