@@ -53,6 +53,13 @@ def test_what_is_given_wins_even_where_it_is_the_default_elsewhere():
     assert config == TrainConfig(recipe="accurate", **expected)
 
 
+@pytest.mark.parametrize("given", [{}, {"epochs": 3, "seed": 1}, {"shift": 3}])
+def test_the_name_of_a_recipe_alone_is_refused_since_it_would_train_something_else(given):
+    with pytest.raises(ValueError, match=r"recipe is 'accurate', but no option is as in it; TrainConfig.from"):
+        TrainConfig(recipe="accurate", **given)
+    TrainConfig(recipe="accurate", **given, warp=RECIPES["accurate"]["warp"])
+
+
 def test_a_recipe_that_is_not_there_is_refused(call):
     with pytest.raises(ValueError, match=r"recipe is 'best', expected 'default' or 'accurate'"):
         TrainConfig.from_recipe("best")

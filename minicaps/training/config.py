@@ -162,6 +162,7 @@ class TrainConfig:
         self._check_options_act()
 
     def _check_options_act(self) -> None:
+        self._check_recipe()
         for name in options_without_effect(self.model):
             if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 has = ", ".join(model for model in NETWORKS if name in HAS.get(model, ()))
@@ -179,6 +180,16 @@ class TrainConfig:
             count = self.routing_iterations
             raise BadOption(
                 f"train: routing_iterations is {count}, but self-attention has none; leave it out"
+            )
+
+    def _check_recipe(self) -> None:
+        """Refuse a recipe's name on a run that has nothing of it."""
+        fields, recipe = type(self).__dataclass_fields__, RECIPES[self.recipe]
+        own = {name: value for name, value in recipe.items() if value != fields[name].default}
+        if own and not any(getattr(self, name) == value for name, value in own.items()):
+            raise ValueError(
+                f"train: recipe is {self.recipe!r}, but no option is as in it; "
+                f"TrainConfig.from_recipe({self.recipe!r}, ...) sets them"
             )
 
     @classmethod
