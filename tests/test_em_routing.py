@@ -300,6 +300,13 @@ def test_options_that_cannot_be_are_told(make, error, message):
 
 
 @both
+def test_its_options_by_default(cls):
+    layer = cls(J)
+    assert (layer.iterations, layer.inverse_temperature, layer.min_variance) == (3, 0.001, 5e-4)
+    assert not layer.params["beta_u"].any() and not layer.params["beta_a"].any()
+
+
+@both
 def test_inputs_that_do_not_fit_are_told(cls):
     layer, (V, a) = routing(cls), votes()
     with pytest.raises(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minicaps import capsules, cli, fast, layers
 from minicaps.datasets import augment
-from minicaps.fast import half
+from minicaps.fast import half, spectral
 from minicaps.fast.convolution import WindowsCache
 from minicaps.layers import ReLU, ScaledLoss
 from minicaps.networks import COUPLINGS, NETWORKS, PRESENCES, PRESETS_OF, ROUTINGS, build, files
@@ -489,6 +489,20 @@ def test_its_state_goes_on_and_wrong_ones_are_refused():
     with pytest.raises(ValueError, match="got nothing, expected scale, good_steps, skipped_steps"):
         other.load_state({})
     assert other.state() == good
+    for edge in (
+        {"scale": 1.0, "good_steps": 0, "skipped_steps": 0},
+        {"scale": MAX_SCALE, "good_steps": 2**63 - 1, "skipped_steps": 2**63 - 1},
+    ):
+        other.load_state(edge)
+        assert other.state() == edge
+    with pytest.raises(ValueError, match=f"skipped_steps {2**63}"):
+        other.load_state(good | {"skipped_steps": np.uint64(2**63)})
+
+
+def test_on_the_host_the_precision_has_no_say_in_how_a_convolution_is_computed():
+    layer, u = fast.Conv2d(64, 64, 5, rng=0), np.zeros((40, 12, 12, 64), dtype=np.float32)
+    kinds = {type(each.forward(u)[1]) for each in (layer, copy.deepcopy(layer).set_precision("mixed"))}
+    assert kinds == {spectral.SpectralCache}
 
 
 @pytest.mark.parametrize(

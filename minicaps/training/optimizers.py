@@ -74,7 +74,7 @@ class Optimizer(ABC):
             param, grad, *averages = block
             self.update(param, grad, learning_rate, *averages)
 
-        if blocks and get_xp(*blocks[0]) is not np:  # helper threads know nothing of the caller's GPU
+        if get_xp(*blocks[0]) is not np:  # helper threads know nothing of the caller's GPU
             for block in blocks:
                 work(block)
         else:
