@@ -1,5 +1,6 @@
 """The worker threads, and how work is cut for them."""
 
+import os
 import threading
 
 import numpy as np
@@ -78,6 +79,18 @@ def test_a_wrong_number_of_threads_is_refused(threads, text):
     threads(text)
     with pytest.raises(ValueError, match="expected a whole number above 0"):
         workers.thread_count()
+
+
+def test_without_a_wish_there_is_a_thread_for_each_core_that_this_process_may_use(threads, monkeypatch):
+    cores = {0: {1, 4, 5}}  # of this process, which is asked for as number 0
+    monkeypatch.setattr(os, "sched_getaffinity", cores.__getitem__, raising=False)
+    threads("")
+    assert workers.thread_count() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    for found, expected in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda found=found: found)
+        threads("")
+        assert workers.thread_count() == expected
 
 
 def test_slices_cover_everything_once():
