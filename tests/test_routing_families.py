@@ -35,6 +35,7 @@ from minicaps import (
     WeightedSum,
     capsules,
     datasets,
+    fast,
     gradcheck,
 )
 from minicaps.capsules import Coupling, Given, agree, combine
@@ -154,6 +155,25 @@ def by_bisection(b, power, scale):
 def test_sparsemax_and_entmax_are_what_bisection_finds(seed, size, coupling, power, scale):
     b = votes(seed, size, (2, 5, 7))
     np.testing.assert_allclose(coupling(b), by_bisection(b, power, scale), atol=1e-12)
+
+
+@pytest.mark.parametrize("room", [capsules, fast], ids=["plain", "fast"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind, power, scale, border", [("Sparsemax", 1, 1, 0.5), ("Entmax", 2, 0.5, 2**0.5)])
+def test_parents_that_tie_at_the_border_of_the_support_are_in_it_together(
+    kind, power, scale, border, dtype, room
+):
+    """There rounding would have some of those that tie inside and others not, and c summed to 45."""
+    coupling, eps, far = getattr(room, kind)(), np.finfo(dtype).eps, np.full((401, 8), -9.0)
+    near = -border * (1 + eps * np.arange(-200, 201))[:, None]  # (401, 1)
+    far_ones_are_clipped = np.linspace(-2.001, -1.999, 401)[:, None] / (
+        3 - power
+    )  # to what is the border here
+    for rows in ((0 * near, 0 * near, near + 0 * far), (0 * near, far_ones_are_clipped, far)):
+        b = np.concatenate(rows, axis=1).astype(dtype)[None]  # (1, I, J)
+        c = coupling(b)  # (1, I, J)
+        np.testing.assert_allclose(c.sum(axis=-1), 1, atol=50 * eps)
+        np.testing.assert_allclose(c, by_bisection(b.astype(float), power, scale), atol=50 * eps**0.5)
 
 
 @given(seed=seeds, size=scales)

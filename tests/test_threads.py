@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +80,58 @@ def test_a_wrong_number_of_threads_is_refused(threads, text):
     threads(text)
     with pytest.raises(ValueError, match="expected a whole number above 0"):
         workers.thread_count()
+
+
+@pytest.mark.parametrize(
+    "wished, processes, expected", [("3", 1, 3), ("4", 2, 2), ("5", 2, 2), ("2", 4, 1), ("1", 1, 1)]
+)
+def test_as_many_threads_work_as_are_this_process_s_share(threads, wished, processes, expected):
+    threads(wished)
+    at_work, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(expected, timeout=60)
+
+    def work(k):
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        together.wait()  # so many at once, or it fails
+        time.sleep(0.01)  # one more would be seen
+        with lock:
+            at_work -= 1
+        return threading.current_thread()
+
+    with workers.beside_other_processes(processes):
+        used = set(parallel(work, list(range(3 * expected))))
+    assert most == len(used) == expected
+    assert workers._busy_processes == 1
+
+
+@pytest.mark.parametrize("shape, sliced", [((9, 2, 5), 0), ((5, 2, 9), 1), ((8, 3, 8), 0), ((2, 4, 2), 0)])
+def test_of_a_product_the_longer_side_is_sliced_for_four_threads_at_most(shape, sliced, monkeypatch):
+    monkeypatch.setattr(workers, "MIN_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(workers, "MATMUL_SLICES", 4)
+    asked = []
+    in_turn = lambda work, items: asked.append(items) or list(map(work, items))  # noqa: E731
+    monkeypatch.setattr(workers, "parallel", in_turn)
+    M, K, N = shape
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(M, K)), rng.normal(size=(K, N))
+    np.testing.assert_allclose(matmul(a, b), a @ b, rtol=1e-12)
+    assert asked == [slices_of(shape[2 * sliced], -(-shape[2 * sliced] // 4))]
+    monkeypatch.setattr(workers, "MIN_MULTIPLICATIONS", M * K * N + 1)
+    np.testing.assert_array_equal(matmul(a, b), a @ b)
+    assert len(asked) == 1  # too small to share
+
+
+def test_arrays_are_sliced_by_the_numbers_that_all_of_them_have_along_the_first_axis(monkeypatch):
+    monkeypatch.setattr(workers, "MIN_NUMBERS", 0)
+    monkeypatch.setattr(workers, "SLICE_NUMBERS", 12)
+    a, b = np.zeros((16, 2)), np.zeros((16, 4, 1))
+    assert workers.slices_along(a, b) == work_slices(16, 6, np) == slices_of(16, 2)
+    assert workers.slices_along(a) == work_slices(16, 2, np) == slices_of(16, 4)
+    assert workers.slices_along(a[:, 0], b) == work_slices(16, 5, np) == slices_of(16, 2)
+    assert workers.slices_along(a[:1]) == [slice(0, 1)]
 
 
 def test_without_a_wish_there_is_a_thread_for_each_core_that_this_process_may_use(threads, monkeypatch):

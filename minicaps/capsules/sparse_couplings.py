@@ -141,8 +141,8 @@ class Entmax(SparseCoupling):
         inside = (
             squares - 2 * falling * total + count * falling * falling < 1
         )  # (B, I, J), Σ (z_h - z_k)² < 1
-        n = inside.astype(b.dtype).sum(axis=-1, keepdims=True)  # (B, I, 1)
         support = z >= xp.where(inside, falling, 0).min(axis=-1, keepdims=True)  # (B, I, J)
+        n = support.astype(b.dtype).sum(axis=-1, keepdims=True)  # (B, I, 1); at the border all that tie count
         mean = xp.where(support, z, 0).sum(axis=-1, keepdims=True) / n  # (B, I, 1)
         spread = (xp.where(support, z - mean, 0) ** 2).sum(axis=-1, keepdims=True)  # (B, I, 1)
         tau = mean - xp.sqrt(xp.maximum(1 - spread, 0) / n)  # (B, I, 1)
