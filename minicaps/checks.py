@@ -18,7 +18,9 @@ Axis = tuple[str, int | None]  # what an axis is, its letter last, and its size 
 FLOATS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 
 
-def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None = None) -> None:
+def check_array(
+    where: str, name: str, x: Array, *axes: Axis, like: Array | None = None, of: str = "the parameters are"
+) -> None:
     """Check an input's library, dtype and shape.
 
     Parameters
@@ -32,7 +34,9 @@ def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None
         What each axis is, its letter last, and its size (None: any), as in
         ``("batch B", None), ("capsule dimension D", 8)``.
     like : array, optional
-        A parameter that `x` must agree with in library and dtype.
+        A parameter that `x` must agree with in library and dtype, or another array.
+    of : str
+        What `like` is, for the message.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def check_array(where: str, name: str, x: Array, *axes: Axis, like: Array | None
         )
     if like is not None and x.dtype != like.dtype:
         raise TypeError(
-            f"{where}: {name} has dtype {x.dtype}, but the parameters are {like.dtype}; convert "
+            f"{where}: {name} has dtype {x.dtype}, but {of} {like.dtype}; convert "
             f"one of them, as in {name}.astype(numpy.{like.dtype}) or layer.astype(...)"
         )
     check_shape(where, name, x, *axes)
@@ -75,7 +79,7 @@ def check_shape(where: str, name: str, x: Array, *axes: Axis) -> None:
     """Raise ValueError unless `x` has the `axes` (as for ``check_array``), none of them empty."""
     if _fits(x.shape, axes):
         return
-    words = [meaning.split()[-1] if size is None else str(size) for meaning, size in axes]
+    words = [any_size(meaning) if size is None else str(size) for meaning, size in axes]
     expected = f"({', '.join(words)}{',' if len(words) == 1 else ''})"
     message = f"{where}: {name} has shape {tuple(x.shape)}, expected {expected}"
     if len(x.shape) != len(axes):
@@ -86,6 +90,12 @@ def check_shape(where: str, name: str, x: Array, *axes: Axis) -> None:
             raise ValueError(f"{message}; axis {axis} ({meaning}) is empty")
         if size is not None and got != size:
             raise ValueError(f"{message}; axis {axis} ({meaning}) is {got}, not {size}")
+
+
+def any_size(meaning: str) -> str:
+    """Return the letter of an axis that may have any size, "B" of "batch B", or "…" of an "axis 1"."""
+    letter = meaning.split()[-1]
+    return "…" if letter.isdigit() else letter
 
 
 @functools.lru_cache(maxsize=1024)  # in a training the same shapes come again and again
@@ -99,7 +109,8 @@ def check_gradient(where: str, dy: Array, shape: tuple[int, ...], like: Array) -
     """Check that an upstream gradient has the output's `shape`, and the library of `like`."""
     if is_alike(dy, like) and dy.shape == shape:
         return  # as nearly always, and half of all checks in a training step are of gradients
-    check_array(where, "dy", dy, *((f"output axis {k}", n) for k, n in enumerate(shape)), like=like)
+    axes = [(f"output axis {k}", size) for k, size in enumerate(shape)]
+    check_array(where, "dy", dy, *axes, like=like, of="the output is")
 
 
 def check_labels(
@@ -117,6 +128,11 @@ def check_labels(
     ValueError
         If there is not one for each sample, or one is of no class.
     """
+    if isinstance(labels, (list, tuple)):
+        kind = type(labels).__name__
+        raise TypeError(
+            f"{where}: labels: expected an array, got {kind}; make it one first: numpy.asarray(labels)"
+        )
     check_library(where, "labels", labels)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{where}: labels have dtype {labels.dtype}, expected integers, the class numbers")

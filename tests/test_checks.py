@@ -27,11 +27,13 @@ from minicaps import (
     Reshape,
     Sequential,
     Sigmoid,
+    SpreadLoss,
     Squash,
     Votes,
     WeightedSum,
     gradcheck,
 )
+from minicaps.capsules import Given
 from minicaps.datasets import augment
 from minicaps.layers import Loss
 from minicaps.networks import CNN, MLP, CapsNet, CapsNetConfig, CNNConfig, MLPConfig, OverlapCNN, build
@@ -331,6 +333,20 @@ def test_the_four_kinds_of_a_wrong_prediction_are_told_apart():
     ]:  # fmt: skip
         with pytest.raises(error, match=re.escape(message)):
             layer.forward(x)
+
+
+def test_what_a_prediction_has_to_agree_with_is_named():
+    one, other = np.ones((2, 3), np.float32), np.ones((2, 3))
+    for call, message in [
+        (lambda: Given().forward(one[..., None], other), "a has dtype float64, but v is float32"),
+        (lambda: ReconstructionLoss().forward(one, other), "target has dtype float64, but the prediction is"),
+        (lambda: LayerNorm(3).backward(other, LayerNorm(3).forward(one)[1]), "dy has .*, but the output is"),
+        (lambda: SpreadLoss().forward(one, [0, 1]), "labels: expected an array, got list; make"),
+    ]:  # fmt: skip
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5, 3\), expected \(B, …, 7\); axis 2"):
+        LayerNorm(7).forward(np.ones((2, 5, 3), np.float32))
 
 
 def test_gradcheck_refuses_float32_and_what_is_no_array():

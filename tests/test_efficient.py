@@ -97,10 +97,18 @@ def test_a_feature_that_is_the_same_everywhere_becomes_its_bias():
 def test_one_vector_alone_is_normalised_to_the_bias_and_stays_finite():
     layer = after_batches(BatchNorm(3, momentum=0), np.float32([[1, 2, 3]]))
     np.testing.assert_array_equal(layer.mean, [1, 2, 3])
-    np.testing.assert_array_equal(layer.variance, 0)
+    np.testing.assert_array_equal(layer.variance, 1)  # of which it says nothing
 
 
 # -- its gradient, and wrong ones --------------------------------------------------------------
+
+
+def test_a_batch_of_one_vector_says_nothing_of_the_variance():
+    layer = BatchNorm(3, momentum=0.5, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    after_batches(layer, *(rng.normal(3, 2, size=(1, 3)) for _ in range(50)))
+    np.testing.assert_allclose(layer.variance, 1, rtol=1e-12)  # as it began
+    assert (layer.mean > 0).all()
 
 
 class MeanForConstant(BatchNorm):

@@ -300,6 +300,18 @@ def test_options_that_cannot_be_are_told(make, error, message):
 
 
 @both
+@pytest.mark.parametrize("count, got", [(3, "3 of them"), (None, "ndarray")])
+def test_other_than_two_gradients_are_told(cls, count, got):
+    layer = routing(cls)
+    (mu, active), cache = layer.forward(*votes())
+    dy = mu if count is None else (mu, active, mu)
+    with pytest.raises(
+        TypeError, match=rf"EMRouting.backward: got {got}, expected two gradients, \(dmu, da\)"
+    ):
+        layer.backward(dy, cache)
+
+
+@both
 def test_its_options_by_default(cls):
     layer = cls(J)
     assert (layer.iterations, layer.inverse_temperature, layer.min_variance) == (3, 0.001, 5e-4)

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minicaps import (
+    BatchNorm,
     CapsuleLayer,
     DynamicRouting,
     EMRouting,
     Entmax,
     Hard,
     InvertedAttentionRouting,
+    Layer,
     LayerNorm,
     Leaky,
     Prior,
@@ -22,7 +24,9 @@ from minicaps import (
     Sparsemax,
     TopK,
     capsules,
+    fast,
 )
+from minicaps.capsules import Coupling
 from minicaps.fast import capsule_layer as fast_capsule_layer
 from minicaps.fast import couplings as fast_couplings
 from minicaps.fast import factored
@@ -169,6 +173,91 @@ def test_a_routing_with_a_forward_of_its_own_is_asked_for_it():
     np.testing.assert_allclose(own(u), usual(u) / 2, rtol=1e-9)
     (v, cache), (_, other) = own.forward(u), usual.forward(u)
     np.testing.assert_allclose(own.backward(v, cache), usual.backward(v / 2, other), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "routing, error, message",
+    [
+        (DynamicRouting(2, bias_shape=(1, E)), ValueError, r"DynamicRouting.*upper capsules J\) is 3, not 1"),
+        (DynamicRouting(2, bias_shape=(J, 1)), ValueError, r"DynamicRouting.*dimension E\) is 4, not 1"),
+        (DynamicRouting(2, bias_shape=(2, E)), ValueError, r"DynamicRouting.*upper capsules J\) is 3, not 2"),
+        (
+            DynamicRouting(2, bias_shape=(J, E), dtype=np.float64),
+            TypeError,
+            "DynamicRouting.forward: u_hat has dtype float32, but the parameters are float64",
+        ),
+        (
+            SelfAttentionRouting(bias_shape=(1, J)),
+            ValueError,
+            r"SelfAttention.*lower capsules I\) is 6, not 1",
+        ),
+        (
+            SelfAttentionRouting(bias_shape=(I, 1)),
+            ValueError,
+            r"SelfAttention.*upper capsules J\) is 3, not 1",
+        ),
+        (InvertedAttentionRouting(E + 3), ValueError, r"InvertedAttention.*dimension E\) is 4, not 7"),
+    ],
+)
+@pytest.mark.parametrize("batch", [1, 19])
+@pytest.mark.parametrize("room", [capsules, fast], ids=["plain", "fast"])
+def test_a_routing_for_other_capsules_is_told_and_not_broadcast(routing, error, message, batch, room):
+    layer = room.CapsuleLayer(I, D, J, E, routing=routing, rng=0)
+    with pytest.raises(error, match=message):
+        layer.forward(np.ones((batch, I, D), dtype=np.float32))
+
+
+class NormedLogits(Coupling):
+    """A softmax of logits that are normalised over the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.softmax = BatchNorm(J, dtype=np.float64), Softmax()
+
+    def forward(self, b):
+        x, norm = self.norm.forward(b)
+        c, softmax = self.softmax.forward(x)
+        return c, (norm, softmax)
+
+    def backward(self, dc, cache):
+        return self.norm.backward(self.softmax.backward(dc, cache[1]), cache[0])
+
+
+class Centred(Layer):
+    """Minus the mean of the batch: it lets samples act on each other, and holds nothing."""
+
+    mixes_samples = True
+
+    def forward(self, x):
+        return x - x.mean(axis=0), None
+
+    def backward(self, dy, cache):
+        return dy - dy.mean(axis=0)
+
+
+@pytest.mark.usefixtures("small_slices")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda room: room.DynamicRouting(2, squash=BatchNorm(E, dtype=np.float64)),
+        lambda room: room.DynamicRouting(2, squash=Centred()),
+        lambda room: room.SelfAttentionRouting(coupling=NormedLogits()),
+        lambda room: room.EMRouting(J, 2, inverse_temperature=0.5, coupling=NormedLogits(), dtype=np.float64),
+    ],
+)
+def test_samples_that_act_on_each_other_within_a_routing_are_not_sliced_apart(make):
+    rng = np.random.default_rng(0)
+    u, a = rng.normal(size=(B, I, D)), rng.uniform(size=(B, I))
+    found = []
+    for room in (capsules, fast):
+        routing = make(room)
+        layer = room.CapsuleLayer(I, D, J, E, routing=routing, std=1.0, rng=0, dtype=np.float64)
+        y, cache = layer.forward(u, a) if routing.reads_activations else layer.forward(u)
+        gradients = layer.backward(upstream(y), cache)
+        several = [each if isinstance(each, tuple) else (each,) for each in (y, gradients)]
+        found.append([*several[0], *several[1], *layer.grads.values(), *layer.added.values()])
+    for plain, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, plain, rtol=1e-9, atol=1e-12)
 
 
 def test_as_many_gradients_as_outputs_are_asked_for():

@@ -314,6 +314,8 @@ def test_labels_and_margins_that_cannot_be_are_told():
         SpreadLoss().forward(np.zeros((2, 3)), np.array([0, 3]))
     with pytest.raises(ValueError, match="margin is -1"):
         SpreadLoss(margin=-1)
+    with pytest.raises(ValueError, match=r"SpreadLoss: first_margin is 1\.5, expected 0 to 1, as"):
+        SpreadLoss(first_margin=1.5)
 
 
 # -- the network --------------------------------------------------------------------------------

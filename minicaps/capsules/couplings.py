@@ -245,7 +245,7 @@ class Frozen(Coupling):
     def forward(self, b: Array) -> tuple[Array, FrozenCache]:
         """b (B, I, J) -> c (B, I, J), those given."""
         axes = zip(("lower capsules I", "upper capsules J"), self.c.shape, strict=True)
-        check_array("Frozen.forward", "b", b, LOGITS[0], *axes, like=self.c)
+        check_array("Frozen.forward", "b", b, LOGITS[0], *axes, like=self.c, of="the couplings are")
         return get_xp(b).broadcast_to(self.c, b.shape), FrozenCache(b.shape)  # (B, I, J)
 
     def backward(self, dc: Array, cache: FrozenCache) -> Array:

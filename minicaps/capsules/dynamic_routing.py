@@ -87,9 +87,8 @@ class DynamicRouting(Routing):
 
     def forward(self, u_hat: Array) -> tuple[Any, RoutingCache]:
         """u_hat (B, I, J, E) -> v (B, J, E), of lengths 0 to 1, or a tuple of `outputs`."""
+        self._check_votes(u_hat)
         bias = self.params.get("bias")  # (J, E)
-        parents, dimension = self.bias_shape or (None, None)
-        check_votes("DynamicRouting.forward", u_hat, upper=parents, dimension=dimension, like=bias)
         iterations = []
         b = zero_logits(u_hat)  # (B, I, J)
         for _ in range(self.iterations):
@@ -123,6 +122,11 @@ class DynamicRouting(Routing):
             dv = combine(db, u_hat) - dchange  # of b = … + ⟨û, v⟩, and of v^R - v^(R-1): (B, J, E)
             dc = dchange = 0  # outputs of the last iteration alone
         return du_hat
+
+    def _check_votes(self, u_hat: Array) -> None:
+        parents, dimension = self.bias_shape or (None, None)
+        bias = self.params.get("bias")  # (J, E)
+        check_votes("DynamicRouting.forward", u_hat, upper=parents, dimension=dimension, like=bias)
 
     def _outputs(self, iterations: list[Iteration]) -> Any:
         """Return v, or a tuple of `outputs`."""

@@ -80,8 +80,8 @@ class EMRouting(Routing):
     min_variance : float
         σ²_min, which is added: a parent with one child has no variance of 0, and there is no kink.
     beta_u_start : float
-        First value of every β_u; about -mean ln σ lets the cost start at 0 and half of the parents be active.
-        β_a starts at 0.
+        First value of every β_u, 0 or more; about -mean ln σ, of votes close together, lets the cost start
+        at 0 and half of the parents be active. β_a starts at 0.
     coupling : Coupling, optional
         What makes c of b; by default ``Softmax()``, over the parents.
     dtype : float32 or float64
@@ -119,7 +119,8 @@ class EMRouting(Routing):
     def forward(self, u_hat: Array, a: Array) -> tuple[tuple[Array, Array], EMCache]:
         """u_hat (B, I, J, E), a (B, I) from 0 to 1 -> mu (B, J, E), a' (B, J) from 0 to 1.
 
-        Both inputs may have axes of a grid (P, Q) behind B, and both outputs then have them too.
+        Both inputs may have axes of a grid (P, Q) behind B, and both outputs then have them too; the coupling
+        has to take such logits, as ``WindowSoftmax`` does.
         """
         self._check_input(u_hat, a)
         iterations: list[EMIteration] = []
@@ -218,6 +219,9 @@ class EMRouting(Routing):
         check_array("EMRouting.forward", "a", a, *sizes, like=beta)
 
     def _check_gradient(self, dy: tuple[Array, Array], u_hat: Array) -> None:
+        if not (isinstance(dy, tuple) and len(dy) == 2):
+            got = f"{len(dy)} of them" if isinstance(dy, tuple) else type(dy).__name__
+            raise TypeError(f"EMRouting.backward: got {got}, expected two gradients, (dmu, da)")
         *grid, _, J, E = u_hat.shape
         check_gradient("EMRouting.backward", dy[0], (*grid, J, E), u_hat)
         check_gradient("EMRouting.backward", dy[1], (*grid, J), u_hat)

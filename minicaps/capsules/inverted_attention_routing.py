@@ -73,8 +73,7 @@ class InvertedAttentionRouting(Routing):
 
     def forward(self, u_hat: Array) -> tuple[Array, RoutingCache]:
         """u_hat (B, I, J, E) -> v (B, J, E)."""
-        dimension, like = self.upper_dimension, self.norm.params["gain"]
-        check_votes("InvertedAttentionRouting.forward", u_hat, dimension=dimension, like=like)
+        self._check_votes(u_hat)
         iterations = []
         b = zero_logits(u_hat)  # (B, I, J)
         for _ in range(self.iterations):
@@ -82,8 +81,13 @@ class InvertedAttentionRouting(Routing):
             s = combine(c, u_hat)  # (B, J, E)
             v, norm = self.norm.forward(s)  # (B, J, E)
             iterations.append(Iteration(b, c, s, v, coupling, norm))
-            b = agree(u_hat, v) / math.sqrt(dimension)  # (B, I, J); after the last iteration, nobody reads it
+            # After the last iteration, nobody reads it.
+            b = agree(u_hat, v) / math.sqrt(self.upper_dimension)  # (B, I, J)
         return v, RoutingCache(u_hat, iterations)
+
+    def _check_votes(self, u_hat: Array) -> None:
+        dimension, like = self.upper_dimension, self.norm.params["gain"]
+        check_votes("InvertedAttentionRouting.forward", u_hat, dimension=dimension, like=like)
 
     def backward(self, dv: Array, cache: RoutingCache) -> Array:
         """dv (B, J, E) -> du_hat (B, I, J, E)."""

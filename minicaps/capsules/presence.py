@@ -57,7 +57,8 @@ class Given(Layer):
     def forward(self, v: Array, a: Array) -> tuple[Array, GivenCache]:
         """v (B, J, E), a (B, J) -> a (B, J)."""
         check_array("Given.forward", "v", v, *POSES)
-        check_array("Given.forward", "a", a, ("batch B", len(v)), ("upper capsules J", v.shape[1]), like=v)
+        sizes = ("batch B", len(v)), ("upper capsules J", v.shape[1])
+        check_array("Given.forward", "a", a, *sizes, like=v, of="v is")
         return a, GivenCache(v.shape)
 
     def backward(self, da: Array, cache: GivenCache) -> tuple[Array, Array]:

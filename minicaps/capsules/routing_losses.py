@@ -27,9 +27,9 @@ class EntropyCache(NamedTuple):
 class CouplingEntropy(Loss):
     r"""How undecided the lower capsules are: L = -1/(I ln J) Σ_ij c_ij ln c_ij, the mean over the batch.
 
-    0 if each serves one parent alone, 1 if each serves all evenly. Keep its weight small: it does not
-    care which parent is served, and is content when all serve the same one. At uniform couplings a
-    softmax has no gradient of it.
+    0 if each serves one parent alone, 1 if each shares all of itself out evenly. Keep its weight small:
+    it does not care which parent is served, and is content when all serve the same one. At uniform
+    couplings a softmax has no gradient of it.
 
     Gradient: dc_ij = -(ln c_ij + 1)/(B I ln J); 0 where c_ij ≤ 0, which counts as nothing.
     """

@@ -77,9 +77,8 @@ class SelfAttentionRouting(Routing):
 
     def forward(self, u_hat: Array) -> tuple[Array, RoutingCache]:
         """u_hat (B, I, J, E) -> v (B, J, E), of lengths 0 to 1."""
+        self._check_votes(u_hat)
         bias = self.params.get("bias")  # (I, J)
-        lower, upper = self.bias_shape or (None, None)
-        check_votes("SelfAttentionRouting.forward", u_hat, lower=lower, upper=upper, like=bias)
         total = u_hat.sum(axis=1)  # (B, J, E)
         b = agree(u_hat, total) / math.sqrt(u_hat.shape[3])  # (B, I, J)
         c, coupling = self.coupling.forward(b)  # (B, I, J)
@@ -88,6 +87,10 @@ class SelfAttentionRouting(Routing):
         s = combine(c, u_hat)  # (B, J, E)
         v, squash = self.squash.forward(s)  # (B, J, E)
         return v, RoutingCache(u_hat, [Iteration(b, c, s, v, coupling, squash)])
+
+    def _check_votes(self, u_hat: Array) -> None:
+        (lower, upper), bias = self.bias_shape or (None, None), self.params.get("bias")  # (I, J)
+        check_votes("SelfAttentionRouting.forward", u_hat, lower=lower, upper=upper, like=bias)
 
     def backward(self, dv: Array, cache: RoutingCache) -> Array:
         """dv (B, J, E) -> du_hat (B, I, J, E)."""

@@ -18,9 +18,17 @@ from minicaps.capsules import Iteration, Routing
 from minicaps.checks import check_gradient
 from minicaps.fast import dynamic_routing, inverted_attention_routing, self_attention_routing
 from minicaps.fast.dynamic_routing import DynamicRouting
-from minicaps.fast.factored import AnyVotes, BuiltVotes, Factored, FactoredVotes, OuterProducts, even_share
+from minicaps.fast.factored import (
+    AnyVotes,
+    BuiltVotes,
+    Factored,
+    FactoredVotes,
+    OuterProducts,
+    constant,
+    even_share,
+)
 from minicaps.fast.precision import rounded
-from minicaps.fast.threads import parallel, product, slices_of, work_slices
+from minicaps.fast.threads import parallel, product, sample_slices, slices_of, work_slices
 from minicaps.fast.votes import Votes
 
 FEW = 2  # û is as many times as large as W where votes are built, at most; measured
@@ -79,7 +87,8 @@ class CapsuleLayer(capsules.CapsuleLayer):
             return super().forward(u, *activations)
         self._check_input(u)
         xp, W, u = get_xp(u), self.votes.params["W"], rounded(self, u)  # (I, D, J, E), (B, I, D)
-        I, D, J, _ = W.shape
+        I, D, J, E = W.shape
+        self.routing._check_votes(constant(0, (len(u), I, J, E), u.dtype, xp))  # of the shape of û
         votes_of = self._votes_of(len(u))
         share = even_share(self.routing.coupling, xp.zeros((1, I, J), dtype=u.dtype))
 
@@ -88,7 +97,7 @@ class CapsuleLayer(capsules.CapsuleLayer):
             y, iterations = family.route(self.routing, votes, share)
             return y, SliceCache(samples, votes, iterations)
 
-        found = parallel(work, work_slices(len(u), I * D * J, xp, halved=True))
+        found = parallel(work, sample_slices(self.routing, len(u), I * D * J, xp, halved=True))
         outputs = [y if isinstance(y, tuple) else (y,) for y, _ in found]
         whole = tuple(outputs[0])
         if len(found) > 1:

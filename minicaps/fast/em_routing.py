@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from minicaps import capsules
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules import TINY_MASS, EMIteration
-from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.threads import parallel, sample_slices
 
 
 class Betas(NamedTuple):
@@ -218,7 +218,7 @@ class EMRouting(capsules.EMRouting):
             active[samples] = iterations[-1].a.reshape(active[samples].shape)
             return SliceCache(samples, iterations)
 
-        slices = parallel(work, work_slices(len(a), u_hat[0].size, xp))
+        slices = parallel(work, sample_slices(self, len(a), u_hat[0].size, xp))
         return (mu, active), EMCache(u_hat, a, slices)
 
     def backward(self, dy: tuple[Array, Array], cache: Any) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from minicaps.capsules import coordinates
 from minicaps.fast.convolution import Conv2d, col2im_by_rows
 from minicaps.fast.em_routing import Betas, SliceCache, add_betas, couplings_of, fit, fit_backward
 from minicaps.fast.precision import rounded
-from minicaps.fast.threads import parallel, work_slices
+from minicaps.fast.threads import parallel, sample_slices
 from minicaps.layers import col2im, im2col
 
 
@@ -58,7 +58,7 @@ class ConvMatrixCaps(capsules.ConvMatrixCaps):
             active[samples] = iterations[-1].a.reshape(active[samples].shape)
             return SliceCache(samples, iterations)
 
-        slices = parallel(work, work_slices(B, like.size * mu[0, 0, 0].size, xp))
+        slices = parallel(work, sample_slices(self, B, like.size * mu[0, 0, 0].size, xp))
         return (mu, active), MatrixCache(poses, a, slices)
 
     def backward(self, dy: tuple[Array, Array], cache: Any) -> tuple[Array, Array]:
@@ -108,7 +108,7 @@ class ClassMatrixCaps(capsules.ClassMatrixCaps):
             mu[samples], active[samples] = iterations[-1].mu, iterations[-1].a
             return SliceCache(samples, iterations)
 
-        slices = parallel(work, work_slices(B, poses[0].size * J, xp))
+        slices = parallel(work, sample_slices(self, B, poses[0].size * J, xp))
         return (mu, active), MatrixCache(poses, a, slices)
 
     def backward(self, dy: tuple[Array, Array], cache: Any) -> tuple[Array, Array]:

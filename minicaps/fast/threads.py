@@ -150,6 +150,17 @@ def work_slices(count: int, numbers: int, xp: Any, *, halved: bool = False) -> l
     return slices_of(count, -(-count // shares))
 
 
+def sample_slices(layer: Any, batch: int, numbers: int, xp: Any, *, halved: bool = False) -> list[slice]:
+    """``work_slices`` of a batch, but one where something in a layer looks at the samples together.
+
+    That is a layer whose samples act on each other, or whose running sums follow the batches: BatchNorm, in
+    the place of a squash, does both.
+    """
+    if layer.running or any(part.mixes_samples for _, part in layer.walk()):
+        return [slice(0, batch)]
+    return work_slices(batch, numbers, xp, halved=halved)
+
+
 def slices_along(*arrays: Array) -> list[slice]:
     """Slice the first axis, which all these arrays have in common, by the numbers that lie along it."""
     count = len(arrays[0])

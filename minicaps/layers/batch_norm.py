@@ -47,7 +47,8 @@ class BatchNorm(Layer):
         count ← momentum · count + M,  sum ← momentum · sum + M mean,
         squares ← momentum · squares + M · M/(M - 1) variance,
 
-    where M/(M - 1) makes the variance unbiased, as in algorithm 2. So a batch counts by its size, and a
+    where M/(M - 1) makes the variance unbiased, as in algorithm 2; a batch of one vector, which says nothing
+    of it, leaves the average as it is. So a batch counts by its size, and a
     short training has averages of what it has seen: the usual running averages, without their bias to
     the start. They begin as if one vector of mean 0 and variance 1 had been seen. Forward is pure, so
     ``backward`` notes M, M mean, … beside the gradients, and the optimizer's step moves the sums
@@ -64,7 +65,8 @@ class BatchNorm(Layer):
     momentum : float
         How much of the running sums stays in a step, 0 to below 1.
     epsilon : float
-        ε, above 0: a feature that is the same everywhere becomes its bias.
+        ε, above 0: a feature that is the same everywhere becomes its bias, unless it is so large that the
+        rounding of its mean is more than √ε.
     dtype : float32 or float64
 
     References
@@ -150,9 +152,10 @@ class BatchNorm(Layer):
 
     def _add_batch(self, batch: BatchMoments) -> None:
         mean, variance, M = batch
+        unbiased = M / (M - 1) * variance if M > 1 else self.variance  # (N,)
         self.added["count"] += M  # (1,)
         self.added["sum"] += M * mean  # (N,)
-        self.added["squares"] += M * M / max(M - 1, 1) * variance  # (N,)
+        self.added["squares"] += M * unbiased  # (N,)
 
     def after_step(self) -> None:
         """Let the running sums take in the batch; without one they stay."""

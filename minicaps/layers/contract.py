@@ -103,7 +103,7 @@ class Layer(Storage, ABC):
         """Move the running sums: an optimizer calls it once it has updated the layer's parameters."""
 
     def __call__(self, *inputs: Any) -> Any:
-        """Return the output alone, as a snapshot for inference gives it."""
+        """Return the output alone; where samples act on each other, as a snapshot for inference gives it."""
         mixes = not self._is_snapshot and any(layer.mixes_samples for _, layer in self.walk())
         return (self.for_inference() if mixes else self).forward(*inputs)[0]
 

@@ -105,7 +105,7 @@ class ReconstructionLoss(Loss):
         where = "ReconstructionLoss.forward"
         check_array(where, "prediction", prediction, *any_axes(prediction))
         axes = [(f"axis {k}", size) for k, size in enumerate(prediction.shape)]
-        check_array(where, "target", target, *axes, like=prediction)
+        check_array(where, "target", target, *axes, like=prediction, of="the prediction is")
         difference = prediction - target  # (B, ...)
         loss = ((self.scale / len(difference)) * (difference * difference)).sum()  # a scalar
         return loss, ReconstructionCache(difference)

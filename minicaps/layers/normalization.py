@@ -33,7 +33,8 @@ class LayerNorm(Layer):
     features : int
         N. gain (N,) starts at 1, bias (N,) at 0.
     epsilon : float
-        ε, above 0: a vector whose numbers are all equal becomes the bias.
+        ε, above 0: a vector whose numbers are all equal becomes the bias, unless they are so large that the
+        rounding of their mean is more than √ε.
     dtype : float32 or float64
 
     References

@@ -25,7 +25,7 @@ class SpreadLoss(Loss):
     Parameters
     ----------
     margin : float
-        m, 0 to 1; that of the end of a training.
+        m, 0 to 1, as activations are; that of the end of a training.
     first_margin : float
         That of its beginning, see ``at``; a small one leaves those classes alone that are behind already.
 
@@ -37,6 +37,9 @@ class SpreadLoss(Loss):
 
     def __init__(self, *, margin: float = 0.9, first_margin: float = 0.2) -> None:
         check_number("SpreadLoss", margin=margin, first_margin=first_margin)
+        for name, value in (("margin", margin), ("first_margin", first_margin)):
+            if value > 1:
+                raise ValueError(f"SpreadLoss: {name} is {value!r}, expected 0 to 1, as activations are")
         self.margin, self.first_margin = float(margin), float(first_margin)
 
     def at(self, done: float) -> SpreadLoss:
