@@ -74,6 +74,22 @@ def peak(layer, *inputs):
 
 
 @every_routing
+@pytest.mark.parametrize("batch", [1, fast_capsule_layer.FEW * D, B])
+@pytest.mark.usefixtures("small_slices")
+def test_the_fast_layer_gives_what_the_definition_gives(make, batch):
+    u, found = np.random.default_rng(0).normal(size=(batch, I, D)), []
+    for room in (capsules, fast):
+        routing = drawn(make(I, J, E).astype(np.float64))
+        layer = room.CapsuleLayer(I, D, J, E, routing=routing, std=1.0, rng=0, dtype=np.float64)
+        y, cache = layer.forward(u)
+        du = layer.backward(upstream(y), cache)
+        course = [*cache.b, *cache.c, *cache.s, *cache.v]
+        found.append([*(y if isinstance(y, tuple) else (y,)), du, *layer.grads.values(), *course])
+    for plain, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, plain, rtol=1e-8, atol=1e-11)
+
+
+@every_routing
 @pytest.mark.usefixtures("small_slices")
 def test_votes_are_never_built(make):
     """With poses far longer than there are outer products, votes would be most of the memory."""

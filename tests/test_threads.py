@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minicaps import Squash
 from minicaps.fast import platform
 from minicaps.fast import threads as workers
 from minicaps.fast.threads import matmul, parallel, product, slices_of, work_slices
@@ -72,6 +73,7 @@ def test_work_slices_cover_everything_once_in_equal_shares(count, numbers):
 def test_work_that_fits_into_two_slices_is_halved_where_that_is_asked_for():
     numbers = workers.SLICE_NUMBERS // 50
     assert [len(work_slices(100, numbers, np, halved=halved)) for halved in (False, True)] == [4, 2]
+    assert len(work_slices(100, numbers, np)) == len(workers.sample_slices(Squash(), 100, numbers, np)) == 4
     assert [len(work_slices(101, numbers, np, halved=halved)) for halved in (False, True)] == [4, 4]
 
 
@@ -122,6 +124,9 @@ def test_of_a_product_the_longer_side_is_sliced_for_four_threads_at_most(shape, 
     monkeypatch.setattr(workers, "MIN_MULTIPLICATIONS", M * K * N + 1)
     np.testing.assert_array_equal(matmul(a, b), a @ b)
     assert len(asked) == 1  # too small to share
+    monkeypatch.setattr(workers, "MIN_MULTIPLICATIONS", M * K * N)
+    matmul(a, b)
+    assert len(asked) == 2  # just large enough
 
 
 def test_arrays_are_sliced_by_the_numbers_that_all_of_them_have_along_the_first_axis(monkeypatch):
