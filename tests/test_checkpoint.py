@@ -175,6 +175,13 @@ def test_a_network_that_a_file_could_not_build_again_is_not_saved(tmp_path, netw
     assert not (tmp_path / "model.npz").exists()
 
 
+def test_a_path_where_the_network_belongs_is_told(tmp_path):
+    with pytest.raises(
+        TypeError, match=r"save: got .*model.npz.* the path comes first, save\(path, network\)"
+    ):
+        save_network(CapsNet(PRESETS["tiny"], rng=0), tmp_path / "model.npz")
+
+
 @pytest.mark.parametrize("names", [("a", "b"), tuple("abcdefghijk"), tuple(range(10))])
 def test_class_names_that_could_not_be_read_are_not_written(tmp_path, names):
     with pytest.raises(ValueError, match=r"class names .* for 10 classes, expected a text for each"):

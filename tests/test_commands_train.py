@@ -246,9 +246,21 @@ def test_other_sizes_are_refused_in_one_line(complaint, size):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (["--model", "mlp", "--routing-iterations", 9], "routing_iterations is 9, but mlp has none"),
-        (["--model", "cnn", "--no-decoder"], "decoder is False, but cnn has none"),
-        (["--model", "mlp", "--preset", "paper"], "preset is 'paper', but mlp has none"),
+        (
+            ["--model", "mlp", "--routing-iterations", 9],
+            "routing_iterations is 9, but mlp has no such option",
+        ),
+        (["--model", "cnn", "--no-decoder"], "decoder is False, but cnn has no such option"),
+        (["--model", "mlp", "--preset", "paper"], "preset is 'paper', but mlp has no such option"),
+        (
+            ["--model", "matrix", "--routing", "dynamic"],
+            "routing is 'dynamic', but matrix has no such option",
+        ),
+        (
+            ["--model", "efficient", "--presence", "own"],
+            "presence is 'own', but efficient has no such option",
+        ),
+        (["--model", "cnn", "--decoder"], "decoder is True, but cnn has no such option"),
         (["--preset", "tiny", "--warmup", 100_000], "warmup is 100,000, but the training has 18 steps only"),
         (["--preset", "tiny", "--shift", 100], "shift is 100, which moves images of 28×28 out of sight"),
         (

@@ -247,8 +247,8 @@ def test_a_figure_of_couplings_says_of_which_layer_they_are(tmp_path, monkeypatc
     (("--layers", "0x8"), "layers (capsules) is 0, expected a whole number above 0"),
     (("--layers", "8x0"), "layers (dimension) is 0, expected a whole number above 0"),
     (("--layers", "2x4", "--coupling", "top-3"), "a hidden layer has 2 capsules"),
-    (("--layers", "8x4", "--model", "cnn"), "layers is ((8, 4),), but cnn has none (these have: capsnet)"),
-    (("--layers", "8x4", "--model", "matrix"), "layers is ((8, 4),), but matrix has none"),
+    (("--layers", "8x4", "--model", "cnn"), "layers is ((8, 4),), but cnn has no such option (these have"),
+    (("--layers", "8x4", "--model", "matrix"), "layers is ((8, 4),), but matrix has no such option"),
 ])  # fmt: skip
 def test_other_layers_are_refused_in_one_line(complaint, arguments, told, tmp_path):
     assert told in complaint("train", *arguments, "--out", tmp_path / "run", code=WRONG_USE)

@@ -9,6 +9,7 @@ import pytest
 
 from minicaps import CapsuleLayer, Conv2d, Dense, DynamicRouting, Layer, ReLU, Sequential, Votes, build
 from minicaps.arrays import to_backend, to_numpy
+from minicaps.capsules import Coupling
 from minicaps.training import Adam
 
 
@@ -28,6 +29,26 @@ class Two(Layer):
 
     def backward(self, dy, cache):
         raise AssertionError("not asked here")
+
+
+class Forgetful(Coupling):
+    """A coupling without super().__init__()."""
+
+    def __init__(self):
+        self.sharpness = 2.0
+
+    def forward(self, b):
+        return b, None
+
+    def backward(self, dc, cache):
+        return dc
+
+
+@pytest.mark.parametrize("ask", ["params", "grads", "running", "added"])
+def test_a_layer_deep_inside_that_forgot_its_start_is_named(ask):
+    layer = CapsuleLayer(5, 3, 4, 6, routing=DynamicRouting(coupling=Forgetful()), rng=0)
+    with pytest.raises(AttributeError, match=r"Forgetful: call super\(\).__init__\(\) first"):
+        getattr(layer, ask)
 
 
 def test_a_layer_that_is_assigned_is_contained():

@@ -53,6 +53,14 @@ def test_what_is_given_wins_even_where_it_is_the_default_elsewhere():
     assert config == TrainConfig(recipe="accurate", **expected)
 
 
+def test_what_the_network_does_not_have_is_not_said_of_it():
+    for model, idle in (("matrix", "routing"), ("efficient", "coupling"), ("mlp", "preset")):
+        config = TrainConfig(model=model)
+        assert idle not in config.options() and f"{idle}=" not in str(config)
+        assert f"model={model}" in str(config) and "batch_size=" in str(config)
+    assert {"routing", "coupling", "preset", "decoder"} <= set(TrainConfig().options())
+
+
 @pytest.mark.parametrize("given", [{}, {"epochs": 3, "seed": 1}, {"shift": 3}])
 def test_the_name_of_a_recipe_alone_is_refused_since_it_would_train_something_else(given):
     with pytest.raises(ValueError, match=r"recipe is 'accurate', but no option is as in it; TrainConfig"):

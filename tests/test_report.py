@@ -152,6 +152,9 @@ def test_the_page_is_made_for_small_and_large_screens_light_and_dark(page):
 def test_every_network_has_a_report(tmp_path, monkeypatch, model, options, title, says):
     text = train(tmp_path / "run", small_dataset(60, 20), monkeypatch, model=model, **options)
     assert Page(text).of("h2")[5] == title and says in text
+    assert ("an activation from 0 to 1" in text) == (
+        model == "matrix"
+    ) and " a activation" not in text.lower()
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (20, 32, 3), (24, 24, 2)])

@@ -16,7 +16,10 @@ from minicaps.layers import Layer, Seed, length_and_direction
 
 
 class CapsuleCache(NamedTuple):
-    """What CapsuleLayer keeps; ``b``, ``c``, ``s``, ``v`` are lists with one array per iteration."""
+    """What CapsuleLayer keeps; ``b``, ``c``, ``s``, ``v`` are lists with one array per iteration.
+
+    They are those of the routing's cache: EM routing has ``c`` alone.
+    """
 
     votes: VotesCache
     routing: Any  # the cache of the routing

@@ -17,6 +17,7 @@ from minicaps.figures.machine import versions_and_machine
 from minicaps.figures.markup import Markup, document, element, picture, table
 from minicaps.figures.scores import calibration, interval
 from minicaps.figures.style import foremost, write_or_warn
+from minicaps.figures.text import with_article
 from minicaps.networks import Network, files
 from minicaps.training import REPORT, RunRecord, commands_of, read_record
 
@@ -124,8 +125,8 @@ def what_it_is(facts: Facts) -> Iterable[object]:
     yield element(
         "p",
         f"It takes images of {height} × {width} pixels with {channels} "
-        f"{'channel' if channels == 1 else 'channels'} and gives each of {network.classes} classes a "
-        f"{network.score_name} from 0 to 1; the highest is its prediction. It has "
+        f"{'channel' if channels == 1 else 'channels'} and gives each of {network.classes} classes "
+        f"{with_article(network.score_name)} from 0 to 1; the highest is its prediction. It has "
         f"{network.count_params():,} parameters.",
     )
     rows = [(name, kind, shape, f"{count:,}") for name, kind, shape, count in network.rows()]
@@ -146,8 +147,8 @@ def use_and_limits(facts: Facts) -> Iterable[object]:
         f"{len(facts.correct):,} test images tell the accuracy on such images no closer than "
         f"{_percent(low)} to {_percent(high)} (95 % interval, Wilson 1927); and it is that of one "
         "training with one seed.",
-        f"A {network.score_name} is no probability of being right; how the two go together stands "
-        "below, under “Calibration”.",
+        f"{with_article(network.score_name).capitalize()} does not say how sure an answer is; how the two go "
+        "together stands below, under “Calibration”.",
         "No groups of people were compared, and nothing was tested on images that were changed to deceive "
         "it: it is not made for decisions about people.",
     ]

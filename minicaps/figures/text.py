@@ -89,3 +89,8 @@ def _width(piece: str) -> int:
 def _has_glyph(character: str) -> bool:
     paths = (font_manager.findfont(family) for family in font_families())
     return any(font_manager.get_font(path).get_char_index(ord(character)) for path in paths)
+
+
+def with_article(name: str) -> str:
+    """Return "a length", "an activation"."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

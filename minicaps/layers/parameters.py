@@ -194,7 +194,7 @@ class Parameters:
             return Arrays(vars(self)[which])
         arrays: dict[str, Array] = {}
         for prefix, layer in self.walk():
-            for name, array in vars(layer)[which].items():
+            for name, array in getattr(layer, which).items():
                 if prefix + name in arrays:  # of keys such as 1 and "1", or "a.b" and "a"
                     raise ValueError(
                         f"{type(self).__name__}: two parameters are called {prefix + name}; give their "

@@ -67,9 +67,10 @@ def _is_leaky_routing(routing: Any) -> bool:
     squash = getattr(routing, "squash", None)
     squashes = isinstance(squash, Squash) and squash.offset == 1  # as in the paper
     if not isinstance(routing, DynamicRouting) or type(inner) is not Softmax or not squashes:
+        inside = [type(layer).__name__ for _, layer in routing.walk()]  # DynamicRouting, TopK, Squash
         raise ValueError(
-            f"to_onnx: {routing!r} cannot be written; dynamic routing with a softmax and squash as in the "
-            "paper can"
+            f"to_onnx: a routing of {', '.join(inside)} cannot be written; DynamicRouting with a Softmax, "
+            "leaky or not, and the paper's Squash can"
         )
     return isinstance(coupling, Leaky)
 

@@ -34,10 +34,14 @@ def save_network(path: str | Path, network: Network, class_names: tuple[str, ...
 
     Raises
     ------
+    TypeError
+        If path and network are exchanged.
     ValueError
         If the file would not say enough to build the network again: it is no network by name, or a layer
         is not as its configuration says; or if the class names are not one text for each class.
     """
+    if isinstance(network, (str, Path)):
+        raise TypeError(f"save: got {network!r} for the network; the path comes first, save(path, network)")
     name = next((name for name, kind in NETWORKS.items() if kind is type(network)), None)
     if name is None:
         raise not_built_again(path, f"the class {type(network).__name__}")

@@ -22,7 +22,7 @@ from minicaps.networks import (
 )
 from minicaps.training.loss_scale import RUN_PRECISIONS
 from minicaps.training.notation import as_layers, as_size, read_layers, read_size, write_layers
-from minicaps.training.options import HAS, OF_CAPSNETS, BadOption, option, options_without_effect
+from minicaps.training.options import OF_CAPSNETS, BadOption, check_effect, option, options_without_effect
 from minicaps.training.recipes import RECIPES, flags_of
 from minicaps.training.schedules import Constant, Cosine, Exponential, Schedule
 
@@ -34,7 +34,7 @@ MAY_CHANGE = ("data", "backend", "epochs")  # in a run: where things lie or comp
 class TrainConfig:
     """Everything that decides what a training run computes; each option is a flag of ``train``.
 
-    ``str(config)`` says all of them in one line, with the learning rate that is used.
+    ``str(config)`` says those that the network has in one line, with the learning rate that is used.
 
     Raises
     ------
@@ -163,13 +163,9 @@ class TrainConfig:
 
     def _check_options_act(self) -> None:
         self._check_recipe()
-        for name in options_without_effect(self.model):
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                has = ", ".join(model for model in NETWORKS if name in HAS.get(model, ()))
-                value = getattr(self, name)
-                raise BadOption(
-                    f"train: {name} is {value!r}, but {self.model} has none (these have: {has}); leave it out"
-                )
+        fields = type(self).__dataclass_fields__
+        chosen = {name for name, each in fields.items() if getattr(self, name) != each.default}
+        check_effect(self.model, {name: getattr(self, name) for name in chosen})
         own = {"layers": self.layers, "coupling": self.coupling} if self.layers else {}
         configure(self.model, self.preset, **own)  # says what cannot be
         if self.slices is not None and (self.slices > self.batch_size or self.backend == "cupy"):
@@ -196,25 +192,30 @@ class TrainConfig:
     def from_recipe(cls, recipe: str, **options: Any) -> TrainConfig:
         """Return the options of a recipe, but for those that are given, which win.
 
+        One that the network does not have is refused here, even if it is given what it is by default.
+
         Raises
         ------
         ValueError
             If there is no such recipe, or as by ``TrainConfig``.
         """
         check_choice("train", "recipe", recipe, tuple(RECIPES))
-        return cls(recipe=recipe, **{**RECIPES[recipe], **options})
+        config = cls(recipe=recipe, **{**RECIPES[recipe], **options})
+        check_effect(config.model, options)
+        return config
 
     def __str__(self) -> str:
         return "  ".join(f"{name}={value}" for name, value in self.options().items())
 
     def options(self) -> dict[str, Any]:
-        """Return all options as they are written, with the learning rate that is used."""
+        """Return the options that the network has, as they are written, with the learning rate in use."""
         options = asdict(self) | {"learning_rate": self.largest_learning_rate}
         if isinstance(self.size, tuple):
             options["size"] = "{}x{}".format(*self.size)
         if self.layers:
             options["layers"] = write_layers(self.layers)
-        return options
+        idle = options_without_effect(self.model)
+        return {name: value for name, value in options.items() if name not in idle}
 
     @property
     def largest_learning_rate(self) -> float:
@@ -233,8 +234,8 @@ class TrainConfig:
             If the images are too small for it.
         """
         options: dict[str, Any] = {"image_shape": dataset.image_shape, "classes": dataset.classes}
-        own = HAS.get(self.model, ())
-        options |= {name: getattr(self, name) for name in (*OF_CAPSNETS, "decoder") if name in own}
+        idle = options_without_effect(self.model)
+        options |= {name: getattr(self, name) for name in (*OF_CAPSNETS, "decoder") if name not in idle}
         if "layers" in options:
             options["layers"] = self.layers or ()
         if self.routing_iterations is not None:

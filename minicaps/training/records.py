@@ -13,7 +13,6 @@ from typing import Any
 from minicaps.training.config import TrainConfig
 from minicaps.training.files import BEST, CHECKPOINT, METRICS, MODEL, SUMMARY
 from minicaps.training.folder import RunFolder
-from minicaps.training.options import options_without_effect
 from minicaps.training.stored_config import CONFIG, read_config
 
 NUMBERS = ("epoch", "train_loss", "train_accuracy", "seconds")
@@ -67,8 +66,7 @@ class RunRecord:
 
     def options(self) -> dict[str, Any]:
         """Return the options that its network has, as they are written."""
-        idle = options_without_effect(self.config.model)
-        return {name: value for name, value in self.config.options().items() if name not in idle}
+        return self.config.options()
 
 
 def read_record(folder: str | Path) -> RunRecord:

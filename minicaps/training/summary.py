@@ -61,7 +61,7 @@ def _command(config: TrainConfig, epochs: int) -> str:
     if config.learning_rate is None and "learning_rate" not in recipe:
         written["learning_rate"] = None
     for option in fields(config):
-        value = written[option.name]
+        value = written.get(option.name, option.default)
         if value != recipe.get(option.name, option.default):
             words += words_of(option.name, value)
     return shlex.join(words)
