@@ -260,6 +260,7 @@ def test_other_sizes_are_refused_in_one_line(complaint, size):
             ["--model", "efficient", "--presence", "own"],
             "presence is 'own', but efficient has no such option",
         ),
+        (["--routing-iterations", 1001], "iterations is 1,001, expected at most 1,000"),
         (["--model", "cnn", "--decoder"], "decoder is True, but cnn has no such option"),
         (["--preset", "tiny", "--warmup", 100_000], "warmup is 100,000, but the training has 18 steps only"),
         (["--preset", "tiny", "--shift", 100], "shift is 100, which moves images of 28×28 out of sight"),

@@ -379,7 +379,7 @@ def test_a_configuration_from_before_an_option_was_there_is_read(tmp_path):
 @pytest.mark.parametrize("option", [{"preset": "tiny"}, {"routing_iterations": 3}, {"decoder": False}])
 def test_options_that_only_a_capsnet_has_are_refused_of_others_but_read_in_old_files(tmp_path, model, option):
     ((name, value),) = option.items()
-    with pytest.raises(BadOption, match=f"train: {name} is {value!r}, but {model} has none"):
+    with pytest.raises(BadOption, match=f"train: {name} is {value!r}, but {model} has no such option"):
         TrainConfig(model=model, **option)
     (tmp_path / "config.json").write_text(json.dumps(asdict(TrainConfig(model=model)) | option))
     assert read_config(tmp_path) == TrainConfig(model=model)

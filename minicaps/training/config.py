@@ -115,7 +115,9 @@ class TrainConfig:
         *PRESENCES,
     )
     coupling: str = option("softmax", "how a capsule of the CapsNet shares itself out", *COUPLINGS)
-    routing_iterations: int | None = option(None, "routing iterations (default: the preset's)")
+    routing_iterations: int | None = option(
+        None, "routing iterations (default: 3; of the network matrix in tiny and small 2)"
+    )
     decoder: bool = option(True, "reconstruct the image beside classifying it")
     precision: str = option(
         "float32",
@@ -166,7 +168,9 @@ class TrainConfig:
         fields = type(self).__dataclass_fields__
         chosen = {name for name, each in fields.items() if getattr(self, name) != each.default}
         check_effect(self.model, {name: getattr(self, name) for name in chosen})
-        own = {"layers": self.layers, "coupling": self.coupling} if self.layers else {}
+        own: dict[str, Any] = {"layers": self.layers, "coupling": self.coupling} if self.layers else {}
+        if self.routing_iterations is not None:
+            own["iterations"] = self.routing_iterations
         configure(self.model, self.preset, **own)  # says what cannot be
         if self.slices is not None and (self.slices > self.batch_size or self.backend == "cupy"):
             on_gpu = self.backend == "cupy"
