@@ -57,8 +57,10 @@ def test_the_weights_are_counted_without_building(options):
 
 def test_the_table_lists_the_hidden_layers():
     lines = network().table().splitlines()
-    assert any(line.split()[:5] == ["hidden.0", "CapsuleLayer", "12", "×", "5"] for line in lines)
-    assert any(line.split()[:5] == ["hidden.1", "CapsuleLayer", "6", "×", "4"] for line in lines)
+    for hidden, shape in (("hidden.0", "12 × 5"), ("hidden.1", "6 × 4")):
+        assert any(
+            line.split()[:6] == [hidden, "CapsuleLayer,", "DynamicRouting", *shape.split()] for line in lines
+        )
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,12 @@ class NetworkConfig(ABC):
         """Return how many weights such a network has, without building it."""
 
 
+def kind_of(layer: Layer) -> str:
+    """Return the name of a layer's class, and of its routing: "CapsuleLayer, EMRouting"."""
+    routing = getattr(layer, "routing", None)
+    return ", ".join(type(each).__name__ for each in (layer, routing) if each is not None)
+
+
 class Network(Layer):
     """Base of all networks.
 
@@ -179,18 +185,20 @@ class Network(Layer):
         return x
 
     def rows(self) -> list[tuple[str, str, str, int]]:
-        """Return for every stage its name, class, output shape and number of parameters."""
+        """Return for every stage its name, class (and routing), output shape and number of parameters."""
         shapes = self.output_shapes()
         return [
-            (name, type(layer).__name__, " × ".join(map(str, shapes[name])), layer.count_params())
+            (name, kind_of(layer), " × ".join(map(str, shapes[name])), layer.count_params())
             for name, layer in self.stages()
         ]
 
     def table(self) -> str:
         """Return the stages as a table: name, class, output shape, parameters."""
-        head = f"{'layer':<14} {'class':<14} {'output':<16} {'parameters':>11}"
-        rows = [f"{name:<14} {kind:<14} {shape:<16} {count:>11,}" for name, kind, shape, count in self.rows()]
-        return "\n".join([head, *rows, f"{'total':<46} {self.count_params():>11,}"])
+        rows = self.rows()
+        width = max(len(kind) for _, kind, *_ in rows)
+        head = f"{'layer':<14} {'class':<{width}} {'output':<16} {'parameters':>11}"
+        lines = [f"{name:<14} {kind:<{width}} {shape:<16} {count:>11,}" for name, kind, shape, count in rows]
+        return "\n".join([head, *lines, f"{'total':<{width + 32}} {self.count_params():>11,}"])
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.image_shape))
