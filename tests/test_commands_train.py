@@ -45,7 +45,7 @@ def test_train_writes_a_run_and_says_what_it_does(call, small_folder, tmp_path):
     assert summary["seed"] == 3 and summary["preset"] == "tiny" and summary["train_images"] == 50
     assert "preset=tiny" in output and "seed=3" in output and f"data={small_folder}" in output
     assert "50 images to train on, 30 to validate, 100 to test, 10 classes, 28 × 28 × 1 pixels" in output
-    assert re.search(r"^capsules +CapsuleLayer +10 × 8 +20,480$", output, re.MULTILINE)
+    assert re.search(r"^capsules +CapsuleLayer, DynamicRouting +10 × 8 +20,480$", output, re.MULTILINE)
     assert re.search(r"^total +79,568$", output, re.MULTILINE)
     assert len(re.findall(r"^epoch 1/1 .* images/s", output, re.MULTILINE)) == 1
     assert f"test accuracy {100 * summary['test_accuracy']:.2f} %" in output

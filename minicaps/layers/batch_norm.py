@@ -152,10 +152,10 @@ class BatchNorm(Layer):
 
     def _add_batch(self, batch: BatchMoments) -> None:
         mean, variance, M = batch
-        unbiased = M / (M - 1) * variance if M > 1 else self.variance  # (N,)
+        squares = M * M / (M - 1) * variance if M > 1 else M * self.variance  # (N,)
         self.added["count"] += M  # (1,)
         self.added["sum"] += M * mean  # (N,)
-        self.added["squares"] += M * unbiased  # (N,)
+        self.added["squares"] += squares  # (N,)
 
     def after_step(self) -> None:
         """Let the running sums take in the batch; without one they stay."""
