@@ -156,9 +156,10 @@ def sample_slices(layer: Any, batch: int, numbers: int, xp: Any, *, halved: bool
     That is a layer whose samples act on each other, or whose running sums follow the batches: BatchNorm, in
     the place of a squash, does both.
     """
-    if layer.running or any(part.mixes_samples for _, part in layer.walk()):
+    slices = work_slices(batch, numbers, xp, halved=halved)
+    if len(slices) > 1 and (layer.running or any(part.mixes_samples for _, part in layer.walk())):
         return [slice(0, batch)]
-    return work_slices(batch, numbers, xp, halved=halved)
+    return slices
 
 
 def slices_along(*arrays: Array) -> list[slice]:
