@@ -60,6 +60,9 @@ FIGURES = {
     "couplings_per_iteration, many": lambda: figures.couplings_per_iteration(
         couplings(3, 1152, 10), upper_names=[f"class {k}" for k in range(10)]
     ),
+    "couplings_per_iteration, one of a layer": lambda: figures.couplings_per_iteration(
+        couplings(1, 64, 16), layer="hidden.10"
+    ),
     "couplings_over_image": lambda: figures.couplings_over_image(
         images(28, 28, 1), couplings(72, 10), (6, 6), DIGITS
     ),

@@ -448,6 +448,15 @@ def test_the_scale_follows_the_rules_of_grad_scaler(finite, interval, power):
     assert (kept.scale, kept.skipped_steps) == (2.0**power, finite.count(False))
 
 
+def test_the_scaled_loss_is_the_same_one_until_the_loss_or_the_scale_is_another():
+    loss_scale, one, other = LossScale(), layers.MarginLoss(), layers.MarginLoss()
+    kept = loss_scale.scaled(one)
+    assert loss_scale.scaled(one) is kept and kept.loss is one
+    assert loss_scale.scaled(other).loss is other
+    loss_scale.note(False)
+    assert loss_scale.scaled(other).scale == loss_scale.scale != kept.scale
+
+
 def test_it_begins_as_grad_scaler_does():
     loss_scale = LossScale()
     assert loss_scale.metrics() == {"skipped_steps": 0, "loss_scale": 65536.0}
@@ -461,6 +470,16 @@ def test_it_begins_as_grad_scaler_does():
         largest.note(True)
         assert (largest.scale, largest.good_steps) == (2.0**127, 0)  # float32 has nothing larger of the kind
     assert LossScale(MAX_SCALE).scale == MAX_SCALE
+    for before, after in (
+        (1, 1),
+        (0.75, 0.75),
+        (0.5, 1),
+        (0.375, 0.75),
+        (0.25, 0.5),
+    ):  # of the largest number
+        loss_scale = LossScale(before * MAX_SCALE, grow_after=1)
+        loss_scale.note(True)
+        assert loss_scale.scale == after * MAX_SCALE
 
 
 def test_its_state_goes_on_and_wrong_ones_are_refused():

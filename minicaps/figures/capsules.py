@@ -83,7 +83,9 @@ def couplings_per_iteration(
     """
     c = _check_couplings("couplings_per_iteration", c, lower_names, upper_names)
     first, last = (each.max(axis=1).mean() for each in (c[0], c[-1]))
-    text = f"on average: {first:.2f} at first, {last:.2f} at the end"
+    text = (
+        f"on average: {first:.2f} at first, {last:.2f} at the end" if len(c) > 1 else f"{last:.2f} on average"
+    )
     shown = foremost(c[-1].mean(axis=0))  # (j,)
     note = shown_of(shown, c[0].shape[1], "upper capsules with the most couplings")
     if note:
@@ -92,7 +94,7 @@ def couplings_per_iteration(
     drawn = {r: c[r][:, shown] for r in panels_of}  # (I, j) each
     with matplotlib.rc_context(STYLE):
         figure = _heat_maps(drawn, lower_names, upper_names)
-        of_layer = f" in the layer {as_text(layer)}" if layer else ""
+        of_layer = f"\nin the layer {as_text(layer)}" if layer else ""
         headline(figure, f"The strongest coupling of a lower capsule{of_layer},\n{text}{note}")
         return figure
 
@@ -112,7 +114,7 @@ def _heat_maps(
     for axes, (r, each) in zip(panels, c.items(), strict=True):
         heat_map = axes.imshow(each, cmap=HEAT, vmin=0, vmax=largest, aspect="auto", interpolation="nearest")
         name_ticks(axes, upper_names, lower_names)
-        axes.set(title=f"Iteration {r + 1}", xlabel="Upper capsule j")
+        axes.set(title=f"Iteration {r + 1}" if len(c) > 1 else "", xlabel="Upper capsule j")
         if few:
             write_numbers(heat_map, each, "{:.2f}".format)
     panels[0].set_ylabel("Lower capsule i")
