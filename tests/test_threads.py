@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minicaps import Squash
+from minicaps import BatchNorm, Dense, Sequential, Squash
 from minicaps.fast import platform
 from minicaps.fast import threads as workers
 from minicaps.fast.threads import matmul, parallel, product, slices_of, work_slices
@@ -75,6 +75,16 @@ def test_work_that_fits_into_two_slices_is_halved_where_that_is_asked_for():
     assert [len(work_slices(100, numbers, np, halved=halved)) for halved in (False, True)] == [4, 2]
     assert len(work_slices(100, numbers, np)) == len(workers.sample_slices(Squash(), 100, numbers, np)) == 4
     assert [len(work_slices(101, numbers, np, halved=halved)) for halved in (False, True)] == [4, 4]
+
+
+def test_a_batch_is_whole_for_a_layer_that_looks_at_all_of_it():
+    whole, numbers = [slice(0, 100)], workers.SLICE_NUMBERS // 50
+    for halved in (False, True):
+        for layer in (BatchNorm(3), Sequential(fc=Dense(3, 3, rng=0), norm=BatchNorm(3))):
+            assert workers.sample_slices(layer, 100, numbers, np, halved=halved) == whole
+        assert (
+            len(workers.sample_slices(Dense(3, 3, rng=0), 100, numbers, np, halved=halved)) == 4 - 2 * halved
+        )
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
