@@ -315,6 +315,11 @@ def test_the_share_that_is_known_is_what_the_coupling_gives(coupling, dtype):
     np.testing.assert_array_equal(np.full_like(b, share), coupling(b))
 
 
+@pytest.mark.parametrize("coupling", [Sparsemax(), Entmax(), Hard()])
+def test_a_single_pair_of_capsules_has_its_share(coupling):
+    assert factored.even_share(coupling, np.zeros((1, 1, 1))) == 1
+
+
 @pytest.mark.parametrize(
     "routing",
     [
