@@ -99,7 +99,8 @@ for number in (1e-4, 2.4e-4, 255, 256):
         print(f"{number:g}² = {np.float16(number) * np.float16(number):g}")
 counted = np.cumsum(np.ones(5000, dtype=np.float16), dtype=np.float16)  # (5000,)
 print(f"five thousand ones: {counted[-1]:.0f}")
-assert np.float16(1e-4) ** 2 == 0 and np.float16(255) ** 2 < np.inf
+small, large = np.float16(1e-4), np.float16(255)
+assert small * small == 0 and large * large < np.inf
 assert counted[-1] == 2048  # 2049 has twelve digits
 
 # %% [markdown]

@@ -22,7 +22,9 @@ class ScaledLoss(Loss):
     def forward(self, prediction: Any, target: Any) -> tuple[Array, Any]:
         """prediction and target: as for the loss."""
         loss, cache = self.loss.forward(prediction, target)
-        return self.scale * loss, cache
+        return loss.dtype.type(
+            self.scale
+        ) * loss, cache  # before NumPy 2 a Python float would make it float64
 
     def backward(self, cache: Any) -> Any:
         """-> the gradient of the prediction."""

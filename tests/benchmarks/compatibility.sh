@@ -12,7 +12,7 @@ python=${1:-python3}
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
-cp -r "$repository"/{minicaps,pyproject.toml,README.md,LICENSE} "$place"  # the build leaves files where it works
+cp -r "$repository"/{minicaps,pyproject.toml,README.md,README.zh.md,LICENSE} "$place"  # the build leaves files where it works
 "$python" -m venv "$place/venv"
 bin="$place/venv/bin"
 "$bin/pip" wheel --quiet --no-deps --wheel-dir "$place" "$place"
