@@ -113,6 +113,17 @@ def check_gradient(where: str, dy: Array, shape: tuple[int, ...], like: Array) -
     check_array(where, "dy", dy, *axes, like=like, of="the output is")
 
 
+def check_two_gradients(
+    where: str, dy: Any, shapes: tuple[tuple[int, ...], tuple[int, ...]], like: Array
+) -> None:
+    """Check the upstream gradients of poses and activations; raise TypeError if it is no tuple of two."""
+    if not (isinstance(dy, tuple) and len(dy) == 2):
+        got = f"{len(dy)} of them" if isinstance(dy, tuple) else type(dy).__name__
+        raise TypeError(f"{where}: got {got}, expected two gradients, (dmu, da)")
+    for gradient, shape in zip(dy, shapes, strict=True):
+        check_gradient(where, gradient, shape, like)
+
+
 def check_labels(
     where: str, labels: Array, batch: int, classes: int, per_sample: tuple[int, ...] = ()
 ) -> None:

@@ -309,6 +309,19 @@ def test_the_margin_grows_evenly_and_ends_where_it_should():
     assert margins == pytest.approx([0.2, 0.55, 0.9, 0.9]) and loss.margin == 0.9
 
 
+@pytest.mark.parametrize("cls", [ClassMatrixCaps, FastClassMatrixCaps, ConvMatrixCaps, FastConvMatrixCaps])
+def test_other_than_two_gradients_are_told(cls):
+    layer = cls(2, 3, **({"kernel_size": 2} if issubclass(cls, ConvMatrixCaps) else {}), rng=0)
+    poses, a = capsules((2, 3, 3, 2))
+    y, cache = layer.forward(poses.astype(np.float32), a.astype(np.float32))
+    for dy, got in (((*y, y[1]), "3 of them"), (y[0], "ndarray")):
+        with pytest.raises(
+            TypeError, match=rf"MatrixCaps.backward: got {got}, expected two gradients, \(dmu"
+        ):
+            layer.backward(dy, cache)
+    layer.backward(y, cache)
+
+
 def test_labels_and_margins_that_cannot_be_are_told():
     with pytest.raises(ValueError, match="labels run from 0 to 3, expected 0 to 2"):
         SpreadLoss().forward(np.zeros((2, 3)), np.array([0, 3]))

@@ -10,7 +10,7 @@ from minicaps.arrays import Array
 from minicaps.capsules.em_routing import EMCache, EMRouting
 from minicaps.capsules.matrix_votes import SIDE, MatrixVotes, MatrixVotesCache
 from minicaps.capsules.window_softmax import WindowSoftmax
-from minicaps.checks import check_array, check_gradient, check_positive
+from minicaps.checks import check_array, check_positive, check_two_gradients
 from minicaps.layers import Layer, Pair, Seed, as_pair, col2im, im2col, output_size
 
 
@@ -120,6 +120,5 @@ class ConvMatrixCaps(Layer):
         output_size("ConvMatrixCaps", (poses.shape[1], poses.shape[2]), self.kernel_size, self.stride)
 
     def _check_gradient(self, dy: tuple[Array, Array], grid: tuple[int, ...]) -> None:
-        where, like = "ConvMatrixCaps.backward", self.votes.params["W"]
-        check_gradient(where, dy[0], (*grid, self.types, SIDE**2), like)
-        check_gradient(where, dy[1], (*grid, self.types), like)
+        shapes = (*grid, self.types, SIDE**2), (*grid, self.types)
+        check_two_gradients("ConvMatrixCaps.backward", dy, shapes, self.votes.params["W"])

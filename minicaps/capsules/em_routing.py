@@ -9,7 +9,7 @@ import numpy as np
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules.couplings import Coupling, check_coupling
 from minicaps.capsules.routing import Routing
-from minicaps.checks import check_above_zero, check_array, check_gradient, check_number, check_positive
+from minicaps.checks import check_above_zero, check_array, check_number, check_positive, check_two_gradients
 
 TINY_MASS = 1e-12  # added to a parent's mass ρ: a parent that nobody chooses has the mean 0, not 0/0
 
@@ -219,9 +219,5 @@ class EMRouting(Routing):
         check_array("EMRouting.forward", "a", a, *sizes, like=beta)
 
     def _check_gradient(self, dy: tuple[Array, Array], u_hat: Array) -> None:
-        if not (isinstance(dy, tuple) and len(dy) == 2):
-            got = f"{len(dy)} of them" if isinstance(dy, tuple) else type(dy).__name__
-            raise TypeError(f"EMRouting.backward: got {got}, expected two gradients, (dmu, da)")
         *grid, _, J, E = u_hat.shape
-        check_gradient("EMRouting.backward", dy[0], (*grid, J, E), u_hat)
-        check_gradient("EMRouting.backward", dy[1], (*grid, J), u_hat)
+        check_two_gradients("EMRouting.backward", dy, ((*grid, J, E), (*grid, J)), u_hat)

@@ -10,7 +10,7 @@ from minicaps import layers
 from minicaps.arrays import Array, get_xp
 from minicaps.capsules.em_routing import EMCache, EMRouting
 from minicaps.capsules.matrix_votes import SIDE, MatrixVotes, MatrixVotesCache
-from minicaps.checks import check_array, check_flag, check_gradient, check_positive
+from minicaps.checks import check_array, check_flag, check_gradient, check_positive, check_two_gradients
 from minicaps.layers import Layer, Seed, Sigmoid, generator
 
 
@@ -169,9 +169,8 @@ class ClassMatrixCaps(Layer):
         check_array(where, "a", a, *sizes, like=like)
 
     def _check_gradient(self, dy: tuple[Array, Array], batch: int) -> None:
-        where, like = "ClassMatrixCaps.backward", self.votes.params["W"]
-        check_gradient(where, dy[0], (batch, self.classes, SIDE**2), like)
-        check_gradient(where, dy[1], (batch, self.classes), like)
+        shapes = (batch, self.classes, SIDE**2), (batch, self.classes)
+        check_two_gradients("ClassMatrixCaps.backward", dy, shapes, self.votes.params["W"])
 
 
 def coordinates(u_hat: Array) -> Array:
